@@ -1,0 +1,46 @@
+"""Builds the kernels in streamkit/_core; everything else about the project is in pyproject.toml.
+
+STREAMKIT_DEBUG=1   bounds checks, no wraparound shortcuts, live-object counters (see docs/contributing)
+STREAMKIT_ONLY=a,b  build just these kernels, for a quick edit-compile loop
+STREAMKIT_ANNOTATE=1  write the annotated HTML beside each kernel
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+debug = os.environ.get("STREAMKIT_DEBUG") == "1"
+only = set(filter(None, os.environ.get("STREAMKIT_ONLY", "").split(",")))
+
+core = Path("streamkit/_core")
+extensions = [
+    Extension(
+        f"streamkit._core.{source.stem}",
+        [str(source)],
+        depends=[str(header) for header in core.glob("*.h")],
+        extra_compile_args=["-O1", "-g"] if debug else ["-O3", "-g0", "-fno-math-errno"],
+        define_macros=[("STREAMKIT_DEBUG", "1")] if debug else [],
+        extra_link_args=["-pthread"],
+    )
+    for source in sorted(core.glob("*.pyx"))
+    if not only or source.stem in only
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        nthreads=0,
+        annotate=os.environ.get("STREAMKIT_ANNOTATE") == "1",
+        compile_time_env=None,
+        compiler_directives={
+            "language_level": "3",
+            "boundscheck": debug,
+            "wraparound": False,
+            "initializedcheck": debug,
+            "cdivision": True,
+            "embedsignature": True,
+        },
+    )
+)

@@ -1,0 +1,45 @@
+"""A shard: a slice of the hash-key space with its own log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamkit.model.limits import HASH_KEYS
+
+
+def shard_id(ordinal: int) -> str:
+    """The Kinesis form, `shardId-` and twelve digits."""
+    return f"shardId-{ordinal:012d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One shard as the catalog describes it.
+
+    uuid: 16 bytes, its identity on the wire and on disk; never reused, not even for a re-created stream.
+    hash_start, hash_end: half-open range of 128-bit hash keys.
+    created_ms, closed_ms: wall clock; closed_ms is None while the shard takes records.
+    address: where its leader answers ("host:port", "" when embedded).
+    """
+
+    ordinal: int
+    uuid: bytes
+    hash_start: int
+    hash_end: int
+    created_ms: int
+    closed_ms: int | None = None
+    parents: tuple[int, ...] = ()
+    children: tuple[int, ...] = ()
+    epoch: int = 0
+    leader: str = ""
+    address: str = ""
+
+    @property
+    def id(self) -> str:
+        return shard_id(self.ordinal)
+
+
+def even_ranges(count: int) -> list[tuple[int, int]]:
+    """`count` half-open ranges that tile the hash-key space; the last takes what the division leaves."""
+    width = HASH_KEYS // count
+    return [(i * width, HASH_KEYS if i == count - 1 else (i + 1) * width) for i in range(count)]

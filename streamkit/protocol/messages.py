@@ -1,0 +1,354 @@
+"""Everything that can be said on the native wire, as frozen values.
+
+A frame carries one message. The data plane (put, fetch and their answers) has fixed binary headers and is
+built and parsed in `_core.framing`; everything here is rare and travels as a msgpack array whose first
+element is the tag. Tags are never reused; fields are only added at the end, with a default, so that two
+versions can talk. Raw batches never enter msgpack: they follow the header as payload.
+
+    tag  1-9    connection      10-19 streams      20-29 positions and producers
+        30-49   applications    50-   node
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class _Message(msgspec.Struct, array_like=True, frozen=True):
+    """Base: a msgpack array, tag first."""
+
+
+# ---- connection ------------------------------------------------------------------------------------------
+
+
+class Hello(_Message, tag=1, frozen=True):
+    """First frame of a connection, from the client."""
+
+    version_min: int
+    version_max: int
+    client: str = ""                       # "streamkit/0.1.0 python/3.11", for logs
+
+
+class Welcome(_Message, tag=2, frozen=True):
+    """The broker's answer: the version both will speak."""
+
+    version: int
+    node: str
+    frame_bytes_max: int
+
+
+class Failure(_Message, tag=3, frozen=True):
+    """A request failed; `code` is one of errors.BY_CODE."""
+
+    code: str
+    message: str
+    try_: str = ""
+    facts: dict[str, Any] = {}
+
+
+class Goodbye(_Message, tag=4, frozen=True):
+    """The sender will start nothing new on this connection; what is under way is finished."""
+
+    reason: str = ""
+
+
+class Done(_Message, tag=5, frozen=True):
+    """It is done; there is nothing else to say."""
+
+
+# ---- streams ---------------------------------------------------------------------------------------------
+
+
+class ShardInfo(_Message, tag=9, frozen=True):
+    """model.Shard on the wire; hash bounds as 17-byte big-endian so that 2**128 fits."""
+
+    ordinal: int
+    uuid: bytes
+    hash_start: bytes
+    hash_end: bytes
+    created_ms: int
+    closed_ms: int | None
+    parents: tuple[int, ...]
+    children: tuple[int, ...]
+    epoch: int
+    leader: str
+    address: str
+
+
+class StreamInfo(_Message, tag=8, frozen=True):
+    """model.StreamDescription on the wire."""
+
+    name: str
+    status: str
+    shard_count: int
+    retention_hours: int
+    retention_bytes: int | None
+    durability: str
+    record_bytes_max: int
+    codec: str
+    created_ms: int
+    map_version: int
+    shards: tuple[ShardInfo, ...]
+
+
+class CreateStream(_Message, tag=10, frozen=True):
+    name: str
+    shards: int
+    retention_hours: int
+    retention_bytes: int | None
+    durability: str
+    record_bytes_max: int
+    codec: str
+
+
+class DescribeStream(_Message, tag=11, frozen=True):
+    name: str
+
+
+class StreamDescribed(_Message, tag=12, frozen=True):
+    """Answers CreateStream and DescribeStream."""
+
+    stream: StreamInfo
+
+
+class ListStreams(_Message, tag=13, frozen=True):
+    after: str = ""                        # exclusive; names in sorted order
+    count_max: int = 1000
+
+
+class StreamsListed(_Message, tag=14, frozen=True):
+    streams: tuple[StreamInfo, ...]        # with shards left out
+    more: bool
+
+
+class DeleteStream(_Message, tag=15, frozen=True):
+    name: str
+
+
+class DescribeShards(_Message, tag=16, frozen=True):
+    """How much each shard of a stream holds."""
+
+    name: str
+
+
+class ShardState(_Message, tag=7, frozen=True):
+    ordinal: int
+    log_start: int
+    high_watermark: int
+    log_end: int
+    stored_bytes: int
+    first_append_ms: int | None            # append time of the oldest kept batch; None when empty
+    last_append_ms: int | None
+    records_appended: int                  # since the node started
+
+
+class ShardsDescribed(_Message, tag=17, frozen=True):
+    shards: tuple[ShardState, ...]
+
+
+# ---- positions and producers -----------------------------------------------------------------------------
+
+
+class ResolvePosition(_Message, tag=20, frozen=True):
+    """kind: "trim_horizon", "latest", "at_sequence", "after_sequence", "at_time"; value: sequence or ms."""
+
+    shard: bytes
+    kind: str
+    value: int = 0
+
+
+class PositionResolved(_Message, tag=21, frozen=True):
+    sequence: int                          # first sequence to read
+    log_start: int
+    high_watermark: int
+
+
+class NewProducer(_Message, tag=22, frozen=True):
+    """A producer identity of one's own; name "" is anonymous, a name raises its epoch and fences elders."""
+
+    name: str = ""
+
+
+class ProducerGiven(_Message, tag=23, frozen=True):
+    producer_id: int
+    producer_epoch: int
+
+
+# ---- applications ----------------------------------------------------------------------------------------
+
+
+class LeaseGrant(_Message, tag=30, frozen=True):
+    """A lease this worker owns now."""
+
+    stream: str
+    shard: ShardInfo
+    lease_epoch: int
+    checkpoint: int                        # sequence of the first record not yet finished
+    takeovers_without_progress: int
+    previous_owner_crashed: bool
+    attempts: dict[int, int] = {}          # sequence → failed attempts so far
+
+
+class JoinApplication(_Message, tag=31, frozen=True):
+    """A worker joins; the application is created by the first, and `start` is resolved once, then.
+
+    start_kind, start_value: as in ResolvePosition, or "per_shard" with start_by_shard (shard id → sequence
+    number text, or "trim_horizon" or "latest").
+    """
+
+    application: str
+    worker: str
+    streams: tuple[str, ...]
+    start_kind: str
+    start_value: int = 0
+    start_by_shard: dict[str, str] = {}
+    membership_ms: int = 10_000
+    leases_max: int = 0                    # 0: no bound
+
+
+class Heartbeat(_Message, tag=32, frozen=True):
+    """I am alive, and I believe I own these. owned: (shard uuid, lease epoch)."""
+
+    application: str
+    worker: str
+    session: int
+    owned: tuple[tuple[bytes, int], ...]
+
+
+class Membership(_Message, tag=33, frozen=True):
+    """Answers JoinApplication and Heartbeat: only what changed since the worker's `owned`."""
+
+    session: int                           # of this join; a worker that rejoins gets another
+    membership_ms: int
+    granted: tuple[LeaseGrant, ...]        # owned by the worker, missing from `owned`
+    lost: tuple[bytes, ...]                # in `owned`, but owned by the worker no longer
+    draining: tuple[bytes, ...]            # to be finished, checkpointed and released soon
+
+
+class CheckpointItem(_Message, tag=34, frozen=True):
+    shard: bytes
+    lease_epoch: int
+    number: int                            # grows by one for each checkpoint of this lease epoch
+    sequence: int                          # first record not yet finished
+    attempts: dict[int, int] = {}          # of records that failed at least once and are not finished
+
+
+class Checkpoint(_Message, tag=35, frozen=True):
+    application: str
+    worker: str
+    items: tuple[CheckpointItem, ...]
+
+
+class Checkpointed(_Message, tag=36, frozen=True):
+    """One result an item: "ok", "fenced", "behind" (below what is stored: nothing changed)."""
+
+    results: tuple[str, ...]
+
+
+class ReleaseLeases(_Message, tag=37, frozen=True):
+    """The worker has finished with these and will not touch them again."""
+
+    application: str
+    worker: str
+    leases: tuple[tuple[bytes, int], ...]
+
+
+class LeaveApplication(_Message, tag=38, frozen=True):
+    application: str
+    worker: str
+    session: int
+
+
+class ListApplications(_Message, tag=39, frozen=True):
+    pass
+
+
+class ApplicationsListed(_Message, tag=40, frozen=True):
+    names: tuple[str, ...]
+
+
+class DescribeApplication(_Message, tag=41, frozen=True):
+    application: str
+
+
+class LeaseState(_Message, tag=42, frozen=True):
+    stream: str
+    ordinal: int
+    state: str                             # "ready", "owned", "draining", "paused", "complete"
+    owner: str
+    lease_epoch: int
+    checkpoint: int
+    high_watermark: int
+    lag_records: int
+    lag_ms: int                            # age of the first unfinished record; 0 when there is none
+    checkpoint_age_ms: int
+    takeovers_without_progress: int
+    poisoned: int                          # records being retried
+
+
+class ApplicationDescribed(_Message, tag=43, frozen=True):
+    application: str
+    workers: tuple[str, ...]
+    leases: tuple[LeaseState, ...]
+
+
+class DeleteApplication(_Message, tag=44, frozen=True):
+    application: str
+
+
+class PauseLease(_Message, tag=45, frozen=True):
+    """The owner stops at `sequence` until an operator resumes the lease."""
+
+    application: str
+    worker: str
+    shard: bytes
+    lease_epoch: int
+    reason: str
+
+
+class ResumeLeases(_Message, tag=46, frozen=True):
+    application: str
+
+
+# ---- node ------------------------------------------------------------------------------------------------
+
+
+class DescribeNode(_Message, tag=50, frozen=True):
+    pass
+
+
+class NodeDescribed(_Message, tag=51, frozen=True):
+    node: str
+    version: str
+    ready: bool
+    reasons: tuple[str, ...]               # why it is not ready
+    streams: int
+    shards: int
+    free_bytes: int
+    data_dir: str
+    durability_note: str
+
+
+Message = (
+    Hello | Welcome | Failure | Goodbye | Done
+    | CreateStream | DescribeStream | StreamDescribed | ListStreams | StreamsListed | DeleteStream
+    | DescribeShards | ShardsDescribed
+    | ResolvePosition | PositionResolved | NewProducer | ProducerGiven
+    | JoinApplication | Heartbeat | Membership | Checkpoint | Checkpointed | ReleaseLeases | LeaveApplication
+    | ListApplications | ApplicationsListed | DescribeApplication | ApplicationDescribed | DeleteApplication
+    | PauseLease | ResumeLeases | DescribeNode | NodeDescribed
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(data: bytes | memoryview) -> Message:
+    """Raises msgspec.ValidationError or msgspec.DecodeError; frames.py turns them into ProtocolMismatch."""
+X

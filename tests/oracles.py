@@ -1,0 +1,1 @@
+"""Slow, obvious twins of the kernels, for properties to compare with; never in the product."""
