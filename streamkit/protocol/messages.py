@@ -351,4 +351,5 @@ def encode(message: Message) -> bytes:
 
 def decode(data: bytes | memoryview) -> Message:
     """Raises msgspec.ValidationError or msgspec.DecodeError; frames.py turns them into ProtocolMismatch."""
-X
+    message: Message = _decoder.decode(data)
+    return message
