@@ -1,6 +1,6 @@
 """Builds the kernels in streamkit/_core; everything else about the project is in pyproject.toml.
 
-STREAMKIT_DEBUG=1   bounds checks, no wraparound shortcuts, live-object counters (see docs/contributing)
+STREAMKIT_DEBUG=1   bounds checks, no wraparound shortcuts, live-object counters (see CONTRIBUTING.md)
 STREAMKIT_ONLY=a,b  build just these kernels, for a quick edit-compile loop
 STREAMKIT_ANNOTATE=1  write the annotated HTML beside each kernel
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 debug = os.environ.get("STREAMKIT_DEBUG") == "1"
 only = set(filter(None, os.environ.get("STREAMKIT_ONLY", "").split(",")))
@@ -28,12 +29,21 @@ extensions = [
     if not only or source.stem in only
 ]
 
+
+class BuildKernels(build_ext):
+    """As setuptools does it, with a compiler a core unless `-j` says otherwise."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
+
 setup(
+    cmdclass={"build_ext": BuildKernels},
     ext_modules=cythonize(
         extensions,
-        nthreads=0,
+        nthreads=0 if only else os.cpu_count() or 0,
         annotate=os.environ.get("STREAMKIT_ANNOTATE") == "1",
-        compile_time_env=None,
         compiler_directives={
             "language_level": "3",
             "boundscheck": debug,
