@@ -1,0 +1,66 @@
+"""The coordination store: a small ordered map with revisions, compare-and-swap, watching and expiry.
+
+Every change takes the next revision of the whole store; a key's revision is that of its last change, 0 when it
+does not exist. All halves (SQLite, memory, a distributed engine) pass one test-suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class Entry(NamedTuple):
+    key: str
+    value: bytes
+    revision: int
+
+
+class Change(NamedTuple):
+    """value: None when the key is gone, by deletion or by expiry."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Set `key` to `value` (None: delete it) if its revision is still `revision` (0: it must not exist)."""
+
+    key: str
+    revision: int
+    value: bytes | None
+
+
+class Registration(Protocol):
+    """A key that goes away by itself unless it is renewed."""
+
+    async def renew(self) -> bool:
+        """Another ttl_ms from now; False when it has expired: register again."""
+
+    async def release(self) -> None:
+        """Remove the key now, if it is still ours."""
+
+
+class Store(Protocol):
+    async def read(self, key: str) -> tuple[bytes | None, int]:
+        """The value and its revision; (None, 0) when there is none."""
+
+    async def compare_and_swap(self, key: str, revision: int, value: bytes | None) -> int | None:
+        """The new revision, or None when the key's revision was another: read again, decide again."""
+
+    async def compare_and_swap_many(self, swaps: Sequence[Swap]) -> int | None:
+        """All of them under one revision, or none. Keys differ from one another."""
+
+    async def list(self, prefix: str) -> list[Entry]:
+        """Every key that begins with `prefix`, in key order, as of one moment."""
+
+    def watch(self, prefix: str) -> AsyncIterator[Change]:
+        """Changes from the call on, in order; of several quick changes of a key only the last may be seen."""
+
+    async def register(self, key: str, value: bytes, ttl_ms: int) -> Registration | None:
+        """Create the key for `ttl_ms`; None when it exists."""
+
+    async def close(self) -> None: ...

@@ -1,0 +1,244 @@
+"""Every store keeps the same promises: claims, and a random walk beside a dictionary."""
+
+import asyncio
+import tempfile
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from streamkit.errors import CorruptFile
+from streamkit.metadata.memory_store import MemoryStore
+from streamkit.metadata.sqlite_store import SqliteStore
+from streamkit.metadata.store import Change, Swap
+from tests.metadata.conftest import turned_runtime
+
+
+async def test_a_key_that_is_missing_has_revision_zero(store):
+    assert await store.read("a") == (None, 0)
+
+
+async def test_a_swap_needs_the_revision_it_read(store):
+    first = await store.compare_and_swap("a", 0, b"1")
+
+    assert await store.compare_and_swap("a", 0, b"2") is None
+    second = await store.compare_and_swap("a", first, b"2")
+    assert second > first
+    assert await store.read("a") == (b"2", second)
+
+
+async def test_a_deleted_key_may_be_created_again_with_a_newer_revision(store):
+    first = await store.compare_and_swap("a", 0, b"1")
+    gone = await store.compare_and_swap("a", first, None)
+
+    assert await store.read("a") == (None, 0)
+    assert await store.compare_and_swap("a", 0, b"2") > gone
+
+
+async def test_many_swaps_happen_together_or_not_at_all(store):
+    revision = await store.compare_and_swap("a", 0, b"1")
+
+    assert await store.compare_and_swap_many([Swap("b", 0, b"x"), Swap("a", revision + 9, b"y")]) is None
+    assert await store.read("b") == (None, 0)
+    both = await store.compare_and_swap_many([Swap("b", 0, b"x"), Swap("a", revision, b"y")])
+    assert await store.read("a") == (b"y", both)
+    assert await store.read("b") == (b"x", both)
+
+
+async def test_a_list_is_in_key_order_and_ends_with_the_prefix(store):
+    for key in ("s/b", "s/a", "t/a", "s/a2", "r"):
+        await store.compare_and_swap(key, 0, key.encode())
+
+    assert [entry.key for entry in await store.list("s/")] == ["s/a", "s/a2", "s/b"]
+    assert len(await store.list("")) == 5
+
+
+async def test_a_watch_sees_what_changes_after_it_began(store):
+    await store.compare_and_swap("s/old", 0, b"")
+    changes = store.watch("s/")
+    first = await store.compare_and_swap("s/a", 0, b"1")
+    await store.compare_and_swap("t/a", 0, b"1")
+    gone = await store.compare_and_swap("s/a", first, None)
+
+    assert await anext(changes) == Change("s/a", None, gone)
+    waiting = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0)
+    last = await store.compare_and_swap("s/b", 0, b"2")
+    assert await waiting == Change("s/b", b"2", last)
+    await changes.aclose()
+
+
+async def test_a_registration_goes_away_unless_it_is_renewed(store, runtime):
+    registration = await store.register("nodes/a", b"here", ttl_ms=1000)
+    assert await store.register("nodes/a", b"also", ttl_ms=1000) is None
+    runtime.clock.ms += 900
+    assert await registration.renew()
+    runtime.clock.ms += 900
+    assert (await store.read("nodes/a"))[0] == b"here"
+    runtime.clock.ms += 200
+    assert await store.read("nodes/a") == (None, 0)
+    assert not await registration.renew()
+
+
+async def test_a_released_registration_leaves_room_for_another(store):
+    first = await store.register("nodes/a", b"1", ttl_ms=1000)
+    await first.release()
+    second = await store.register("nodes/a", b"2", ttl_ms=1000)
+    await first.release()
+
+    assert second is not None
+    assert (await store.read("nodes/a"))[0] == b"2"
+
+
+async def test_sqlite_keeps_everything_over_a_restart(runtime, tmp_path):
+    path = str(tmp_path / "m.sqlite")
+    store = await SqliteStore.open(path, runtime)
+    revision = await store.compare_and_swap("a", 0, b"1")
+    await store.close()
+
+    again = await SqliteStore.open(path, runtime)
+    assert await again.read("a") == (b"1", revision)
+    assert await again.compare_and_swap("b", 0, b"") == revision + 1
+    await again.close()
+
+
+async def test_two_sqlite_stores_on_one_file_see_each_other(runtime, tmp_path):
+    path = str(tmp_path / "m.sqlite")
+    one, two = await SqliteStore.open(path, runtime), await SqliteStore.open(path, runtime)
+    revision = await one.compare_and_swap("a", 0, b"1")
+
+    assert await two.compare_and_swap("a", 0, b"2") is None
+    assert await two.read("a") == (b"1", revision)
+    await one.close()
+    await two.close()
+
+
+@pytest.mark.parametrize("content", [b"not a database, but longer than a header of one hundred bytes" * 9])
+async def test_a_foreign_file_is_refused(runtime, tmp_path, content):
+    path = tmp_path / "m.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(CorruptFile):
+        await SqliteStore.open(str(path), runtime)
+
+
+KEYS = st.sampled_from(["a", "a/b", "b", "ba", "c"])
+
+
+class StoreWalk(RuleBasedStateMachine):
+    """Random calls on a store and on a dictionary of (value, revision, expiry)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runtime = turned_runtime()
+        self.loop = asyncio.new_event_loop()
+        self.store = self.loop.run_until_complete(self.make())
+        self.model = {}
+        self.registrations = []
+        self.revision = 0
+
+    async def make(self):
+        return MemoryStore(self.runtime.clock)
+
+    def run(self, awaitable):
+        return self.loop.run_until_complete(awaitable)
+
+    def expire(self):
+        for key in sorted(self.model):
+            if (expiry := self.model[key][2]) is not None and expiry <= self.runtime.clock.ms:
+                del self.model[key]
+
+    def current(self, key):
+        return self.model.get(key, (None, 0, None))[:2]
+
+    @rule(key=KEYS, value=st.none() | st.binary(max_size=4), stale=st.booleans())
+    def swap(self, key, value, stale):
+        self.expire()
+        revision = self.current(key)[1] + (7 if stale else 0)
+        found = self.run(self.store.compare_and_swap(key, revision, value))
+        if stale:
+            assert found is None
+            return
+        self.took(found)
+        self.put(key, value, found, None)
+
+    @rule(keys=st.sets(KEYS, min_size=2), stale=st.none() | KEYS)
+    def swap_many(self, keys, stale):
+        self.expire()
+        swaps = [Swap(key, self.current(key)[1] + (1 if key == stale else 0), key.encode()) for key in sorted(keys)]
+        found = self.run(self.store.compare_and_swap_many(swaps))
+        if stale in keys:
+            assert found is None
+            return
+        self.took(found)
+        for swap in swaps:
+            self.put(swap.key, swap.value, found, None)
+
+    @rule(key=KEYS, ttl_ms=st.integers(1, 50))
+    def register(self, key, ttl_ms):
+        self.expire()
+        registration = self.run(self.store.register(key, b"r", ttl_ms))
+        assert (registration is None) == (key in self.model)
+        if registration is not None:
+            revision = self.run(self.store.read(key))[1]
+            self.took(revision)
+            self.put(key, b"r", revision, self.runtime.clock.ms + ttl_ms)
+            self.registrations.append((registration, key, revision, ttl_ms))
+
+    @rule(data=st.data(), release=st.booleans())
+    def renew(self, data, release):
+        if not self.registrations:
+            return
+        self.expire()
+        registration, key, revision, ttl_ms = data.draw(st.sampled_from(self.registrations))
+        ours = self.current(key)[1] == revision
+        if release:
+            self.run(registration.release())
+            if ours:
+                del self.model[key]
+        else:
+            assert self.run(registration.renew()) == ours
+            if ours:
+                self.put(key, b"r", revision, self.runtime.clock.ms + ttl_ms)
+
+    @rule(ms=st.integers(1, 40))
+    def time_passes(self, ms):
+        self.runtime.clock.ms += ms
+
+    def took(self, revision):
+        assert revision is not None
+        assert revision > self.revision
+        self.revision = revision
+
+    def put(self, key, value, revision, expiry):
+        if value is None:
+            self.model.pop(key, None)
+        else:
+            self.model[key] = (value, revision, expiry)
+
+    @invariant()
+    def agrees(self):
+        self.expire()
+        listed = [tuple(entry) for entry in self.run(self.store.list(""))]
+        assert listed == [(key, *self.current(key)) for key in sorted(self.model)]
+        assert [entry.key for entry in self.run(self.store.list("a"))] == sorted(k for k in self.model if k[0] == "a")
+
+    def teardown(self):
+        self.run(self.store.close())
+        self.loop.close()
+
+
+class SqliteWalk(StoreWalk):
+    async def make(self):
+        self.directory = tempfile.TemporaryDirectory()
+        return await SqliteStore.open(f"{self.directory.name}/m.sqlite", self.runtime)
+
+    def teardown(self):
+        super().teardown()
+        self.directory.cleanup()
+
+
+TestMemoryWalk = StoreWalk.TestCase
+TestMemoryWalk.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSqliteWalk = SqliteWalk.TestCase
+TestSqliteWalk.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
