@@ -31,7 +31,7 @@ _PRODUCER_EPOCH_MAX = 0xFFFF
 
 
 class ShardEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One shard of a StreamEntry; uuid in hexadecimal, hash bounds as decimal text, because JSON numbers end at 2^53."""
+    """One shard of a StreamEntry; uuid in hexadecimal; hash bounds as decimal text: JSON numbers end at 2^53."""
 
     ordinal: int
     uuid: str

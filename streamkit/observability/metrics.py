@@ -1,0 +1,177 @@
+"""The metrics a node has, read at scrape time. Nothing is counted here.
+
+The node hands over a function that returns a `Snapshot` of plain integers; `exposition` turns it into
+Prometheus text. Names, labels and units are promises to users' dashboards.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector, CollectorRegistry
+
+# Upper bounds of the latency buckets, in seconds; what lies above them is counted too.
+LATENCY_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """counts: one a bucket of LATENCY_BOUNDS and one for what is slower; not cumulative."""
+
+    counts: Sequence[int]
+    seconds_sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShardNumbers:
+    stream: str
+    shard: str
+    put_records: int
+    put_bytes: int
+    duplicates: int
+    read_bytes: int
+    trimmed_records: int
+    kept_bytes: int
+    high_watermark: int
+    log_start: int
+    oldest_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A node's numbers at one moment."""
+
+    version: str
+    ready: bool
+    now_ms: int
+    insecure_listeners: int
+    connections: int
+    refused_connections: int
+    requests: dict[str, int]                        # operation → count
+    failures: dict[tuple[str, str], int]            # (operation, code) → count
+    put_latency: Latency
+    memory_bytes: int
+    memory_limit_bytes: int
+    free_bytes: int
+    read_only: bool
+    shards: Sequence[ShardNumbers] = field(default_factory=tuple)
+
+
+class NodeCollector(Collector):
+    def __init__(self, snapshot: Callable[[], Snapshot], *, per_shard_max: int = 1000) -> None:
+        self._snapshot = snapshot
+        self._per_shard_max = per_shard_max
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._snapshot()
+        yield _gauge("streamkit_build_info", "Always 1; the labels tell the version.", 1,
+                     {"version": now.version, "python": platform.python_version()})
+        yield _gauge("streamkit_ready", "1 when the node takes requests.", now.ready)
+        yield _gauge("streamkit_insecure_listeners", "Listeners open to others without TLS and login.",
+                     now.insecure_listeners)
+        yield _gauge("streamkit_native_connections", "Open native connections.", now.connections)
+        yield _counter("streamkit_native_rejected_total", "Connections refused at the limit.", now.refused_connections)
+        yield _gauge("streamkit_memory_bytes", "Memory in use.", now.memory_bytes, {"pool": "buffers"})
+        yield _gauge("streamkit_memory_limit_bytes", "Memory budget.", now.memory_limit_bytes, {"pool": "buffers"})
+        yield _gauge("streamkit_storage_free_bytes", "Free on the data directory's file system.", now.free_bytes)
+        yield _gauge("streamkit_storage_read_only", "1 while puts are refused.", now.read_only)
+        yield self._requests(now)
+        yield _latency("streamkit_put_seconds", "Put received to acknowledged.", now.put_latency)
+        yield from self._shards(now)
+
+    def _requests(self, now: Snapshot) -> Metric:
+        family = CounterMetricFamily(
+            "streamkit_native_requests_total", "Requests by outcome.", labels=["operation", "code"]
+        )
+        failed: dict[str, int] = {}
+        for (operation, code), count in sorted(now.failures.items()):
+            failed[operation] = failed.get(operation, 0) + count
+            family.add_metric([operation, code], count)
+        for operation, count in sorted(now.requests.items()):
+            family.add_metric([operation, "ok"], max(0, count - failed.get(operation, 0)))
+        return family
+
+    def _shards(self, now: Snapshot) -> Iterable[Metric]:
+        apart = len(now.shards) <= self._per_shard_max
+        labels = ["stream", "shard"] if apart else ["stream"]
+        yield _gauge("streamkit_metrics_aggregated", "1 when shard labels are left out.", not apart)
+        counters: dict[str, tuple[str, Callable[[ShardNumbers], int]]] = {
+            "streamkit_put_records_total": ("Records accepted.", lambda shard: shard.put_records),
+            "streamkit_put_bytes_total": ("Payload bytes accepted, before compression.", lambda shard: shard.put_bytes),
+            "streamkit_read_bytes_total": ("Bytes handed out.", lambda shard: shard.read_bytes),
+            "streamkit_duplicates_total": ("Repeats recognised and not stored.", lambda shard: shard.duplicates),
+            "streamkit_trimmed_records_total": ("Removed by retention.", lambda shard: shard.trimmed_records),
+        }
+        for name, (text, value) in counters.items():
+            family = CounterMetricFamily(name, text, labels=labels)
+            for key, total in _summed(now.shards, value, apart):
+                family.add_metric(key, total)
+            yield family
+        kept = GaugeMetricFamily("streamkit_stream_kept_bytes", "Bytes on disk.", labels=["stream"])
+        for key, total in _summed(now.shards, lambda shard: shard.kept_bytes, False):
+            kept.add_metric(key, total)
+        yield kept
+        count = GaugeMetricFamily("streamkit_shards", "Shards.", labels=["stream", "state"])
+        for key, total in _summed(now.shards, lambda _: 1, False):
+            count.add_metric([*key, "open"], total)
+        yield count
+        oldest = GaugeMetricFamily("streamkit_stream_oldest_seconds", "Age of the oldest record.", labels=["stream"])
+        ages: dict[str, int] = {}
+        for shard in now.shards:
+            if shard.oldest_ms is not None:
+                ages[shard.stream] = max(ages.get(shard.stream, 0), now.now_ms - shard.oldest_ms)
+        for stream, age_ms in sorted(ages.items()):
+            oldest.add_metric([stream], age_ms / 1000)
+        yield oldest
+
+
+def _gauge(name: str, text: str, value: float, labels: dict[str, str] | None = None) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=list(labels or ()))
+    family.add_metric(list((labels or {}).values()), value)
+    return family
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    family = CounterMetricFamily(name, text)
+    family.add_metric([], value)
+    return family
+
+
+def _latency(name: str, text: str, latency: Latency) -> Metric:
+    buckets, total = [], 0
+    for bound, count in zip((*map(str, LATENCY_BOUNDS), "+Inf"), latency.counts, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    family = HistogramMetricFamily(name, text)
+    family.add_metric([], buckets=buckets, sum_value=latency.seconds_sum)
+    return family
+
+
+def _summed(
+    shards: Sequence[ShardNumbers], value: Callable[[ShardNumbers], int], apart: bool
+) -> list[tuple[list[str], int]]:
+    sums: dict[tuple[str, ...], int] = {}
+    for shard in shards:
+        key = (shard.stream, shard.shard) if apart else (shard.stream,)
+        sums[key] = sums.get(key, 0) + value(shard)
+    return [(list(key), total) for key, total in sums.items()]
+
+
+class Exposition:
+    """A node's own registry: two nodes in one process do not meet."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot], *, per_shard_max: int = 1000) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(NodeCollector(snapshot, per_shard_max=per_shard_max))
+        ProcessCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        """Prometheus text, format 0.0.4."""
+        return generate_latest(self._registry)

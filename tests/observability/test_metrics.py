@@ -1,0 +1,56 @@
+"""Numbers come out under their promised names."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamkit.observability.metrics import LATENCY_BOUNDS, Exposition, Latency, ShardNumbers, Snapshot
+
+
+def shard(stream, ordinal, records):
+    return ShardNumbers(
+        stream=stream, shard=f"shardId-{ordinal:012d}", put_records=records, put_bytes=records * 100, duplicates=1,
+        read_bytes=0, trimmed_records=0, kept_bytes=10, high_watermark=records, log_start=0, oldest_ms=500,
+    )
+
+
+def samples(per_shard_max=1000, **changes):
+    values = {
+        "version": "1", "ready": True, "now_ms": 2500, "insecure_listeners": 0, "connections": 3,
+        "refused_connections": 0, "requests": {"put": 10}, "failures": {("put", "disk_full"): 4},
+        "put_latency": Latency([1] * (len(LATENCY_BOUNDS) + 1), 1.5), "memory_bytes": 1, "memory_limit_bytes": 2,
+        "free_bytes": 3, "read_only": False, "shards": [shard("orders", 0, 5), shard("orders", 1, 7)],
+    } | changes
+    text = Exposition(lambda: Snapshot(**values), per_shard_max=per_shard_max).text().decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text) for sample in family.samples
+    }
+
+
+def test_each_shard_has_its_own_series():
+    found = samples()
+
+    assert found["streamkit_put_records_total", (("shard", "shardId-000000000001"), ("stream", "orders"))] == 7
+    assert found["streamkit_stream_oldest_seconds", (("stream", "orders"),)] == 2.0
+    assert found["streamkit_metrics_aggregated", ()] == 0
+
+
+def test_above_the_limit_totals_stay_right_without_the_shard_label():
+    found = samples(per_shard_max=1)
+
+    assert found["streamkit_put_records_total", (("stream", "orders"),)] == 12
+    assert found["streamkit_metrics_aggregated", ()] == 1
+
+
+def test_requests_are_told_apart_by_outcome():
+    found = samples()
+
+    assert found["streamkit_native_requests_total", (("code", "ok"), ("operation", "put"))] == 6
+    assert found["streamkit_native_requests_total", (("code", "disk_full"), ("operation", "put"))] == 4
+
+
+def test_latency_buckets_are_cumulative():
+    found = samples()
+
+    assert found["streamkit_put_seconds_bucket", (("le", "0.001"),)] == 2
+    assert found["streamkit_put_seconds_count", ()] == len(LATENCY_BOUNDS) + 1
+    assert found["streamkit_put_seconds_sum", ()] == 1.5
