@@ -1,0 +1,24 @@
+"""What the process was told and what it is: environment variables, process id, host and user agent."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+
+
+def variable(name: str) -> str | None:
+    """An environment variable; None when it is unset or empty."""
+    return os.environ.get(name) or None
+
+
+def process_id() -> int:
+    return os.getpid()
+
+
+def host_name() -> str:
+    return socket.gethostname()
+
+
+def python_version() -> str:
+    return platform.python_version()
