@@ -1,0 +1,243 @@
+"""The error catalogue: for every code why it happens, the first thing to try, and one example as it is printed.
+
+What the error means is its class's docstring in errors.py; this file adds what a person needs. A test requires
+an entry a code and checks each example against the rules for messages: lower case, one line, a step that exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """why: one or two sentences; step: a command or a setting; example: the first line as printed, without "error: "."""
+
+    why: str
+    step: str
+    example: str
+
+
+ENTRIES: dict[str, Entry] = {
+    "internal": Entry(
+        "Something happened that streamkit holds to be impossible. The request failed alone; stored data was not changed.",
+        "run the same command with --debug and report what it prints",
+        "this is a defect in streamkit (incident 7f3a19c2): KeyError: 3",
+    ),
+    "invalid_request": Entry(
+        "A value lies outside what the request allows. The message names the field, its range and what it got.",
+        "correct the named value; streamkit COMMAND --help lists the ranges",
+        "shards must be 1..10000, got 0",
+    ),
+    "invalid_use": Entry(
+        "The program or command line calls streamkit in a way that cannot work.",
+        "streamkit COMMAND --help, or the docstring of the named call",
+        "a consumer needs start=: there is no safe default",
+    ),
+    "invalid_config": Entry(
+        "The configuration file, an environment variable or a flag has an unknown key or an impossible value. "
+        "Nothing was started.",
+        "streamkit config explain KEY",
+        'streamkit.toml line 31: [streams] has no "retension_hours"; did you mean retention_hours?',
+    ),
+    "unsafe_listener": Entry(
+        "A listener beyond this machine would be open to everyone who reaches it: there is no TLS and no login yet.",
+        "listen on 127.0.0.1, or add --accept-insecure on a network you trust",
+        "will not listen on 0.0.0.0:7440 without TLS and login: anyone who reaches it could read and delete your data",
+    ),
+    "invalid_position": Entry(
+        "A start names no place in a shard: a time without a zone, or text that is neither a time nor a sequence number.",
+        "use trim_horizon, latest, a time such as 2h or 2026-11-23T10:00Z, or SHARD:SEQUENCE",
+        "'yesterdy' is not a time",
+    ),
+    "record_too_large": Entry(
+        "Key, headers and value of one record exceed what the stream takes. The other records of the batch go through.",
+        "store the body elsewhere and put a reference, or create the stream with a larger --record-bytes-max",
+        "record is 1 572 864 bytes; this stream takes 1 048 576",
+    ),
+    "not_found": Entry(
+        "What was named does not exist on this node, or it was deleted.",
+        "streamkit stream list",
+        "delivery orders-to-lake does not exist",
+    ),
+    "stream_not_found": Entry(
+        "No stream has that name on the node you talk to. Streams are made by name, or on first put with serve --dev.",
+        "streamkit stream list",
+        'stream "ordrs" does not exist on n1; did you mean "orders"?',
+    ),
+    "shard_not_found": Entry(
+        "The stream has no such shard; shard ids have the form shardId- and twelve digits.",
+        "streamkit stream describe STREAM",
+        'stream "orders" has no shard shardId-000000000009',
+    ),
+    "application_not_found": Entry(
+        "No worker of that application has joined yet, or it was deleted.",
+        "streamkit app list",
+        'application "biling" does not exist; did you mean "billing"?',
+    ),
+    "conflict": Entry(
+        "What is there now forbids it.",
+        "look at the present state: streamkit stream list",
+        "the present state forbids it",
+    ),
+    "stream_exists": Entry(
+        "A stream of that name exists already; its records stay as they are.",
+        "streamkit stream describe STREAM",
+        'stream "orders" exists already, with 4 shards',
+    ),
+    "stream_busy": Entry(
+        "The stream is being created or deleted at this moment.",
+        "wait a second and repeat the command",
+        'stream "orders" is being deleted',
+    ),
+    "limit_reached": Entry(
+        "A configured number of streams, shards or connections is used up.",
+        "streamkit config explain quotas.streams_max",
+        "this node keeps 1 000 streams and has 1 000",
+    ),
+    "data_directory_locked": Entry(
+        "One process at a time owns a data directory; another one has it open.",
+        "stop that process, or give this one a directory of its own with --data",
+        "./data is in use by process 4121",
+    ),
+    "throttled": Entry(
+        "More arrives than a limit allows. The library waits and repeats by itself; this error means that it may not.",
+        "repeat after the time that the error names",
+        "orders/shardId-000000000001 takes 1 048 576 bytes a second and got 1 310 720",
+    ),
+    "buffer_full": Entry(
+        "The producer's own buffer is full, because the node takes records slower than the program puts them.",
+        'raise buffer_bytes_max, or leave on_full="wait"',
+        "the producer holds 67 108 864 bytes, the limit is 67 108 864",
+    ),
+    "unavailable": Entry(
+        "The node cannot serve this at the moment; the same call may work later.",
+        "repeat the command; streamkit doctor shows the node's state",
+        "the node is starting",
+    ),
+    "connection_failed": Entry(
+        "Nothing answers at that address, or the connection broke while a request was under way.",
+        "streamkit serve --dev",
+        "nothing answers at 127.0.0.1:7440",
+    ),
+    "not_leader": Entry(
+        "Another node leads this shard now. Clients ask again by themselves.",
+        "repeat the command; streamkit stream describe STREAM names the leaders",
+        "shardId-000000000001 is led by n2",
+    ),
+    "node_draining": Entry(
+        "The node is stopping in order and takes nothing new.",
+        "wait for its restart, or talk to another node with --url",
+        "n1 is stopping",
+    ),
+    "disk_full": Entry(
+        "Free space is below storage.free_bytes_min. Puts are refused, reads and deletes go on; it recovers by itself.",
+        "add space, shorten retention, or delete a stream",
+        "puts are refused: 0.9 GiB free in /var/lib/streamkit, the floor is 1.0 GiB; reads go on",
+    ),
+    "disk_failed": Entry(
+        "A write or a sync failed. What the page cache holds after that is not to be trusted, so the node stops appending.",
+        "look at the kernel's log, then restart the node: it recovers from what is on disk",
+        "writing journal-00000004 failed: input/output error",
+    ),
+    "protocol_mismatch": Entry(
+        "The other side speaks something else: the wrong port, or a version too far apart.",
+        "use the native port, 7440 unless configured otherwise",
+        "127.0.0.1:7441 speaks HTTP; the native port is 7440",
+    ),
+    "timed_out": Entry(
+        "No answer came in time. With sent=true the request may have been carried out.",
+        "raise --timeout, or see what the node does: streamkit doctor",
+        "no answer from streamkit://127.0.0.1:7440 within 5 s",
+    ),
+    "lease_lost": Entry(
+        "The shard belongs to another worker now, because this one was silent for longer than its membership time.",
+        "nothing to do; if it happens often, look for long pauses in the handler",
+        "shardId-000000000003 belongs to worker w-91c0 now; this worker must stop",
+    ),
+    "producer_error": Entry(
+        "The rules that keep records from being stored twice refused a batch.",
+        "make a new Producer",
+        "the batch was refused",
+    ),
+    "producer_fenced": Entry(
+        "Another producer of the same name started later; the older one may not write any more.",
+        "run one producer a name, or leave the name out",
+        "producer 17 of epoch 3 was replaced by epoch 4",
+    ),
+    "unknown_producer": Entry(
+        "The shard has forgotten this producer, so it cannot tell whether the batch is a repeat.",
+        "make a new Producer, and check what was stored with streamkit tail STREAM",
+        "shardId-000000000000 does not know producer 17",
+    ),
+    "sequence_gap": Entry(
+        "An earlier batch of this producer has not arrived. The library sends it first by itself.",
+        "nothing to do; if a program sees this, make a new Producer",
+        "producer 17 sent record 1 200, 1 100 comes next",
+    ),
+    "sequence_corrupt": Entry(
+        "A repeated batch is not the one that was stored: its bounds differ.",
+        "make a new Producer and report the program that caused it",
+        "producer 17 repeats records 1 100 to 1 200 with other bounds",
+    ),
+    "wrong_shard": Entry(
+        "The batch was routed by an older map of the shards. The library routes it again by itself.",
+        "nothing to do; streamkit stream describe STREAM shows the map",
+        "the batch holds keys of another shard than shardId-000000000001",
+    ),
+    "forked_handle": Entry(
+        "The handle was made before the process forked; its record is the parent's to send.",
+        "wait for handles in the process that made them",
+        "this handle belongs to process 4121",
+    ),
+    "data_error": Entry(
+        "Stored bytes cannot be given out as they were asked for.",
+        "streamkit segment inspect FILE",
+        "the batch cannot be read",
+    ),
+    "decode_failed": Entry(
+        "The payload is not what the codec or the handler's annotation expects.",
+        "streamkit tail STREAM --from SHARD:SEQUENCE -n 1",
+        'orders/shardId-000000000003 is not what "bill" expects: id: expected int, got str',
+    ),
+    "corrupt_batch": Entry(
+        "A batch's checksum or shape is wrong. It is never guessed at: it is refused on arrival, or fenced off on disk.",
+        "streamkit segment inspect FILE",
+        "body checksum differs",
+    ),
+    "corrupt_file": Entry(
+        "A file is damaged where it was already on disk, which no crash explains.",
+        "keep a copy of the directory, then streamkit segment inspect FILE",
+        "journal-00000004 is damaged at byte 8 192: checksum differs",
+    ),
+    "sequence_trimmed": Entry(
+        "Retention removed that position before it was read.",
+        "start at the oldest record: --from trim_horizon",
+        "position 31 877 of orders/shardId-000000000000 was removed by retention; the oldest kept is 50 002",
+    ),
+    "put_failed": Entry(
+        "Some records were not stored, and no one looked at their handles. The error lists each cause once.",
+        "look at error.failures; put the records again",
+        "3 records were not stored: record is 1 572 864 bytes; this stream takes 1 048 576",
+    ),
+    "batch_failure": Entry(
+        "A handler failed some records of a batch on purpose.",
+        "see the handler's retry policy",
+        "2 records failed",
+    ),
+    "closed": Entry(
+        "The object was closed, or the node behind it stopped.",
+        "open a new one",
+        "the producer is closed",
+    ),
+    "system": Entry(
+        "The operating system refused: a path, a permission, an address in use.",
+        "look at the path and its permissions",
+        "/var/lib/streamkit: permission denied",
+    ),
+}
+
+
+def first_step(code: str) -> str:
+    """What to try for an error that brought no advice of its own."""
+    return ENTRIES[code].step if code in ENTRIES else "streamkit doctor"

@@ -1,0 +1,239 @@
+"""`streamkit stream`: create, list, describe and delete streams."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamkit.cli.invocation import Invocation, common, pass_invocation
+from streamkit.cli.rendering import count, duration, emit, instant, note, size, table
+from streamkit.cli.times import parse_duration_ms
+
+if TYPE_CHECKING:
+    from streamkit.model.shard import Shard
+    from streamkit.model.stream import StreamDescription
+    from streamkit.protocol.messages import ShardState
+
+HOUR_MS = 3_600_000
+
+
+@click.group(no_args_is_help=True)
+def stream() -> None:
+    """Create, list, describe and delete streams."""
+
+
+@stream.command()
+@click.argument("name")
+@click.option("--shards", default=1, show_default=True, help="Slices of the key space, each with its own log.")
+@click.option("--retention", default="168h", show_default=True, metavar="TIME", help="How long records are kept.")
+@click.option("--retention-bytes", type=int, default=None, help="Keep at most this much a shard (default: no bound).")
+@click.option(
+    "--durability", type=click.Choice(["fsync", "os", "leader"]), default="fsync", show_default=True,
+    help="What an acknowledgement means: on disk, in the page cache, in memory.",
+)
+@click.option("--record-bytes-max", type=int, default=1_048_576, show_default=True, help="Largest record, key included.")
+@click.option("--codec", default="auto", show_default=True, help="How tail and handlers decode: json, msgpack, text, …")
+@common
+@pass_invocation
+def create(
+    invocation: Invocation, name: str, shards: int, retention: str, retention_bytes: int | None, durability: str,
+    record_bytes_max: int, codec: str,
+) -> None:  # fmt: skip
+    """Create a stream.
+
+    Records with the same key land in the same shard and stay in order.
+    """
+    from streamkit.model.stream import Durability, StreamConfig, check_stream_name
+
+    config = StreamConfig(
+        shards=shards,
+        retention_hours=_hours(retention),
+        retention_bytes=retention_bytes,
+        durability=Durability(durability),
+        record_bytes_max=record_bytes_max,
+        codec=codec,
+    )
+    check_stream_name(name)
+
+    async def work() -> StreamDescription:
+        async with invocation.client() as client:
+            return await client.create_stream(name, config)
+
+    made = invocation.run(work())
+    if invocation.json:
+        emit("stream", stream_facts(made))
+    elif invocation.quiet:
+        click.echo(made.name)
+    else:
+        shards_text = "1 shard" if shards == 1 else f"{count(shards)} shards"
+        click.echo(f"created {made.name}   {shards_text}   retention {made.config.retention_hours} h   {durability}")
+
+
+@stream.command("list")
+@common
+@pass_invocation
+def list_streams(invocation: Invocation) -> None:
+    """List the streams of the node, in the order of their names."""
+
+    async def work() -> list[tuple[StreamDescription, tuple[ShardState, ...]]]:
+        async with invocation.client() as client:
+            streams = await client.list_streams()
+            return [(s, await client.describe_shards(s.name)) for s in streams]
+
+    found = invocation.run(work())
+    if invocation.json:
+        for description, states in found:
+            emit("stream", {**stream_facts(description), "kept_bytes": sum(s.stored_bytes for s in states)})
+    elif invocation.quiet:
+        for description, _ in found:
+            click.echo(description.name)
+    else:
+        table(
+            ("STREAM", "SHARDS", "RECORDS", "RETENTION", "KEPT", "DURABILITY", "STATUS"),
+            [
+                (
+                    d.name, count(d.config.shards), count(_records(states)), f"{d.config.retention_hours} h",
+                    size(sum(s.stored_bytes for s in states)), d.config.durability.value, d.status.value,
+                )
+                for d, states in found
+            ],
+            right=("SHARDS", "RECORDS", "RETENTION", "KEPT"),
+        )  # fmt: skip
+
+
+@stream.command()
+@click.argument("name")
+@common
+@pass_invocation
+def describe(invocation: Invocation, name: str) -> None:
+    """Show a stream's settings and each of its shards."""
+
+    async def work() -> tuple[StreamDescription, tuple[ShardState, ...]]:
+        async with invocation.client() as client:
+            return await client.describe_stream(name), await client.describe_shards(name)
+
+    found, states = invocation.run(work())
+    by_ordinal = {state.ordinal: state for state in states}
+    if invocation.json:
+        emit("stream", stream_facts(found, by_ordinal))
+        return
+    if invocation.quiet:
+        for shard in found.shards:
+            click.echo(shard.id)
+        return
+    config = found.config
+    click.echo(
+        f"{found.name}   {found.status.value}   on disk {size(sum(s.stored_bytes for s in states))}   "
+        f"retention {config.retention_hours} h   {config.durability.value}   codec {config.codec}   "
+        f"records up to {size(config.record_bytes_max)}"
+    )
+    rows = [_shard_row(shard, by_ordinal.get(shard.ordinal)) for shard in found.shards]
+    table(
+        ("SHARD", "RANGE (of 100 %)", "OLDEST", "NEXT", "KEPT", "LAST PUT", "EPOCH", "LEADER"),
+        rows,
+        right=("OLDEST", "NEXT", "KEPT", "EPOCH"),
+    )
+
+
+@stream.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+@pass_invocation
+def delete(invocation: Invocation, name: str, yes: bool) -> None:
+    """Delete a stream, its records and every application's position in it.
+
+    Asks for the stream's name first; without a terminal it needs --yes.
+    """
+
+    async def held() -> tuple[ShardState, ...]:
+        async with invocation.client() as client:
+            return await client.describe_shards(name)
+
+    async def drop() -> None:
+        async with invocation.client() as client:
+            await client.delete_stream(name)
+
+    states = invocation.run(held())
+    records, kept = _records(states), sum(s.stored_bytes for s in states)
+    if not yes:
+        if not sys.stdin.isatty():
+            from streamkit.errors import InvalidUse
+
+            raise InvalidUse(
+                f"deleting {name} destroys {count(records)} records ({size(kept)}), and there is no terminal to ask",
+                try_=f"streamkit stream delete {name} --yes",
+                stream=name,
+            )
+        note(f"This deletes {count(records)} records ({size(kept)}) and the positions of every application in them.")
+        if click.prompt("Type the stream's name to go on", err=True) != name:
+            raise click.Abort
+    invocation.run(drop())
+    if invocation.json:
+        emit("deleted", {"stream": name, "records": records, "kept_bytes": kept})
+    else:
+        click.echo(name if invocation.quiet else f"deleted {name}   {count(records)} records   {size(kept)}")
+
+
+def stream_facts(description: StreamDescription, states: dict[int, ShardState] | None = None) -> dict[str, Any]:
+    """What --json says about a stream; with the shards' states when they were asked for."""
+    config = description.config
+    facts: dict[str, Any] = {
+        "name": description.name,
+        "status": description.status.value,
+        "shard_count": config.shards,
+        "retention_hours": config.retention_hours,
+        "retention_bytes": config.retention_bytes,
+        "durability": config.durability.value,
+        "record_bytes_max": config.record_bytes_max,
+        "codec": config.codec,
+        "created": instant(description.created_ms),
+    }
+    if states is not None:
+        facts["shards"] = [_shard_facts(shard, states.get(shard.ordinal)) for shard in description.shards]
+        facts["kept_bytes"] = sum(s.stored_bytes for s in states.values())
+        facts["oldest"] = instant(min((s.first_append_ms for s in states.values() if s.first_append_ms), default=None))
+    return facts
+
+
+def _shard_facts(shard: Shard, state: ShardState | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "id": shard.id,
+        "parents": list(shard.parents),
+        "hash_range": {"start": str(shard.hash_start), "end": str(shard.hash_end)},
+        "epoch": shard.epoch,
+        "leader": shard.leader,
+    }
+    if state is not None:
+        facts |= {
+            "log_start": state.log_start,
+            "high_watermark": state.high_watermark,
+            "log_end": state.log_end,
+            "kept_bytes": state.stored_bytes,
+            "oldest": instant(state.first_append_ms),
+            "newest": instant(state.last_append_ms),
+        }
+    return facts
+
+
+def _shard_row(shard: Shard, state: ShardState | None) -> tuple[str, ...]:
+    import time
+
+    span = f"{shard.hash_start / 2**128:6.1%} – {shard.hash_end / 2**128:6.1%}".replace("%", "")
+    if state is None:
+        return (shard.id, span, "–", "–", "–", "–", str(shard.epoch), shard.leader)
+    last = "never" if state.last_append_ms is None else f"{duration(time.time() * 1000 - state.last_append_ms)} ago"
+    return (
+        shard.id, span, count(state.log_start), count(state.high_watermark), size(state.stored_bytes), last,
+        str(shard.epoch), shard.leader,
+    )  # fmt: skip
+
+
+def _records(states: tuple[ShardState, ...]) -> int:
+    return sum(state.log_end - state.log_start for state in states)
+
+
+def _hours(retention: str) -> int:
+    return int(retention) if retention.isdigit() else parse_duration_ms(retention) // HOUR_MS
