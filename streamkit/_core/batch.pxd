@@ -28,10 +28,14 @@
 #
 #   record:  u16 key_bytes, u16 headers_bytes, i32 event_time_delta_ms, [16-byte hash key], key, headers, value
 #
-# The leader's zone is 0..32; the producer seals it as zeros except magic, version and batch_bytes.
+#           a delta of -2^31 says that the producer gave no event time: readers then show the arrival time
+#
+# The leader's zone is 0..32; the producer seals it as zeros except magic, version, batch_bytes and,
+# in a control batch, flags.
 
+from cpython.buffer cimport Py_buffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 cdef extern from "crc32c.h" nogil:
     uint32_t sk_crc32c(uint32_t crc, const void* data, size_t size)
@@ -49,6 +53,11 @@ cdef enum:
     CODEC_NONE = 0
     CODEC_LZ4 = 1
     CODEC_ZSTD = 2
+    BATCH_RECORDS_MAX = 65535
+    BODY_BYTES_MAX = 10551296            # 10 MiB + 64 KiB: the most that a body may hold, raw
+
+cdef enum:
+    DELTA_NONE = -2147483648             # no event time given
 
 cdef packed struct BatchHeader:      # the header as it lies in memory and on disk (little-endian machines only)
     uint8_t magic[2]
@@ -110,3 +119,89 @@ cdef inline void stamp(uint8_t* at, uint8_t flags, uint64_t base_sequence, uint3
     memcpy(at + 24, &append_time_ms, 8)
     crc = header_crc(at, shard_seed)
     memcpy(at + 20, &crc, 4)
+
+cdef inline size_t record_bytes(size_t key_bytes, size_t headers_bytes, size_t value_bytes, bint hashes) noexcept nogil:
+    return RECORD_HEADER_BYTES + (HASH_BYTES if hashes else 0) + key_bytes + headers_bytes + value_bytes
+
+cdef inline uint8_t* write_record(uint8_t* at, const uint8_t* key, size_t key_bytes, const uint8_t* headers,
+                                  size_t headers_bytes, const uint8_t* value, size_t value_bytes, int32_t delta,
+                                  const uint8_t* hash_key) noexcept nogil:
+    # Writes record_bytes(...) bytes; returns one past them. hash_key: 16 bytes, or NULL when records carry none.
+    cdef uint16_t key_size = <uint16_t>key_bytes, headers_size = <uint16_t>headers_bytes
+    memcpy(at, &key_size, 2)
+    memcpy(at + 2, &headers_size, 2)
+    memcpy(at + 4, &delta, 4)
+    at += RECORD_HEADER_BYTES
+    if hash_key != NULL:
+        memcpy(at, hash_key, HASH_BYTES)
+        at += HASH_BYTES
+    if key_bytes:
+        memcpy(at, key, key_bytes)
+    at += key_bytes
+    if headers_bytes:
+        memcpy(at, headers, headers_bytes)
+    at += headers_bytes
+    if value_bytes:
+        memcpy(at, value, value_bytes)
+    return at + value_bytes
+
+cdef inline void widen_hashes(BatchHeader* header, const uint8_t* hash_key) noexcept nogil:
+    # hash_low starts as all ones, hash_high as zeros.
+    if memcmp(hash_key, header.hash_low, HASH_BYTES) < 0:
+        memcpy(header.hash_low, hash_key, HASH_BYTES)
+    if memcmp(hash_key, header.hash_high, HASH_BYTES) > 0:
+        memcpy(header.hash_high, hash_key, HASH_BYTES)
+
+cdef inline void seal_header(uint8_t* at, BatchHeader* header, size_t batch_bytes) noexcept nogil:
+    # The header in front of a body that already lies at `at` + HEADER_BYTES. The caller has filled the producer's
+    # fields; magic, version, batch_bytes and body_crc are set here, the rest of the leader's zone is zeroed.
+    memset(header, 0, 32)
+    header.magic[0] = 0x53
+    header.magic[1] = 0x4B
+    header.version = 1
+    header.batch_bytes = <uint32_t>batch_bytes
+    memcpy(at, header, HEADER_BYTES)
+    header.body_crc = body_crc(at, batch_bytes)
+    memcpy(at + 32, &header.body_crc, 4)
+
+cdef bytes compress_body(int codec, object body)     # None when it would not save a tenth; GIL released inside
+
+cdef class RecordContext:
+    cdef readonly str stream
+    cdef readonly str shard
+    cdef readonly int ordinal
+    cdef readonly int64_t created_ms
+    cdef readonly object decode          # bytes -> value, or None: values are the bytes
+    cdef readonly object decode_for      # content type -> decode, or None
+    cdef readonly str codec
+    cdef readonly bytes uuid
+    cdef uint32_t seed                   # CRC-32C of uuid
+    cdef object number_base              # the parts of a sequence number that this shard's records share
+
+cdef class Batch:
+    cdef readonly object raw             # what it was made of
+    cdef readonly RecordContext context
+    cdef Py_buffer source                # our export of `raw`, held while the batch lives
+    cdef BatchHeader header
+    cdef object body_owner               # the object that `body` points into; set together with it, never changed
+    cdef const uint8_t* body             # NULL until opened; then a checked table and its records
+    cdef const uint8_t* records          # first record: body + 4 * record_count
+    cdef uint32_t first                  # index of the first record that is given out
+    cdef object arrived                  # datetime, made when asked for
+    cdef int open(self) except -1
+    cdef Record record_at(self, uint32_t index)
+
+cdef class Record:
+    cdef readonly Batch batch            # keeps `at` alive
+    cdef const uint8_t* at               # the record's header inside batch.body
+    cdef uint32_t size                   # from `at` to one past the value; checked when the batch was opened
+    cdef uint32_t index                  # within the batch
+    cdef bint decoded
+    cdef object cached                   # the decoded value
+    cdef size_t key_start(self) noexcept
+    cdef size_t value_start(self) noexcept
+    cdef object decode_failed(self, str codec, object cause)
+
+cdef class BatchIterator:
+    cdef Batch batch
+    cdef uint32_t next_index

@@ -1,0 +1,781 @@
+"""The batch from Python: sealing, checking, and reading it back as records, values or Arrow columns.
+
+`batch.pxd` draws the bytes and holds the C functions that other kernels share. Reading is lazy: a Batch looks
+at its header only; the first access to a record checks the CRC, decompresses once and checks the whole record
+table, so that no later access needs a bound check of its own. A Record points into the batch and keeps it alive.
+"""
+
+import datetime
+from types import GenericAlias, MappingProxyType
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.ref cimport Py_INCREF
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+
+import lz4.block
+import msgspec
+
+from streamkit._core.buffers cimport is_utf8, u16_at, u32_at
+from streamkit._core.debug cimport LIVE_BATCH, LIVE_RECORD, SK_COUNT, live_counts
+from streamkit._core.hashing cimport md5
+
+from streamkit.errors import CorruptBatch, DecodeFailed, InvalidUse, StreamkitError
+
+MAGIC = b"SK"
+CODECS = ("none", "lz4", "zstd")
+CONTROL = FLAG_CONTROL
+EPOCH_START = FLAG_EPOCH_START
+RECORD_BYTES_OVERHEAD = RECORD_HEADER_BYTES + 4      # its header and its entry in the table
+COMPRESS_BYTES_MIN = 512                             # smaller bodies are stored as they are
+globals()["HEADER_BYTES"] = HEADER_BYTES             # the C name is an enum; this one is for Python
+
+cdef object EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+cdef object NO_HEADERS = MappingProxyType({})
+cdef object decode_headers = msgspec.msgpack.Decoder(dict[str, bytes]).decode
+cdef object decode_json = msgspec.json.decode
+cdef object zstandard = None
+
+cdef dict FRAME_REASONS = {
+    BATCH_SHORT: "cut short",
+    BATCH_MAGIC: "no batch of a known version",
+    BATCH_SIZE: "impossible size or record count",
+    BATCH_HEADER_CRC: "header checksum differs",
+    BATCH_BODY_CRC: "body checksum differs",
+}
+
+
+def corrupt(str reason, **facts) -> CorruptBatch:
+    """The error for bytes that are no sound batch."""
+    return CorruptBatch(f"not a sound batch: {reason}", reason=reason, **facts)
+
+
+cdef object load_zstandard():
+    global zstandard
+    if zstandard is None:
+        try:
+            import zstandard as found
+        except ImportError as cause:
+            raise InvalidUse("zstd needs the zstandard package", try_="pip install 'streamkit[zstd]'") from cause
+        zstandard = found
+    return zstandard
+
+
+# ---- checking --------------------------------------------------------------------------------------------
+
+
+cdef Py_ssize_t check_table(const uint8_t* body, size_t size, uint32_t count, uint16_t attributes) noexcept nogil:
+    # -1 when the table and every record lie within the body and keys are UTF-8; -2 when the table itself does not
+    # fit; otherwise the index of the first bad record.
+    cdef const uint8_t* records = body + 4 * <size_t>count
+    cdef size_t room, start = 0, end, inner
+    cdef size_t fixed = RECORD_HEADER_BYTES + (HASH_BYTES if attributes & ATTRIBUTE_HASHES else 0)
+    cdef uint32_t i
+    if 4 * <size_t>count > size:
+        return -2
+    room = size - 4 * <size_t>count
+    for i in range(count):
+        end = u32_at(body + 4 * <size_t>i)
+        if end > room or end < start + fixed:
+            return i
+        inner = fixed + u16_at(records + start) + u16_at(records + start + 2)
+        if inner > end - start or not is_utf8(records + start + fixed, u16_at(records + start)):
+            return i
+        start = end
+    return -1 if start == room else -2
+
+
+cdef int check_frame(const uint8_t* at, size_t size, BatchHeader* header) noexcept nogil:
+    cdef int answer = read_header(at, size, header)
+    if answer != BATCH_OK:
+        return answer
+    if header.raw_bytes > BODY_BYTES_MAX or header.raw_bytes < header.record_count * <uint64_t>RECORD_BYTES_LEAST:
+        return BATCH_SIZE
+    if header.attributes & ATTRIBUTE_CODEC == CODEC_NONE and header.raw_bytes != header.batch_bytes - HEADER_BYTES:
+        return BATCH_SIZE
+    if header.attributes & ATTRIBUTE_CODEC == ATTRIBUTE_CODEC:
+        return BATCH_MAGIC
+    return BATCH_OK
+
+
+cdef enum:
+    RECORD_BYTES_LEAST = 12          # a table entry and a record header
+
+
+@cython.final
+cdef class Header:
+    """A batch's header, read; field names as drawn in batch.pxd."""
+
+    cdef readonly int version, flags
+    cdef readonly uint32_t batch_bytes, epoch, header_crc, body_crc, record_count, raw_bytes, map_version
+    cdef readonly uint64_t base_sequence, append_time_ms, producer_id, producer_sequence
+    cdef readonly int attributes, producer_epoch
+    cdef readonly int64_t event_time_ms
+    cdef readonly int32_t event_time_delta_max
+    cdef readonly bytes hash_low, hash_high
+
+    @property
+    def codec(self) -> str:
+        """"none", "lz4" or "zstd"."""
+        return CODECS[self.attributes & ATTRIBUTE_CODEC]
+
+    @property
+    def is_control(self) -> bool:
+        return bool(self.flags & FLAG_CONTROL)
+
+    @property
+    def is_epoch_start(self) -> bool:
+        return bool(self.flags & FLAG_EPOCH_START)
+
+    @property
+    def end_sequence(self) -> int:
+        """One past the last record."""
+        return self.base_sequence + self.record_count
+
+    def __repr__(self) -> str:
+        return (f"Header(base_sequence={self.base_sequence}, record_count={self.record_count}, epoch={self.epoch}, "
+                f"batch_bytes={self.batch_bytes}, producer_id={self.producer_id}, "
+                f"producer_sequence={self.producer_sequence})")
+
+
+cdef Header make_header(const BatchHeader* source):
+    cdef Header made = Header.__new__(Header)
+    made.version = source.version
+    made.flags = source.flags
+    made.batch_bytes = source.batch_bytes
+    made.base_sequence = source.base_sequence
+    made.epoch = source.epoch
+    made.header_crc = source.header_crc
+    made.append_time_ms = source.append_time_ms
+    made.body_crc = source.body_crc
+    made.attributes = source.attributes
+    made.producer_epoch = source.producer_epoch
+    made.producer_id = source.producer_id
+    made.producer_sequence = source.producer_sequence
+    made.record_count = source.record_count
+    made.raw_bytes = source.raw_bytes
+    made.event_time_ms = source.event_time_ms
+    made.event_time_delta_max = source.event_time_delta_max
+    made.map_version = source.map_version
+    made.hash_low = source.hash_low[:16]
+    made.hash_high = source.hash_high[:16]
+    return made
+
+
+def _read_header(const uint8_t[::1] buffer not None) -> Header:
+    """The header of the batch at the start of `buffer`; no checksum is looked at.
+
+    Raises CorruptBatch: cut short, not a batch, impossible sizes.
+    """
+    cdef BatchHeader header
+    cdef int answer = check_frame(&buffer[0] if buffer.shape[0] else NULL, buffer.shape[0], &header)
+    if answer != BATCH_OK:
+        raise corrupt(FRAME_REASONS[answer])
+    return make_header(&header)
+
+
+globals()["read_header"] = _read_header              # the C function of that name is in batch.pxd
+
+
+def check_batch(const uint8_t[::1] buffer not None, const uint8_t[::1] shard_uuid=None) -> Header:
+    """The header of one whole batch after every checksum agreed.
+
+    shard_uuid: 16 bytes; None leaves out the leader's checksum, for a batch that no leader has stamped.
+    Records are not looked at: the checksum says that they are what the producer sealed. Raises CorruptBatch.
+    """
+    cdef BatchHeader header
+    cdef const uint8_t* at = &buffer[0] if buffer.shape[0] else NULL
+    cdef uint32_t seed = sk_crc32c(0, &shard_uuid[0], shard_uuid.shape[0]) if shard_uuid is not None else 0
+    cdef bint stamped = shard_uuid is not None
+    cdef int answer
+    with nogil:
+        answer = check_frame(at, buffer.shape[0], &header)
+        if answer == BATCH_OK and stamped and header_crc(at, seed) != header.header_crc:
+            answer = BATCH_HEADER_CRC
+        if answer == BATCH_OK and body_crc(at, header.batch_bytes) != header.body_crc:
+            answer = BATCH_BODY_CRC
+    if answer != BATCH_OK:
+        raise corrupt(FRAME_REASONS[answer])
+    return make_header(&header)
+
+
+def shard_seed(const uint8_t[::1] uuid not None) -> int:
+    """What a shard's header checksums start from: the CRC-32C of its uuid."""
+    return sk_crc32c(0, &uuid[0] if uuid.shape[0] else NULL, uuid.shape[0])
+
+
+def crc32c(const uint8_t[::1] data not None, uint32_t crc=0) -> int:
+    """CRC-32C, continued from `crc`."""
+    cdef uint32_t answer
+    cdef const uint8_t* at = &data[0] if data.shape[0] else NULL
+    with nogil:
+        answer = sk_crc32c(crc, at, data.shape[0])
+    return answer
+
+
+# ---- sealing ---------------------------------------------------------------------------------------------
+
+
+cdef bytes compress_body(int codec, object body):
+    cdef bytes packed
+    if codec == CODEC_NONE or len(body) < COMPRESS_BYTES_MIN:
+        return None
+    if codec == CODEC_LZ4:
+        packed = lz4.block.compress(body, store_size=False)
+    else:
+        packed = load_zstandard().ZstdCompressor(level=1).compress(body)
+    return packed if len(packed) * 10 <= len(body) * 9 else None
+
+
+cdef bytes join_batch(BatchHeader* header, bytes body):
+    cdef size_t size = HEADER_BYTES + <size_t>len(body)
+    cdef bytes whole = PyBytes_FromStringAndSize(NULL, size)
+    cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(whole)
+    memcpy(at + HEADER_BYTES, <const uint8_t*>PyBytes_AS_STRING(body), len(body))
+    seal_header(at, header, size)
+    return whole
+
+
+def seal(records, *, producer_id=0, producer_epoch=0, producer_sequence=0, codec=1, map_version=0) -> bytes:
+    """One batch of `records`, sealed as the accumulator seals: (key, value, headers, event_time_ms, hash_key).
+
+    key, value, headers: bytes; headers is b"" or a msgpack map of text to bytes. event_time_ms: None when not given.
+    hash_key: 16 bytes, or None for the key's own. codec: 0 none, 1 lz4, 2 zstd; left out where it saves nothing.
+    """
+    cdef BatchHeader header
+    cdef uint8_t digest[16]
+    cdef bytes key, value, headers, body, packed
+    cdef uint8_t* at
+    cdef const uint8_t* first_record
+    cdef size_t size = 0
+    cdef uint32_t end
+    cdef Py_ssize_t i
+    records = list(records)
+    if not 0 < len(records) <= BATCH_RECORDS_MAX:
+        raise InvalidUse(f"a batch has 1..{BATCH_RECORDS_MAX} records, got {len(records)}", try_="split the list")
+    hashes = any(record[4] is not None for record in records)
+    times = [record[3] for record in records if record[3] is not None]
+    for key, value, headers, _, _ in records:
+        if len(key) > 65535 or len(headers) > 65535:
+            raise InvalidUse("a key or its headers exceed 65535 bytes", try_="shorten them")
+        size += 4 + record_bytes(len(key), len(headers), len(value), hashes)
+    if size > BODY_BYTES_MAX:
+        raise InvalidUse(f"{size} bytes exceed a batch's {BODY_BYTES_MAX}", try_="split the list")
+    memset(&header, 0, HEADER_BYTES)
+    memset(header.hash_low, 0xFF, HASH_BYTES)
+    header.event_time_ms = min(times, default=0)
+    header.event_time_delta_max = max(times) - header.event_time_ms if times else DELTA_NONE
+    body = PyBytes_FromStringAndSize(NULL, size)
+    first_record = <const uint8_t*>PyBytes_AS_STRING(body) + 4 * <size_t>len(records)
+    at = <uint8_t*>first_record
+    for i, (key, value, headers, time_ms, given) in enumerate(records):
+        if given is None:
+            md5(<const uint8_t*>PyBytes_AS_STRING(key), len(key), digest)
+        else:
+            memcpy(digest, <const uint8_t*>PyBytes_AS_STRING(given), HASH_BYTES)
+        widen_hashes(&header, digest)
+        at = write_record(at, <const uint8_t*>PyBytes_AS_STRING(key), len(key),
+                          <const uint8_t*>PyBytes_AS_STRING(headers), len(headers),
+                          <const uint8_t*>PyBytes_AS_STRING(value), len(value),
+                          DELTA_NONE if time_ms is None else time_ms - header.event_time_ms,
+                          digest if hashes else NULL)
+        end = <uint32_t>(at - first_record)
+        memcpy(PyBytes_AS_STRING(body) + 4 * i, &end, 4)
+    header.attributes = (ATTRIBUTE_HASHES if hashes else 0) | (ATTRIBUTE_HEADERS if any(r[2] for r in records) else 0)
+    header.producer_id = producer_id
+    header.producer_epoch = producer_epoch
+    header.producer_sequence = producer_sequence
+    header.record_count = len(records)
+    header.raw_bytes = <uint32_t>size
+    header.map_version = map_version
+    packed = compress_body(codec, body)
+    if packed is not None:
+        header.attributes |= <int>codec
+    return join_batch(&header, body if packed is None else packed)
+
+
+def control_batch(kind not None, bytes details=b"") -> bytes:
+    """A batch that a log writes for itself, with its flags set; readers never see its one record.
+
+    kind: "epoch_start"; it is the record's key, `details` the value.
+    """
+    if kind != "epoch_start":
+        raise InvalidUse(f"{kind!r} is not a kind of control batch", try_='use "epoch_start"')
+    cdef bytearray made = bytearray(seal([(kind.encode(), details, b"", None, None)], codec=CODEC_NONE))
+    made[3] = FLAG_CONTROL | FLAG_EPOCH_START
+    return bytes(made)
+
+
+def stamped(const uint8_t[::1] batch not None, *, flags=0, base_sequence=0, epoch=0, append_time_ms=0,
+            const uint8_t[::1] shard_uuid not None) -> bytes:
+    """A copy of a sealed batch with the leader's zone filled in, as `stamp` does in place."""
+    cdef bytes copied = bytes(batch)
+    if len(copied) < HEADER_BYTES:
+        raise corrupt(FRAME_REASONS[BATCH_SHORT])
+    stamp(<uint8_t*>PyBytes_AS_STRING(copied), flags, base_sequence, epoch, append_time_ms, shard_seed(shard_uuid))
+    return copied
+
+
+# ---- reading ---------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class RecordContext:
+    """What records share that is not in their batch: where they come from and how values are decoded.
+
+    decode: bytes → value; None gives the bytes. decode_for: content type → such a function, asked for records that
+    carry a `content-type` header. uuid: when given, the leader's checksum is looked at as well.
+    """
+
+    def __init__(self, str stream not None, str shard not None, int ordinal=0, created_ms=0, decode=None, *,
+                 decode_for=None, str codec="", bytes uuid=b""):
+        self.stream = stream
+        self.shard = shard
+        self.ordinal = ordinal
+        self.created_ms = created_ms
+        self.decode = decode
+        self.decode_for = decode_for
+        self.codec = codec
+        self.uuid = uuid
+        self.seed = sk_crc32c(0, <const uint8_t*>PyBytes_AS_STRING(uuid), len(uuid))
+        # The layout is drawn in model/sequence.py; the index and the arrival are added for each record.
+        self.number_base = ((2 << 184) | (created_ms // 1000 & 0xFFFFFFFFF) << 148 | (<object>ordinal & 0xF) << 144
+                            | (<object>ordinal & 0x7FFFFFFF) << 4 | 2)
+
+
+cdef RecordContext NOWHERE = RecordContext("", "")
+
+
+@cython.final
+cdef class Batch:
+    """Records of one sealed batch, decoded when looked at.
+
+    buffer: one whole batch (bytes behind it are ignored), kept and not copied; one that is writable is copied when
+    its records lie in it uncompressed. first_sequence: earlier records of the batch are left out.
+    Raises CorruptBatch here for a bad header, at the first record for a bad body.
+    """
+
+    def __cinit__(self, buffer not None, RecordContext context=None, first_sequence=0):
+        cdef int answer
+        SK_COUNT(live_counts[LIVE_BATCH], 1)
+        PyObject_GetBuffer(buffer, &self.source, PyBUF_SIMPLE)
+        self.raw = buffer
+        self.context = NOWHERE if context is None else context
+        answer = check_frame(<const uint8_t*>self.source.buf, self.source.len, &self.header)
+        if (answer == BATCH_OK and self.context.uuid
+                and header_crc(<const uint8_t*>self.source.buf, self.context.seed) != self.header.header_crc):
+            answer = BATCH_HEADER_CRC
+        if answer != BATCH_OK:
+            raise corrupt(FRAME_REASONS[answer])
+        if first_sequence > self.header.base_sequence:
+            self.first = min(first_sequence - self.header.base_sequence, self.header.record_count)
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.source)
+        SK_COUNT(live_counts[LIVE_BATCH], -1)
+
+    cdef int open(self) except -1:
+        # Afterwards every record of the table lies within the body. Two threads may do the work twice; the first
+        # to finish wins, because records already given out point into its body.
+        cdef Py_buffer* source = &self.source
+        cdef size_t size = self.header.batch_bytes
+        cdef int codec = self.header.attributes & ATTRIBUTE_CODEC
+        cdef const uint8_t* at = <const uint8_t*>source.buf
+        cdef uint32_t crc
+        cdef Py_ssize_t bad
+        if self.body != NULL:
+            return 0
+        owner = self.raw
+        if codec == CODEC_NONE and not source.readonly:
+            owner = PyBytes_FromStringAndSize(<char*>source.buf, size)
+            at = <const uint8_t*>PyBytes_AS_STRING(owner)
+        with nogil:
+            crc = body_crc(at, size)
+        if crc != self.header.body_crc:
+            raise corrupt(FRAME_REASONS[BATCH_BODY_CRC], base_sequence=self.header.base_sequence)
+        at += HEADER_BYTES
+        if codec != CODEC_NONE:
+            owner = decompress(codec, memoryview(self.raw).cast("B")[HEADER_BYTES:size], self.header.raw_bytes)
+            at = <const uint8_t*>PyBytes_AS_STRING(owner)
+        with nogil:
+            bad = check_table(at, self.header.raw_bytes, self.header.record_count, self.header.attributes)
+        if bad != -1:
+            raise corrupt("its record table is wrong" if bad < 0 else f"record {bad} does not fit",
+                          base_sequence=self.header.base_sequence, record=bad)
+        if self.body == NULL:
+            self.body_owner = owner
+            self.records = at + 4 * <size_t>self.header.record_count
+            self.body = at
+        return 0
+
+    cdef Record record_at(self, uint32_t index):
+        # The batch is open and `index` below record_count.
+        cdef Record made = Record.__new__(Record)
+        cdef uint32_t start = u32_at(self.body + 4 * <size_t>index - 4) if index else 0
+        made.batch = self
+        made.index = index
+        made.at = self.records + start
+        made.size = u32_at(self.body + 4 * <size_t>index) - start
+        return made
+
+    def __len__(self) -> int:
+        return self.header.record_count - self.first
+
+    def __iter__(self):
+        cdef BatchIterator made = BatchIterator.__new__(BatchIterator)
+        self.open()
+        made.batch = self
+        made.next_index = self.first
+        return made
+
+    def __getitem__(self, Py_ssize_t index):
+        cdef Py_ssize_t count = self.header.record_count - self.first
+        if index < 0:
+            index += count
+        if not 0 <= index < count:
+            raise IndexError(f"record {index} of {count}")
+        self.open()
+        return self.record_at(<uint32_t>(self.first + index))
+
+    def keys(self) -> list:
+        """Partition keys, as text."""
+        cdef Py_ssize_t i, count = self.header.record_count - self.first
+        cdef const uint8_t* at
+        cdef size_t skip = RECORD_HEADER_BYTES + (HASH_BYTES if self.header.attributes & ATTRIBUTE_HASHES else 0)
+        cdef uint32_t start
+        self.open()
+        cdef list made = PyList_New(count)
+        for i in range(count):
+            start = u32_at(self.body + 4 * <size_t>(self.first + i) - 4) if self.first + i else 0
+            at = self.records + start
+            key = PyUnicode_DecodeUTF8(<char*>at + skip, u16_at(at), NULL)
+            Py_INCREF(key)
+            PyList_SET_ITEM(made, i, key)
+        return made
+
+    def values(self) -> list:
+        """Payloads as bytes, without record objects."""
+        cdef Py_ssize_t i, count = self.header.record_count - self.first
+        cdef const uint8_t* at
+        cdef size_t inner, fixed = RECORD_HEADER_BYTES + (HASH_BYTES if self.header.attributes & ATTRIBUTE_HASHES else 0)
+        cdef uint32_t start, end
+        self.open()
+        cdef list made = PyList_New(count)
+        start = u32_at(self.body + 4 * <size_t>self.first - 4) if self.first else 0
+        for i in range(count):
+            end = u32_at(self.body + 4 * <size_t>(self.first + i))
+            at = self.records + start
+            inner = fixed + u16_at(at) + u16_at(at + 2)
+            value = PyBytes_FromStringAndSize(<char*>at + inner, end - start - inner)
+            Py_INCREF(value)
+            PyList_SET_ITEM(made, i, value)
+            start = end
+        return made
+
+    def to_arrow(self):
+        """A pyarrow.RecordBatch: sequence int64, arrived and time timestamp[ms, UTC], key string, data binary.
+
+        Copied out of the batch, so that it outlives it. Raises InvalidUse when pyarrow is missing.
+        """
+        self.open()
+        return arrow_columns(self)
+
+    @property
+    def base_sequence(self) -> int:
+        """Sequence of the batch's first record, also when that one is left out."""
+        return self.header.base_sequence
+
+    @property
+    def first_sequence(self) -> int:
+        """Sequence of the first record given out."""
+        return self.header.base_sequence + self.first
+
+    @property
+    def end_sequence(self) -> int:
+        """One past the last record."""
+        return self.header.base_sequence + self.header.record_count
+
+    @property
+    def append_time_ms(self) -> int:
+        return self.header.append_time_ms
+
+    @property
+    def epoch(self) -> int:
+        return self.header.epoch
+
+    @property
+    def is_control(self) -> bool:
+        return bool(self.header.flags & FLAG_CONTROL)
+
+    @property
+    def batch_bytes(self) -> int:
+        """Stored size, header included."""
+        return self.header.batch_bytes
+
+    @property
+    def raw_bytes(self) -> int:
+        """Size of the records before compression."""
+        return self.header.raw_bytes
+
+    def read_header(self) -> Header:
+        return make_header(&self.header)
+
+
+cdef bytes decompress(int codec, object packed, uint32_t raw_bytes):
+    # raw_bytes is at most BODY_BYTES_MAX by now; what it claims is also held against what the bytes can hold.
+    cdef bytes body
+    try:
+        if codec == CODEC_LZ4:
+            if raw_bytes > 255 * <uint64_t>len(packed) + 64:
+                raise corrupt("raw_bytes exceeds what lz4 can pack")
+            body = lz4.block.decompress(packed, uncompressed_size=raw_bytes)
+        else:
+            module = load_zstandard()
+            if module.frame_content_size(packed) not in (raw_bytes, -1):
+                raise corrupt("raw_bytes differs from the zstd frame")
+            body = module.ZstdDecompressor().decompress(packed, max_output_size=raw_bytes)
+    except StreamkitError:
+        raise
+    except Exception as cause:                       # each codec has an error class of its own
+        raise corrupt(f"{CODECS[codec]} cannot read its body") from cause
+    if len(body) != raw_bytes:
+        raise corrupt("raw_bytes differs from the body")
+    return body
+
+
+@cython.final
+cdef class BatchIterator:
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef uint32_t index = self.next_index
+        if index >= self.batch.header.record_count:
+            raise StopIteration
+        self.next_index = index + 1
+        return self.batch.record_at(index)
+
+
+@cython.final
+@cython.freelist(1024)
+cdef class Record:
+    """One record as a reader sees it. Made by Batch; cheap to keep, but it keeps its whole batch in memory."""
+
+    def __cinit__(self):
+        SK_COUNT(live_counts[LIVE_RECORD], 1)
+
+    def __dealloc__(self):
+        SK_COUNT(live_counts[LIVE_RECORD], -1)
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    cdef size_t key_start(self) noexcept:
+        return RECORD_HEADER_BYTES + (HASH_BYTES if self.batch.header.attributes & ATTRIBUTE_HASHES else 0)
+
+    cdef size_t value_start(self) noexcept:
+        return self.key_start() + u16_at(self.at) + u16_at(self.at + 2)
+
+    @property
+    def stream(self) -> str:
+        return self.batch.context.stream
+
+    @property
+    def shard(self) -> str:
+        return self.batch.context.shard
+
+    @property
+    def sequence(self) -> int:
+        """Dense position in the shard."""
+        return self.batch.header.base_sequence + self.index
+
+    @property
+    def sequence_number(self) -> str:
+        """The 56-digit form, as in model/sequence.py."""
+        cdef object index = self.batch.header.base_sequence + self.index + 1
+        cdef object arrived_s = self.batch.header.append_time_ms // 1000 & 0xFFFFFFFFF
+        return str(self.batch.context.number_base | index << 80 | arrived_s << 36)
+
+    @property
+    def key(self) -> str:
+        return PyUnicode_DecodeUTF8(<char*>self.at + self.key_start(), u16_at(self.at), NULL)
+
+    @property
+    def hash_key(self) -> bytes:
+        """16 bytes: the explicit one, or MD5 of the key."""
+        cdef uint8_t digest[16]
+        if self.batch.header.attributes & ATTRIBUTE_HASHES:
+            return self.at[RECORD_HEADER_BYTES:RECORD_HEADER_BYTES + HASH_BYTES]
+        md5(self.at + self.key_start(), u16_at(self.at), digest)
+        return digest[:16]
+
+    @property
+    def headers(self):
+        """Text to bytes; not to be changed."""
+        cdef size_t size = u16_at(self.at + 2)
+        if size == 0:
+            return NO_HEADERS
+        start = self.key_start() + u16_at(self.at)
+        try:
+            return decode_headers(PyBytes_FromStringAndSize(<char*>self.at + start, size))
+        except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+            raise self.decode_failed("headers", cause) from cause
+
+    @property
+    def arrived(self):
+        """When the broker appended it: aware, UTC."""
+        if self.batch.arrived is None:
+            self.batch.arrived = utc(self.batch.header.append_time_ms, self)
+        return self.batch.arrived
+
+    @property
+    def time(self):
+        """Event time: the producer's, else `arrived`; aware, UTC."""
+        cdef int32_t delta
+        memcpy(&delta, self.at + 4, 4)
+        return self.arrived if delta == DELTA_NONE else utc(self.batch.header.event_time_ms + <object>delta, self)
+
+    @property
+    def data(self) -> bytes:
+        """The payload as it was put; a copy at each access."""
+        cdef size_t start = self.value_start()
+        return PyBytes_FromStringAndSize(<char*>self.at + start, self.size - start)
+
+    @property
+    def value(self):
+        """The payload decoded, at the first access. Raises DecodeFailed."""
+        if not self.decoded:
+            self.cached = decode_value(self)
+            self.decoded = True
+        return self.cached
+
+    def json(self):
+        """The payload read as JSON, whatever the codec. Raises DecodeFailed."""
+        try:
+            return decode_json(self.view())
+        except (msgspec.DecodeError, UnicodeDecodeError) as cause:
+            raise self.decode_failed("json", cause) from cause
+
+    def view(self) -> memoryview:
+        """The payload without a copy."""
+        cdef const uint8_t* start = self.at + self.value_start()
+        cdef Py_ssize_t position = start - self.batch.body
+        if (self.batch.header.attributes & ATTRIBUTE_CODEC) == CODEC_NONE:
+            position += HEADER_BYTES
+        return memoryview(self.batch.body_owner).cast("B")[position:position + (self.at + self.size - start)]
+
+    cdef object decode_failed(self, str codec, object cause):
+        return DecodeFailed(
+            f"record {self.sequence_number} of {self.stream or 'no stream'} {self.shard} cannot be decoded "
+            f"as {codec}: {cause}",
+            try_="look at record.data, or name another codec", codec=codec, stream=self.stream, shard=self.shard,
+            sequence_number=self.sequence_number)
+
+    def __repr__(self) -> str:
+        return f"Record(stream={self.stream!r}, shard={self.shard!r}, sequence={self.sequence}, key={self.key!r})"
+
+
+cdef object decode_value(Record record):
+    cdef RecordContext context = record.batch.context
+    decode = context.decode
+    codec = context.codec or "its codec"
+    if context.decode_for is not None and u16_at(record.at + 2):
+        content_type = record.headers.get("content-type")
+        if content_type is not None:
+            codec = content_type.decode("utf-8", "replace")
+            decode = context.decode_for(codec)
+    if decode is None:
+        return record.data
+    try:
+        return decode(record.data)
+    except StreamkitError:
+        raise
+    except Exception as cause:                       # a codec is the user's code: whatever it raises is a failure to decode
+        raise record.decode_failed(codec, cause) from cause
+
+
+cdef object utc(object ms, Record record):
+    try:
+        return EPOCH + datetime.timedelta(milliseconds=ms)
+    except OverflowError as cause:
+        raise record.decode_failed("time", cause) from cause
+
+
+# ---- Arrow -----------------------------------------------------------------------------------------------
+
+
+cdef struct Columns:                 # where arrow_fill writes; sized by arrow_columns from the same table
+    int64_t* sequence
+    int64_t* arrived
+    int64_t* time
+    int32_t* key_ends
+    uint8_t* keys
+    int32_t* data_ends
+    uint8_t* data
+
+
+cdef void arrow_sizes(Batch batch, size_t* key_bytes, size_t* data_bytes) noexcept nogil:
+    cdef uint32_t i, start = u32_at(batch.body + 4 * <size_t>batch.first - 4) if batch.first else 0
+    cdef size_t fixed = RECORD_HEADER_BYTES + (HASH_BYTES if batch.header.attributes & ATTRIBUTE_HASHES else 0)
+    cdef const uint8_t* at
+    key_bytes[0] = data_bytes[0] = 0
+    for i in range(batch.first, batch.header.record_count):
+        at = batch.records + start
+        key_bytes[0] += u16_at(at)
+        data_bytes[0] += u32_at(batch.body + 4 * <size_t>i) - start - fixed - u16_at(at) - u16_at(at + 2)
+        start = u32_at(batch.body + 4 * <size_t>i)
+
+
+cdef void arrow_fill(Batch batch, Columns* into) noexcept nogil:
+    cdef uint32_t i, row, start = u32_at(batch.body + 4 * <size_t>batch.first - 4) if batch.first else 0
+    cdef size_t fixed = RECORD_HEADER_BYTES + (HASH_BYTES if batch.header.attributes & ATTRIBUTE_HASHES else 0)
+    cdef size_t inner, size, keys = 0, data = 0
+    cdef int32_t delta
+    cdef const uint8_t* at
+    into.key_ends[0] = into.data_ends[0] = 0
+    for row in range(batch.header.record_count - batch.first):
+        i = batch.first + row
+        at = batch.records + start
+        memcpy(&delta, at + 4, 4)
+        into.sequence[row] = <int64_t>(batch.header.base_sequence + i)
+        into.arrived[row] = <int64_t>batch.header.append_time_ms
+        into.time[row] = into.arrived[row] if delta == DELTA_NONE else batch.header.event_time_ms + delta
+        memcpy(into.keys + keys, at + fixed, u16_at(at))
+        keys += u16_at(at)
+        into.key_ends[row + 1] = <int32_t>keys
+        inner = fixed + u16_at(at) + u16_at(at + 2)
+        size = u32_at(batch.body + 4 * <size_t>i) - start - inner
+        memcpy(into.data + data, at + inner, size)
+        data += size
+        into.data_ends[row + 1] = <int32_t>data
+        start = u32_at(batch.body + 4 * <size_t>i)
+
+
+cdef object arrow_columns(Batch batch):
+    cdef Columns into
+    cdef size_t key_bytes, data_bytes, count = batch.header.record_count - batch.first
+    try:
+        import pyarrow
+    except ImportError as cause:
+        raise InvalidUse("to_arrow needs the pyarrow package", try_="pip install 'streamkit[arrow]'") from cause
+    arrow_sizes(batch, &key_bytes, &data_bytes)
+    parts = [PyBytes_FromStringAndSize(NULL, size) for size in
+             (8 * count, 8 * count, 8 * count, 4 * count + 4, key_bytes, 4 * count + 4, data_bytes)]
+    into.sequence = <int64_t*>PyBytes_AS_STRING(parts[0])
+    into.arrived = <int64_t*>PyBytes_AS_STRING(parts[1])
+    into.time = <int64_t*>PyBytes_AS_STRING(parts[2])
+    into.key_ends = <int32_t*>PyBytes_AS_STRING(parts[3])
+    into.keys = <uint8_t*>PyBytes_AS_STRING(parts[4])
+    into.data_ends = <int32_t*>PyBytes_AS_STRING(parts[5])
+    into.data = <uint8_t*>PyBytes_AS_STRING(parts[6])
+    with nogil:
+        arrow_fill(batch, &into)
+    buffers = [pyarrow.py_buffer(part) for part in parts]
+    moment = pyarrow.timestamp("ms", tz="UTC")
+    array = pyarrow.Array.from_buffers
+    return pyarrow.RecordBatch.from_arrays(
+        [array(pyarrow.int64(), count, [None, buffers[0]]), array(moment, count, [None, buffers[1]]),
+         array(moment, count, [None, buffers[2]]), array(pyarrow.string(), count, [None, buffers[3], buffers[4]]),
+         array(pyarrow.binary(), count, [None, buffers[5], buffers[6]])],
+        names=["sequence", "arrived", "time", "key", "data"])

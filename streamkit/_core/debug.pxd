@@ -1,0 +1,19 @@
+# Live-object counters of the debug build. A counted class calls SK_COUNT(live_counts[LIVE_X], 1) in __cinit__
+# and with -1 in __dealloc__; both vanish in the ordinary build. New kinds: here, and a name in debug.pyx.
+
+from libc.stdint cimport int64_t
+
+cdef extern from "debug.h" nogil:
+    const int SK_DEBUG
+    void SK_COUNT(int64_t counter, int64_t delta)
+
+cdef enum:
+    LIVE_BATCH = 0
+    LIVE_RECORD = 1
+    LIVE_ACCUMULATOR = 2
+    LIVE_SEALED = 3
+    LIVE_HANDLE = 4
+    LIVE_SLAB = 5
+    LIVE_KINDS = 6
+
+cdef int64_t live_counts[LIVE_KINDS]

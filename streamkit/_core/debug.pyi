@@ -1,0 +1,3 @@
+ENABLED: bool
+
+def live() -> dict[str, int]: ...

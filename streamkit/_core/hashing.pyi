@@ -1,0 +1,13 @@
+from collections.abc import Iterable
+
+def hash_key(key: bytes | str) -> bytes:
+    """The 16-byte hash key of a partition key (text as UTF-8)."""
+
+class ShardTable:
+    """Finds the shard that owns a hash key; ranges are half-open, None takes no records."""
+
+    count: int
+    def __init__(self, ranges: Iterable[tuple[int, int] | None]) -> None: ...
+    def __len__(self) -> int: ...
+    def find(self, hash_key: bytes) -> int: ...
+    def find_key(self, key: bytes | str) -> int: ...
