@@ -206,6 +206,7 @@ class JoinApplication(_Message, tag=31, frozen=True):
     start_by_shard: dict[str, str] = {}
     membership_ms: int = 10_000
     leases_max: int = 0                    # 0: no bound
+    drain_ms: int = 30_000                 # how long the worker may take to finish a lease it must hand over
 
 
 class Heartbeat(_Message, tag=32, frozen=True):
@@ -215,6 +216,7 @@ class Heartbeat(_Message, tag=32, frozen=True):
     worker: str
     session: int
     owned: tuple[tuple[bytes, int], ...]
+    wait_ms: int = 0                       # the answer may wait that long for news; the sign of life counts at once
 
 
 class Membership(_Message, tag=33, frozen=True):
@@ -225,6 +227,7 @@ class Membership(_Message, tag=33, frozen=True):
     granted: tuple[LeaseGrant, ...]        # owned by the worker, missing from `owned`
     lost: tuple[bytes, ...]                # in `owned`, but owned by the worker no longer
     draining: tuple[bytes, ...]            # to be finished, checkpointed and released soon
+    missing: tuple[str, ...] = ()          # streams the worker asked for that do not exist now
 
 
 class CheckpointItem(_Message, tag=34, frozen=True):
@@ -286,6 +289,7 @@ class LeaseState(_Message, tag=42, frozen=True):
     checkpoint_age_ms: int
     takeovers_without_progress: int
     poisoned: int                          # records being retried
+    reason: str = ""                       # why it is paused
 
 
 class ApplicationDescribed(_Message, tag=43, frozen=True):

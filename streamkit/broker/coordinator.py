@@ -1,0 +1,504 @@
+"""The coordinator of applications: who is a member, who owns which shard, how far each is processed.
+
+It owns the state machine of `leases`, feeds it with messages, time and what the catalog knows, and writes its facts
+to the command log. Nothing is answered before everything the answer rests on is durable; many requests share one
+append. A heartbeat that asked to wait is answered when its worker has something to learn. Once the log cannot be
+written, the coordinator answers everything with that error: what it decided since may be forgotten.
+Called by the broker's service (`handle`, `check_fetch`, `connection_lost`) and by its clock (`tick`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from streamkit.errors import (
+    Conflict,
+    CorruptFile,
+    InvalidPosition,
+    InvalidRequest,
+    LimitReached,
+    StreamkitError,
+    StreamNotFound,
+)
+from streamkit.leases import events, facts
+from streamkit.leases.applications import Applications
+from streamkit.leases.membership import heartbeat_ms
+from streamkit.leases.table import Application
+from streamkit.model.sequence import parse_sequence_number
+from streamkit.model.stream import StreamDescription, StreamStatus
+from streamkit.protocol import messages
+from streamkit.protocol.conversion import shard_to_wire
+from streamkit.runtime.interfaces import Clock
+
+log = logging.getLogger("streamkit.broker")
+
+_NAME_CHARACTERS_MAX = 128
+
+
+class CommandLog(Protocol):
+    """The internal log that the coordinator's facts live in."""
+
+    async def append(self, records: list[bytes]) -> int:
+        """The sequence of the first of them; returns when all are durable, in order."""
+
+    def replay(self) -> AsyncIterator[bytes]:
+        """Every record from the oldest kept on."""
+
+    async def trim(self, before: int) -> None:
+        """Records below that sequence may be dropped; more may stay."""
+
+
+class Streams(Protocol):
+    """What the coordinator asks about streams. All of it is in the node's memory."""
+
+    def stream(self, name: str) -> StreamDescription:
+        """Raises StreamNotFound."""
+
+    def high_watermark(self, shard: bytes) -> int:
+        """Raises ShardNotFound."""
+
+    def resolve(self, shard: bytes, kind: str, value: int) -> int:
+        """The sequence a position means now; kinds as in ResolvePosition."""
+
+    def append_time_of(self, shard: bytes, sequence: int) -> int | None:
+        """When the record at `sequence`, or the first kept after it, arrived (ms); None: there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorConfig:
+    """Bounds of membership, and when the command log is rewritten."""
+
+    membership_ms_min: int = 1_000
+    membership_ms_max: int = 60_000
+    members_max: int = 10_000              # of one application
+    streams_check_ms: int = 1_000          # how often deleted and awaited streams are looked for
+    snapshot_bytes_min: int = 8 << 20      # facts written since the last snapshot that make a new one worth while
+
+
+class Coordinator:
+    """All applications of a node. Public methods are called on the event loop."""
+
+    def __init__(
+        self, journal: CommandLog, streams: Streams, clock: Clock, config: CoordinatorConfig | None = None
+    ) -> None:
+        self.machine = Applications()
+        self.checkpoints: dict[str, int] = {"ok": 0, "fenced": 0, "behind": 0}
+        self._journal = journal
+        self._streams = streams
+        self._clock = clock
+        self._config = config or CoordinatorConfig()
+        self._queue: list[bytes] = []
+        self._decided = 0                  # facts handed to the writer
+        self._durable = 0                  # facts on disk
+        self._flushed: asyncio.Future[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._failed: Exception | None = None
+        self._snapshot_wanted = False
+        self._snapshot_bytes = 0
+        self._since_snapshot = 0
+        self._waiting: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
+        self._told: dict[tuple[str, int], tuple[frozenset[bytes], tuple[str, ...]]] = {}
+        self._streams_checked_ms = 0
+        self._handlers: dict[type, Callable[[Any, int], Awaitable[messages.Message]]] = {
+            messages.JoinApplication: self._join,
+            messages.Heartbeat: self._heartbeat,
+            messages.Checkpoint: self._checkpoint,
+            messages.ReleaseLeases: self._release,
+            messages.LeaveApplication: self._leave,
+            messages.ListApplications: self._list,
+            messages.DescribeApplication: self._describe,
+            messages.DeleteApplication: self._delete,
+            messages.PauseLease: self._pause,
+            messages.ResumeLeases: self._resume,
+        }
+
+    # ---- for the broker ------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Replay the command log. Raises CorruptFile when it does not make sense."""
+        count = 0
+        async for record in self._journal.replay():
+            try:
+                self.machine.table.replay(facts.decode(record))
+            except (msgspec.MsgspecError, KeyError, ValueError, AssertionError) as cause:
+                raise CorruptFile(
+                    f"fact {count} of the coordinator's log does not fit what stands before it: {cause}",
+                    try_="streamkit segment inspect shows the log; restore the directory from a copy",
+                    path="__applications", position=count, reason=str(cause),
+                ) from cause
+            count += 1
+            self._since_snapshot += len(record)
+        if self.machine.table.empty:
+            self._store(self.machine.genesis())
+        self._step(events.Restarted(self._clock.monotonic_ms()))
+        await self._settled()
+        log.info(
+            "coordinator.opened facts=%d applications=%d members=%d", count, len(self.machine.table.applications),
+            sum(len(application.members) for application in self.machine.table.applications.values()),
+        )
+
+    async def close(self) -> None:
+        """Everything decided is written; heartbeats that wait are answered."""
+        for futures in self._waiting.values():
+            for future in futures:
+                _wake(future)
+        if self._failed is None:
+            await self._settled()
+
+    async def handle(self, message: messages.Message, connection_id: int) -> messages.Message:
+        """Answer one of the messages 30-46. Raises the typed error that the client is to get."""
+        if self._failed is not None:
+            raise self._failed
+        handler = self._handlers.get(type(message))
+        assert handler is not None, f"{type(message).__name__} is not for the coordinator"
+        return await handler(message, connection_id)
+
+    def check_fetch(self, application: str, session: int, shard: bytes, lease_epoch: int) -> None:
+        """Raises LeaseLost unless that session owns the shard in that lease epoch; ApplicationNotFound."""
+        self.machine.check_fetch(application, session, shard, lease_epoch)
+
+    def connection_lost(self, connection_id: int) -> None:
+        """Workers on that connection have one heartbeat's time to come back."""
+        self._step(events.ConnectionLost(connection_id, self._clock.monotonic_ms()))
+
+    async def tick(self) -> None:
+        """Expire members and drains, look for deleted and new streams, rewrite a long log. Owed each 100–500 ms."""
+        if self._failed is not None:
+            return
+        now_ms = self._clock.monotonic_ms()
+        self._step(events.Tick(now_ms))
+        if now_ms - self._streams_checked_ms >= self._config.streams_check_ms:
+            self._streams_checked_ms = now_ms
+            for application in list(self.machine.table.applications.values()):
+                self._look_at_streams(application)
+        if self._since_snapshot > max(self._config.snapshot_bytes_min, 4 * self._snapshot_bytes):
+            self._snapshot_wanted = True
+            self._start_writer()
+        await self._settled()
+
+    # ---- writing -------------------------------------------------------------------------------------------
+
+    def _step(self, event: events.Event) -> events.Effects:
+        effects = self.machine.step(event)
+        self._store(effects.write)
+        for member in effects.wake:
+            for future in self._waiting.get(member, ()):
+                _wake(future)
+        return effects
+
+    def _store(self, write: tuple[bytes, ...]) -> None:
+        if write:
+            self._queue.extend(write)
+            self._decided += len(write)
+            self._start_writer()
+
+    def _start_writer(self) -> None:
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+
+    async def _write(self) -> None:
+        # The only writer, so that facts reach the log in the order they were decided, a snapshot in one piece.
+        while (self._queue or self._snapshot_wanted) and self._failed is None:
+            batch, self._queue = self._queue, []
+            upto = self._decided
+            done = self._flushed = asyncio.get_running_loop().create_future()
+            image = [facts.encode(fact) for fact in self.machine.table.snapshot()] if self._snapshot_wanted else []
+            self._snapshot_wanted = False
+            try:
+                if batch:
+                    await self._journal.append(batch)
+                    self._since_snapshot += sum(map(len, batch))
+                if image:
+                    await self._journal.trim(await self._journal.append(image))
+                    self._snapshot_bytes = sum(map(len, image))
+                    self._since_snapshot = 0
+            except Exception as error:
+                log.error("coordinator.log_failed error=%s", error)
+                self._failed = error
+            else:
+                self._durable = upto
+            done.set_result(None)
+
+    async def _settled(self) -> None:
+        """Everything decided up to now is durable. Raises what stopped the log."""
+        target = self._decided
+        while self._durable < target:
+            if self._failed is not None:
+                raise self._failed
+            if self._flushed is None or self._flushed.done():
+                await asyncio.sleep(0)     # the writer starts with this turn of the loop
+            else:
+                await asyncio.shield(self._flushed)
+
+    # ---- members -------------------------------------------------------------------------------------------
+
+    async def _join(self, message: messages.JoinApplication, connection_id: int) -> messages.Message:
+        self._check_join(message)
+        now_ms = self._clock.monotonic_ms()
+        effects = self._step(events.Join(
+            application=message.application,
+            worker=message.worker,
+            streams=tuple(dict.fromkeys(message.streams)),
+            found=self._find_streams(message),
+            membership_ms=message.membership_ms,
+            leases_max=message.leases_max,
+            drain_ms=message.drain_ms,
+            connection=connection_id,
+            now_ms=now_ms,
+            wall_ms=self._clock.now_ms(),
+        ))
+        assert effects.view is not None, "a join is answered with a view"
+        await self._settled()
+        log.info("application.worker_joined application=%s worker=%s session=%d",
+                 message.application, message.worker, effects.view.session)
+        return self._membership((message.application, effects.view.session), effects.view)
+
+    def _check_join(self, message: messages.JoinApplication) -> None:
+        config = self._config
+        for field, value in (("application", message.application), ("worker", message.worker)):
+            if not 1 <= len(value) <= _NAME_CHARACTERS_MAX or not value.isprintable():
+                raise InvalidRequest(
+                    f"{value[:140]!r} is not a name for {'an' if field[0] == 'a' else 'a'} {field}",
+                    try_="use 1 to 128 printable characters", field=field, value=value[:140],
+                )
+        if not message.streams:
+            raise InvalidRequest("a worker joins for one stream at least", try_="name a stream", field="streams")
+        if not config.membership_ms_min <= message.membership_ms <= config.membership_ms_max:
+            raise InvalidRequest(
+                f"membership_ms must be {config.membership_ms_min}..{config.membership_ms_max}, "
+                f"got {message.membership_ms}",
+                try_="choose membership_ms in that range", field="membership_ms", value=message.membership_ms,
+            )
+        if message.leases_max < 0 or not 0 <= message.drain_ms <= 3_600_000:
+            raise InvalidRequest(
+                f"leases_max {message.leases_max} and drain_ms {message.drain_ms} are not both possible",
+                try_="choose leases_max >= 0 and drain_ms 0..3600000", field="leases_max", value=message.leases_max,
+            )
+        application = self.machine.table.applications.get(message.application)
+        if application is not None and len(application.members) >= config.members_max:
+            raise LimitReached(
+                f'application "{message.application}" has {config.members_max} workers, which is the limit',
+                try_="stop some, or use a second application", limit=config.members_max, scope=message.application,
+            )
+
+    def _find_streams(self, message: messages.JoinApplication) -> tuple[events.FoundStream, ...]:
+        # Streams new to the application, with their start. One that does not exist is waited for, unless all are so.
+        application = self.machine.table.applications.get(message.application)
+        known = application.streams.keys() if application is not None else ()
+        found = []
+        missing: StreamNotFound | None = None
+        present = 0
+        for name in dict.fromkeys(message.streams):
+            try:
+                stream = self._active(name)
+            except StreamNotFound as error:
+                missing = error
+                continue
+            present += 1
+            if name not in known:
+                leases = tuple((shard.uuid, shard.ordinal, self._start(message, shard.id, shard.uuid))
+                               for shard in stream.shards)
+                found.append(events.FoundStream(name, leases))
+        if missing is not None and not present:
+            raise missing
+        return tuple(found)
+
+    def _active(self, name: str) -> StreamDescription:
+        stream = self._streams.stream(name)
+        if stream.status != StreamStatus.ACTIVE:
+            raise StreamNotFound(
+                f'stream "{name}" is {stream.status.value}', try_=f"streamkit stream describe {name}", stream=name
+            )
+        return stream
+
+    def _start(self, message: messages.JoinApplication, shard: str, uuid: bytes) -> int:
+        if message.start_kind != "per_shard":
+            return self._streams.resolve(uuid, message.start_kind, message.start_value)
+        text = message.start_by_shard.get(shard)
+        if text is None:
+            raise InvalidPosition(
+                f"start says nothing about {shard}", try_="name every shard of the stream", position=shard
+            )
+        if text in ("trim_horizon", "latest"):
+            return self._streams.resolve(uuid, text, 0)
+        return self._streams.resolve(uuid, "at_sequence", parse_sequence_number(text).sequence)
+
+    async def _heartbeat(self, message: messages.Heartbeat, connection_id: int) -> messages.Message:
+        member = (message.application, message.session)
+        effects = self._step(events.Beat(
+            message.application, message.session, message.owned, connection_id, self._clock.monotonic_ms()
+        ))
+        view = effects.view
+        assert view is not None, "a heartbeat is answered with a view"
+        if message.wait_ms > 0 and not self._news(member, view):
+            await self._wait_for_news(member, min(message.wait_ms, heartbeat_ms(view.membership_ms)))
+            view = self._step(events.Look(message.application, message.session, message.owned)).view
+            assert view is not None, "a look is answered with a view"
+        await self._settled()
+        return self._membership(member, view)
+
+    def _news(self, member: tuple[str, int], view: events.View) -> bool:
+        told = self._told.get(member, (frozenset(), ()))
+        return bool(view.granted or view.lost) or told != (frozenset(view.draining), view.missing)
+
+    async def _wait_for_news(self, member: tuple[str, int], wait_ms: int) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(wait_ms / 1000, _wake, future)
+        futures = self._waiting.setdefault(member, [])
+        futures.append(future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            futures.remove(future)
+            if not futures:
+                self._waiting.pop(member, None)
+
+    def _membership(self, member: tuple[str, int], view: events.View) -> messages.Membership:
+        self._told[member] = (frozenset(view.draining), view.missing)
+        shards: dict[bytes, messages.ShardInfo] = {}
+        for name in {lease.stream for lease in view.granted}:
+            try:
+                shards.update((shard.uuid, shard_to_wire(shard)) for shard in self._streams.stream(name).shards)
+            except StreamNotFound:
+                continue                   # deleted a moment ago; the next look at the streams takes its leases away
+        granted = tuple(
+            messages.LeaseGrant(
+                lease.stream, shards[lease.shard], lease.lease_epoch, lease.checkpoint,
+                lease.takeovers_without_progress, lease.previous_owner_crashed, dict(lease.attempts),
+            )
+            for lease in view.granted if lease.shard in shards
+        )
+        return messages.Membership(view.session, view.membership_ms, granted, view.lost, view.draining, view.missing)
+
+    async def _leave(self, message: messages.LeaveApplication, connection_id: int) -> messages.Message:
+        self._step(events.Leave(message.application, message.session, self._clock.monotonic_ms()))
+        self._told.pop((message.application, message.session), None)
+        await self._settled()
+        log.info("application.worker_left application=%s worker=%s", message.application, message.worker)
+        return messages.Done()
+
+    # ---- leases --------------------------------------------------------------------------------------------
+
+    async def _checkpoint(self, message: messages.Checkpoint, connection_id: int) -> messages.Message:
+        effects = self._step(events.Checkpoints(message.application, message.items, self._clock.now_ms()))
+        for result in effects.results:
+            self.checkpoints[result] += 1
+        await self._settled()
+        return messages.Checkpointed(effects.results)
+
+    async def _release(self, message: messages.ReleaseLeases, connection_id: int) -> messages.Message:
+        self._step(events.Release(message.application, message.leases, self._clock.monotonic_ms()))
+        await self._settled()
+        return messages.Done()
+
+    async def _pause(self, message: messages.PauseLease, connection_id: int) -> messages.Message:
+        self._step(events.Pause(message.application, message.shard, message.lease_epoch, message.reason))
+        await self._settled()
+        log.warning("application.lease_paused application=%s worker=%s shard=%s reason=%s",
+                    message.application, message.worker, message.shard.hex(), message.reason[:200])
+        return messages.Done()
+
+    async def _resume(self, message: messages.ResumeLeases, connection_id: int) -> messages.Message:
+        self._step(events.Resume(message.application, self._clock.monotonic_ms()))
+        await self._settled()
+        return messages.Done()
+
+    # ---- administration ------------------------------------------------------------------------------------
+
+    async def _list(self, message: messages.ListApplications, connection_id: int) -> messages.Message:
+        return messages.ApplicationsListed(tuple(sorted(self.machine.table.applications)))
+
+    async def _delete(self, message: messages.DeleteApplication, connection_id: int) -> messages.Message:
+        application = self.machine.application(message.application)
+        if application.members:
+            raise Conflict(
+                f'application "{message.application}" has {len(application.members)} running workers',
+                try_="stop them first", application=message.application, workers=len(application.members),
+            )
+        self._step(events.Delete(message.application))
+        await self._settled()
+        return messages.Done()
+
+    async def _describe(self, message: messages.DescribeApplication, connection_id: int) -> messages.Message:
+        application = self.machine.application(message.application)
+        return messages.ApplicationDescribed(
+            application.name,
+            tuple(sorted(member.worker for member in application.members.values())),
+            tuple(self.lease_states(application)),
+        )
+
+    def lease_states(self, application: Application) -> list[messages.LeaseState]:
+        """Every lease with its lag, by stream and ordinal; needs no connected worker. Also for metrics."""
+        now_ms = self._clock.now_ms()
+        states = []
+        for stream in sorted(application.streams):
+            for shard, ordinal in sorted(application.streams[stream].items(), key=lambda item: item[1]):
+                try:
+                    states.append(self._lease_state(application, stream, shard, ordinal, now_ms))
+                except StreamkitError:
+                    continue               # deleted a moment ago; the next look at the streams takes its leases away
+        return states
+
+    def _lease_state(
+        self, application: Application, stream: str, shard: bytes, ordinal: int, now_ms: int
+    ) -> messages.LeaseState:
+        state, session, lease_epoch, checkpoint, takeovers, _, checkpointed_ms = application.leases.row(shard)
+        high_watermark = self._streams.high_watermark(shard)
+        lag_records = max(0, high_watermark - checkpoint)
+        arrived_ms = self._streams.append_time_of(shard, checkpoint) if lag_records else None
+        return messages.LeaseState(
+            stream=stream,
+            ordinal=ordinal,
+            state=state,
+            owner=application.members[session].worker if session else "",
+            lease_epoch=lease_epoch,
+            checkpoint=checkpoint,
+            high_watermark=high_watermark,
+            lag_records=lag_records,
+            lag_ms=max(0, now_ms - arrived_ms) if arrived_ms is not None else 0,
+            checkpoint_age_ms=max(0, now_ms - (checkpointed_ms or application.created_ms)),
+            takeovers_without_progress=takeovers,
+            poisoned=len(application.attempts.get(shard, ())),
+            reason=application.reasons.get(shard, ""),
+        )
+
+    # ---- streams that come and go --------------------------------------------------------------------------
+
+    def _look_at_streams(self, application: Application) -> None:
+        # A stream that appears under an application is read from its beginning: all of it came after the join.
+        found = []
+        gone = []
+        for name in sorted({*application.streams, *application.awaited()}):
+            try:
+                stream = self._active(name)
+            except StreamNotFound:
+                if name in application.streams:
+                    gone.append(name)
+                continue
+            if name in application.streams and stream.shards[0].uuid in application.streams[name]:
+                continue
+            if name in application.streams:
+                gone.append(name)          # deleted and created again: another stream of the same name
+            found.append(events.FoundStream(name, tuple(
+                (shard.uuid, shard.ordinal, self._streams.resolve(shard.uuid, "trim_horizon", 0))
+                for shard in stream.shards
+            )))
+        if found or gone:
+            self._step(events.StreamsSeen(
+                application.name, tuple(found), tuple(gone), self._clock.monotonic_ms()
+            ))
+            log.info("application.streams_changed application=%s found=%s gone=%s", application.name,
+                     ",".join(stream.name for stream in found), ",".join(gone))
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

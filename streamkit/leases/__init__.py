@@ -1,0 +1,10 @@
+"""Who owns which shard of an application, and how far each is processed: the rules behind the coordinator.
+
+Pure: `step(event) -> Effects`, with the time inside the event. What must survive is written as facts; replaying
+the facts gives the same leases. Not for I/O, clocks, the wire or the catalog: `broker.coordinator` has those and
+carries the effects out; the simulator is another owner. Read `applications.py` first, then `table.py`.
+
+    ready ──grant──▶ owned(A) ──drain──▶ draining(A, deadline) ──release, deadline, A gone──▶ ready ──grant──▶ owned(B)
+                        │ pause                │ pause
+                        └──────▶ paused ◀──────┘        paused ──resume──▶ ready
+"""

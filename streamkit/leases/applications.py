@@ -1,0 +1,291 @@
+"""`step(event) -> Effects`: every decision about members and leases.
+
+A handler looks at the state, decides facts, and applies each at once, so that later decisions of the same step see
+it. After anything that may leave a lease without an owner or a worker without its share, the application is
+balanced. What an answer says is durable before it leaves: that is the owner's duty (`Effects.write`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from streamkit.errors import ApplicationNotFound, LeaseLost
+from streamkit.leases import events, facts
+from streamkit.leases.assignment import balance
+from streamkit.leases.membership import Membership
+from streamkit.leases.table import FACTS_VERSION, Application, Table
+from streamkit.model.shard import shard_id
+
+
+class Applications:
+    """The state machine. `table` is durable, `membership` is not."""
+
+    def __init__(self) -> None:
+        self.table = Table()
+        self.membership = Membership()
+        self._facts: list[bytes] = []
+        self._wake: set[tuple[str, int]] = set()
+
+    def step(self, event: events.Event) -> events.Effects:
+        """Raises ApplicationNotFound, LeaseLost (a session or a lease that is not held any more)."""
+        assert not self._facts and not self._wake, "effects of a step leave with it"
+        try:
+            answer = _STEPS[type(event)](self, event)
+            return events.Effects(
+                write=tuple(self._facts),
+                view=answer if isinstance(answer, events.View) else None,
+                results=answer if isinstance(answer, tuple) else (),
+                wake=frozenset(self._wake),
+            )
+        finally:
+            self._facts.clear()
+            self._wake.clear()
+
+    def application(self, name: str) -> Application:
+        try:
+            return self.table.applications[name]
+        except KeyError:
+            raise ApplicationNotFound(
+                f'application "{name}" does not exist', try_="streamkit app list", application=name
+            ) from None
+
+    def genesis(self) -> tuple[bytes, ...]:
+        """What a log without a beginning needs first."""
+        fact = facts.Genesis(FACTS_VERSION)
+        self.table.replay(fact)
+        return (facts.encode(fact),)
+
+    def check_fetch(self, name: str, session: int, shard: bytes, lease_epoch: int) -> None:
+        """Raises LeaseLost unless that session owns the shard in that epoch; ApplicationNotFound."""
+        application = self.application(name)
+        if not application.leases.holds(shard, session, lease_epoch):
+            raise self.lease_lost(application, shard, lease_epoch)
+
+    def lease_lost(self, application: Application, shard: bytes, lease_epoch: int) -> LeaseLost:
+        """The error that tells a worker who has the shard now."""
+        stream = application.stream_of.get(shard)
+        if stream is None:
+            return LeaseLost(
+                f'application "{application.name}" has no such shard any more; this worker must stop',
+                try_="streamkit stream list", shard=shard.hex(), lease_epoch=lease_epoch, owner="",
+            )
+        shown = shard_id(application.streams[stream][shard])
+        session = application.leases.row(shard)[1]
+        owner = application.members[session].worker if session in application.members else ""
+        return LeaseLost(
+            f"{shown} of {stream} moved to worker {owner}; this worker must stop" if owner
+            else f"{shown} of {stream} was taken from this worker and waits for a new owner; this worker must stop",
+            try_=f"nothing to do; if it happens often: streamkit lag {application.name}",
+            shard=shown, stream=stream, lease_epoch=lease_epoch, owner=owner,
+        )
+
+    # ---- deciding ------------------------------------------------------------------------------------------
+
+    def _decide(self, fact: facts.Fact) -> None:
+        self.table.apply(fact)
+        self._facts.append(facts.encode(fact))
+
+    def _member(self, application: Application, session: int) -> facts.MemberJoined:
+        try:
+            return application.members[session]
+        except KeyError:
+            raise LeaseLost(
+                f'this worker was silent for too long and is no longer a member of application "{application.name}"',
+                try_="nothing to do: the worker joins again by itself",
+                application=application.name, session=session, owner="",
+            ) from None
+
+    def _balance(self, application: Application, now_ms: int) -> None:
+        plan = balance(application.holdings(), application.candidates())
+        if plan.grants:
+            grants = tuple((shard, session, application.leases.row(shard)[2] + 1) for shard, session in plan.grants)
+            self._decide(facts.LeasesGranted(application.name, grants))
+            self._wake.update((application.name, session) for _, session in plan.grants)
+        if plan.drains:
+            self._decide(facts.LeasesDraining(application.name, tuple(plan.drains)))
+            for shard in plan.drains:
+                session = application.leases.row(shard)[1]
+                self._wake.add((application.name, session))
+                deadline = now_ms + application.members[session].drain_ms
+                self.membership.drains[application.name, shard] = deadline
+
+    def _remove_member(self, application: Application, session: int, crashed: bool) -> None:
+        for shard in application.leases.owned_by(session):
+            self.membership.drains.pop((application.name, shard), None)
+        self._decide(facts.MemberGone(application.name, session, crashed))
+        self.membership.forget((application.name, session))
+        self._wake.add((application.name, session))
+
+    def _add_streams(self, application: Application, found: Sequence[events.FoundStream]) -> None:
+        # Whoever comes first decides where a stream is started; a second answer to the same question is dropped.
+        for stream in found:
+            if stream.name not in application.streams:
+                self._decide(facts.StreamAdded(application.name, stream.name, stream.leases))
+
+    def _view(
+        self, application: Application, member: facts.MemberJoined, owned: Sequence[tuple[bytes, int]]
+    ) -> events.View:
+        lost, draining, held = application.leases.renew(member.session, owned)
+        granted: list[events.Granted] = []
+        if held != application.leases.count_of(member.session):
+            named = set(owned)
+            for shard in application.leases.owned_by(member.session):
+                state, _, lease_epoch, checkpoint, takeovers, crashed, _ = application.leases.row(shard)
+                if (shard, lease_epoch) in named:
+                    continue
+                granted.append(events.Granted(
+                    application.stream_of[shard], shard, lease_epoch, checkpoint, takeovers, crashed,
+                    application.attempts.get(shard, {}),
+                ))
+                if state == "draining":
+                    draining.append(shard)
+        missing = tuple(name for name in member.streams if name not in application.streams)
+        return events.View(
+            member.session, member.membership_ms, tuple(granted), tuple(lost), tuple(draining), missing
+        )
+
+    # ---- events --------------------------------------------------------------------------------------------
+
+    def _join(self, event: events.Join) -> events.View:
+        name = event.application
+        if name not in self.table.applications:
+            self._decide(facts.ApplicationCreated(name, event.wall_ms))
+        application = self.table.applications[name]
+        self._add_streams(application, event.found)
+        for elder in [m.session for m in application.members.values() if m.worker == event.worker]:
+            self._remove_member(application, elder, crashed=True)
+        member = facts.MemberJoined(
+            name, application.sessions + 1, event.worker, event.streams,
+            event.membership_ms, event.leases_max, event.drain_ms,
+        )
+        self._decide(member)
+        self.membership.beat((name, member.session), event.membership_ms, event.connection, event.now_ms)
+        self._balance(application, event.now_ms)
+        return self._view(application, member, ())
+
+    def _beat(self, event: events.Beat) -> events.View:
+        application = self.application(event.application)
+        member = self._member(application, event.session)
+        self.membership.beat(
+            (application.name, member.session), member.membership_ms, event.connection, event.now_ms
+        )
+        return self._view(application, member, event.owned)
+
+    def _look(self, event: events.Look) -> events.View:
+        application = self.application(event.application)
+        return self._view(application, self._member(application, event.session), event.owned)
+
+    def _checkpoints(self, event: events.Checkpoints) -> tuple[str, ...]:
+        application = self.application(event.application)
+        results, changes = application.leases.checkpoint(event.items, event.wall_ms)
+        if not changes:
+            return results
+        attempts: dict[bytes, dict[int, int]] = {}
+        for item, result in zip(event.items, results, strict=True):
+            if result == "ok" and (item.attempts or item.shard in application.attempts):
+                attempts[item.shard] = dict(item.attempts)
+        self.table.note_attempts(application, attempts)
+        self._facts.append(facts.encode(facts.Checkpointed(application.name, changes, event.wall_ms, attempts)))
+        return results
+
+    def _release(self, event: events.Release) -> None:
+        application = self.application(event.application)
+        freed = []
+        for shard, lease_epoch in dict.fromkeys(event.leases):
+            if shard in application.leases and application.leases.row(shard)[2] == lease_epoch \
+                    and application.leases.row(shard)[1]:
+                freed.append(shard)
+                self.membership.drains.pop((application.name, shard), None)
+        if freed:
+            self._decide(facts.LeasesFreed(application.name, tuple(freed), False))
+            self._balance(application, event.now_ms)
+
+    def _leave(self, event: events.Leave) -> None:
+        application = self.application(event.application)
+        if event.session in application.members:
+            self._remove_member(application, event.session, crashed=False)
+            self._balance(application, event.now_ms)
+
+    def _pause(self, event: events.Pause) -> None:
+        application = self.application(event.application)
+        if event.shard not in application.leases:
+            raise self.lease_lost(application, event.shard, event.lease_epoch)
+        state, session, lease_epoch, *_ = application.leases.row(event.shard)
+        if not session or lease_epoch != event.lease_epoch:
+            raise self.lease_lost(application, event.shard, event.lease_epoch)
+        if state != "paused":
+            self.membership.drains.pop((application.name, event.shard), None)
+            self._decide(facts.LeasePaused(application.name, event.shard, event.reason[:1000]))
+
+    def _resume(self, event: events.Resume) -> None:
+        application = self.application(event.application)
+        paused = [(shard, session) for shard, session, state in application.leases.owners() if state == "paused"]
+        if paused:
+            self._decide(facts.LeasesResumed(application.name, tuple(shard for shard, _ in paused)))
+            self._wake.update((application.name, session) for _, session in paused if session)
+            self._balance(application, event.now_ms)
+
+    def _delete(self, event: events.Delete) -> None:
+        application = self.application(event.application)
+        for session in list(application.members):
+            self.membership.forget((application.name, session))
+            self._wake.add((application.name, session))
+        for lease in [lease for lease in self.membership.drains if lease[0] == application.name]:
+            del self.membership.drains[lease]
+        self._decide(facts.ApplicationDeleted(application.name))
+
+    def _streams_seen(self, event: events.StreamsSeen) -> None:
+        application = self.application(event.application)
+        for name in event.gone:
+            if name in application.streams:
+                for shard in application.streams[name]:
+                    self.membership.drains.pop((application.name, shard), None)
+                self._decide(facts.StreamRemoved(application.name, name))
+                self._wake.update((application.name, session) for session in application.members)
+        self._add_streams(application, event.found)
+        self._balance(application, event.now_ms)
+
+    def _connection_lost(self, event: events.ConnectionLost) -> None:
+        self.membership.connection_lost(event.connection, event.now_ms)
+
+    def _restarted(self, event: events.Restarted) -> None:
+        for application in self.table.applications.values():
+            for member in application.members.values():
+                self.membership.beat((application.name, member.session), member.membership_ms, 0, event.now_ms)
+            for shard, session, state in application.leases.owners():
+                if state == "draining":
+                    deadline = event.now_ms + application.members[session].drain_ms
+                    self.membership.drains[application.name, shard] = deadline
+            self._balance(application, event.now_ms)     # nothing, unless the log ends in the middle of a step
+
+    def _tick(self, event: events.Tick) -> None:
+        touched: dict[str, None] = {}
+        for name, session in self.membership.expired(event.now_ms):
+            self._remove_member(self.table.applications[name], session, crashed=True)
+            touched[name] = None
+        for name, shard in self.membership.overdue(event.now_ms):
+            del self.membership.drains[name, shard]
+            application = self.table.applications[name]
+            self._wake.add((name, application.leases.row(shard)[1]))
+            self._decide(facts.LeasesFreed(name, (shard,), True))
+            touched[name] = None
+        for name in touched:
+            self._balance(self.table.applications[name], event.now_ms)
+
+
+_STEPS: dict[type, Callable[..., Any]] = {
+    events.Join: Applications._join,
+    events.Beat: Applications._beat,
+    events.Look: Applications._look,
+    events.Checkpoints: Applications._checkpoints,
+    events.Release: Applications._release,
+    events.Leave: Applications._leave,
+    events.Pause: Applications._pause,
+    events.Resume: Applications._resume,
+    events.Delete: Applications._delete,
+    events.StreamsSeen: Applications._streams_seen,
+    events.ConnectionLost: Applications._connection_lost,
+    events.Restarted: Applications._restarted,
+    events.Tick: Applications._tick,
+}

@@ -1,0 +1,114 @@
+"""The count strategy: every worker the same number of leases, give or take one, and as few moves as possible.
+
+A pure function of who owns what. Leases stay where they are until one worker has at least two more than another
+that may take them; then the excess is drained. Leases that are draining are counted with whoever will get them,
+so that a second look in the middle of a move asks for nothing more.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A member as the strategy sees it; leases_max 0: no bound."""
+
+    session: int
+    streams: frozenset[str]
+    leases_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A lease. owner: session or 0; state as in the table. Holdings come in the order of stream and ordinal."""
+
+    shard: bytes
+    stream: str
+    owner: int
+    state: str
+
+
+@dataclass(slots=True)
+class Plan:
+    """grants: (shard, session) of leases that are ready; drains: leases whose owner must hand them over."""
+
+    grants: list[tuple[bytes, int]] = field(default_factory=list)
+    drains: list[bytes] = field(default_factory=list)
+
+
+class _Loads:
+    """How many leases each member has or will have; the least loaded that may take a stream."""
+
+    def __init__(self, members: Iterable[Candidate]) -> None:
+        self.members = {member.session: member for member in members}
+        self.loads = dict.fromkeys(self.members, 0)
+        self._heap: list[tuple[int, int]] = []
+
+    def freeze(self) -> None:
+        self._heap = sorted((load, session) for session, load in self.loads.items())
+
+    def may_take(self, session: int, stream: str) -> bool:
+        member = self.members[session]
+        return stream in member.streams and (not member.leases_max or self.loads[session] < member.leases_max)
+
+    def least(self, stream: str) -> int:
+        """The session, or 0 when nobody may take it."""
+        passed = []
+        found = 0
+        while self._heap:
+            load, session = self._heap[0]
+            if self.loads[session] != load:
+                heapq.heapreplace(self._heap, (self.loads[session], session))
+            elif self.may_take(session, stream):
+                found = session
+                break
+            else:
+                passed.append(heapq.heappop(self._heap))
+        for entry in passed:
+            heapq.heappush(self._heap, entry)
+        return found
+
+    def add(self, session: int, count: int) -> None:
+        self.loads[session] += count
+        heapq.heappush(self._heap, (self.loads[session], session))
+
+
+def balance(holdings: list[Holding], members: list[Candidate]) -> Plan:
+    """What to grant and what to drain. Deterministic in its arguments."""
+    plan = Plan()
+    loads = _Loads(members)
+    if not loads.members:
+        return plan
+    movable: dict[int, dict[str, list[bytes]]] = {session: {} for session in loads.members}
+    for holding in holdings:
+        if holding.owner in loads.loads and holding.state != "draining":
+            loads.loads[holding.owner] += 1
+            if holding.state == "owned":
+                movable[holding.owner].setdefault(holding.stream, []).append(holding.shard)
+    loads.freeze()
+    for holding in holdings:
+        if holding.state == "ready" and (session := loads.least(holding.stream)):
+            plan.grants.append((holding.shard, session))
+            loads.add(session, 1)
+    for holding in holdings:
+        if holding.state == "draining" and (session := loads.least(holding.stream)):
+            loads.add(session, 1)
+    for session in sorted(loads.members, key=lambda session: (-loads.loads[session], session)):
+        _shed(session, movable[session], loads, plan)
+    return plan
+
+
+def _shed(session: int, movable: dict[str, list[bytes]], loads: _Loads, plan: Plan) -> None:
+    # Drains from one member, newest shards first, while somebody is at least two leases poorer.
+    for stream in sorted(movable):
+        shards = movable[stream]
+        while shards:
+            poorer = loads.least(stream)
+            if not poorer or loads.loads[session] - loads.loads[poorer] < 2:
+                break
+            plan.drains.append(shards.pop())
+            loads.add(session, -1)
+            loads.add(poorer, 1)

@@ -1,0 +1,192 @@
+"""What can happen to an application, and what must be done about it.
+
+Events carry the coordinator's monotonic clock (`now_ms`) where a deadline depends on it and the wall clock
+(`wall_ms`) where it is stored for people. `Effects` are carried out in field order: write, then answer, then wake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStream:
+    """A stream as it exists now. leases: (shard uuid, ordinal, sequence to start at)."""
+
+    name: str
+    leases: tuple[tuple[bytes, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """A worker joins; the first one makes the application, and each stream's start is what came with it first."""
+
+    application: str
+    worker: str
+    streams: tuple[str, ...]
+    found: tuple[FoundStream, ...]         # those of `streams` that exist and are new to the application
+    membership_ms: int
+    leases_max: int
+    drain_ms: int
+    connection: int
+    now_ms: int
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat: the worker is alive and believes it owns these."""
+
+    application: str
+    session: int
+    owned: Sequence[tuple[bytes, int]]
+    connection: int
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What changed since `owned`, asked by the coordinator for a heartbeat that it kept waiting; no sign of life."""
+
+    application: str
+    session: int
+    owned: Sequence[tuple[bytes, int]]
+
+
+class CheckpointItem(Protocol):
+    """One checkpoint, as the wire brings it. attempts: failed attempts by sequence, of records not finished."""
+
+    @property
+    def shard(self) -> bytes: ...
+    @property
+    def lease_epoch(self) -> int: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def attempts(self) -> Mapping[int, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    application: str
+    items: Sequence[CheckpointItem]
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The owner has finished with these (shard, lease epoch) and will not touch them again."""
+
+    application: str
+    leases: Sequence[tuple[bytes, int]]
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    application: str
+    session: int
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    application: str
+    shard: bytes
+    lease_epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    application: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    application: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamsSeen:
+    """The catalog was looked at. found: streams the application waits for; gone: streams that were deleted."""
+
+    application: str
+    found: tuple[FoundStream, ...]
+    gone: tuple[str, ...]
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost:
+    connection: int
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The coordinator starts: whoever was a member gets a full, fresh time-out."""
+
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    now_ms: int
+
+
+Event = (
+    Join | Beat | Look | Checkpoints | Release | Leave | Pause | Resume | Delete | StreamsSeen | ConnectionLost
+    | Restarted | Tick
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A lease the worker owns and did not name."""
+
+    stream: str
+    shard: bytes
+    lease_epoch: int
+    checkpoint: int
+    takeovers_without_progress: int
+    previous_owner_crashed: bool
+    attempts: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a worker learns from a join or a heartbeat; missing: its streams that do not exist now."""
+
+    session: int
+    membership_ms: int
+    granted: tuple[Granted, ...] = ()
+    lost: tuple[bytes, ...] = ()
+    draining: tuple[bytes, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        return not (self.granted or self.lost or self.draining)
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What the owner does next, in field order.
+
+    write: facts for the log, durable before the answer leaves. answer: a View, or one result a checkpoint.
+    wake: (application, session) whose waiting heartbeat has something to learn.
+    """
+
+    write: tuple[bytes, ...] = ()
+    view: View | None = None
+    results: tuple[str, ...] = ()
+    wake: frozenset[tuple[str, int]] = field(default_factory=frozenset)
+
+
+NOTHING = Effects()

@@ -1,0 +1,136 @@
+"""What the command log holds: facts, each a msgpack array with its tag first. Tags are never reused.
+
+A fact says what was decided, not what was asked, so that replaying needs no clock and survives a change of the
+assignment rules. The log begins with `Genesis` or, once it was compacted, with a snapshot: `SnapshotStart`, the
+facts that rebuild every application, `SnapshotEnd`. A snapshot without its end does not count.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class _Fact(msgspec.Struct, array_like=True, frozen=True):
+    """Base: a msgpack array, tag first."""
+
+
+class Genesis(_Fact, tag=1, frozen=True):
+    """The first fact of a log that was never compacted."""
+
+    version: int
+
+
+class SnapshotStart(_Fact, tag=2, frozen=True):
+    version: int
+
+
+class SnapshotEnd(_Fact, tag=3, frozen=True):
+    pass
+
+
+class ApplicationCreated(_Fact, tag=4, frozen=True):
+    application: str
+    created_ms: int
+    sessions: int = 0                      # sessions given out so far
+
+
+class StreamAdded(_Fact, tag=5, frozen=True):
+    """leases: (shard uuid, ordinal, sequence to start at); may come in parts."""
+
+    application: str
+    stream: str
+    leases: tuple[tuple[bytes, int, int], ...]
+
+
+class StreamRemoved(_Fact, tag=6, frozen=True):
+    application: str
+    stream: str
+
+
+class MemberJoined(_Fact, tag=7, frozen=True):
+    application: str
+    session: int
+    worker: str
+    streams: tuple[str, ...]
+    membership_ms: int
+    leases_max: int
+    drain_ms: int
+
+
+class MemberGone(_Fact, tag=8, frozen=True):
+    """Its leases are freed by this fact; crashed: it did not say so itself."""
+
+    application: str
+    session: int
+    crashed: bool
+
+
+class LeasesGranted(_Fact, tag=9, frozen=True):
+    """leases: (shard, session, lease epoch)."""
+
+    application: str
+    leases: tuple[tuple[bytes, int, int], ...]
+
+
+class LeasesDraining(_Fact, tag=10, frozen=True):
+    application: str
+    shards: tuple[bytes, ...]
+
+
+class LeasesFreed(_Fact, tag=11, frozen=True):
+    application: str
+    shards: tuple[bytes, ...]
+    crashed: bool
+
+
+class Checkpointed(_Fact, tag=12, frozen=True):
+    """changes: packed by `_core.lease_table`; attempts: of the shards whose attempts changed."""
+
+    application: str
+    changes: bytes
+    wall_ms: int
+    attempts: dict[bytes, dict[int, int]] = {}
+
+
+class LeasePaused(_Fact, tag=13, frozen=True):
+    application: str
+    shard: bytes
+    reason: str
+
+
+class LeasesResumed(_Fact, tag=14, frozen=True):
+    application: str
+    shards: tuple[bytes, ...]
+
+
+class ApplicationDeleted(_Fact, tag=15, frozen=True):
+    application: str
+
+
+class LeaseRows(_Fact, tag=16, frozen=True):
+    """Only in a snapshot: rows of shards added before it, as `_core.lease_table` dumps them."""
+
+    application: str
+    rows: bytes
+    attempts: dict[bytes, dict[int, int]] = {}
+    reasons: dict[bytes, str] = {}
+
+
+Fact = (
+    Genesis | SnapshotStart | SnapshotEnd | ApplicationCreated | StreamAdded | StreamRemoved | MemberJoined | MemberGone
+    | LeasesGranted | LeasesDraining | LeasesFreed | Checkpointed | LeasePaused | LeasesResumed | ApplicationDeleted
+    | LeaseRows
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Fact)
+
+
+def encode(fact: Fact) -> bytes:
+    return _encoder.encode(fact)
+
+
+def decode(data: bytes) -> Fact:
+    """Raises msgspec.ValidationError or msgspec.DecodeError."""
+    fact: Fact = _decoder.decode(data)
+    return fact

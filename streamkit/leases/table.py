@@ -1,0 +1,213 @@
+"""The durable state of all applications, changed by facts alone: the same facts give the same state.
+
+`Table.apply` is used live and in replay; what it holds is what a snapshot holds. Deadlines are not here (see
+`membership.py`): they do not outlive the coordinator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from streamkit._core.lease_table import LeaseTable
+from streamkit.leases import facts
+from streamkit.leases.assignment import Candidate, Holding
+
+FACTS_VERSION = 1
+_CHUNK = 2_000                             # leases in one fact of a snapshot: 128 KiB of rows
+_ROW_BYTES = 64
+
+
+class Application:
+    """One application: its streams in the order they came, its members, its leases.
+
+    streams: name → {shard: ordinal}. attempts, reasons: only of leases that have any.
+    """
+
+    def __init__(self, name: str, created_ms: int, sessions: int) -> None:
+        self.name = name
+        self.created_ms = created_ms
+        self.sessions = sessions
+        self.streams: dict[str, dict[bytes, int]] = {}
+        self.stream_of: dict[bytes, str] = {}
+        self.members: dict[int, facts.MemberJoined] = {}
+        self.leases = LeaseTable()
+        self.attempts: dict[bytes, dict[int, int]] = {}
+        self.reasons: dict[bytes, str] = {}
+
+    def candidates(self) -> list[Candidate]:
+        return [
+            Candidate(member.session, frozenset(member.streams), member.leases_max)
+            for member in self.members.values()
+        ]
+
+    def holdings(self) -> list[Holding]:
+        """Every lease, by stream and ordinal."""
+        owners = {shard: (session, state) for shard, session, state in self.leases.owners()}
+        return [
+            Holding(shard, stream, *owners[shard])
+            for stream in sorted(self.streams)
+            for shard in sorted(self.streams[stream], key=self.streams[stream].__getitem__)
+        ]
+
+    def awaited(self) -> set[str]:
+        """Streams that members want and that do not exist, as far as is known."""
+        return {stream for member in self.members.values() for stream in member.streams} - self.streams.keys()
+
+    def forget(self, shards: set[bytes]) -> None:
+        self.leases.remove(shards)
+        for shard in shards:
+            self.attempts.pop(shard, None)
+            self.reasons.pop(shard, None)
+            self.stream_of.pop(shard, None)
+
+
+class Table:
+    """All applications, as the log has them."""
+
+    def __init__(self) -> None:
+        self.applications: dict[str, Application] = {}
+        self._rebuilt: Table | None = None     # while a snapshot is being read
+        self._begun = False
+
+    def replay(self, fact: facts.Fact) -> None:
+        """The next fact of a log. Facts before the first snapshot of a log without its beginning do not count."""
+        match fact:
+            case facts.Genesis():
+                self._begun = True
+            case facts.SnapshotStart():
+                self._rebuilt = Table()
+            case facts.SnapshotEnd():
+                if self._rebuilt is not None:
+                    self.applications = self._rebuilt.applications
+                    self._rebuilt = None
+                    self._begun = True
+            case _:
+                if self._rebuilt is not None:
+                    self._rebuilt.apply(fact)
+                elif self._begun:
+                    self.apply(fact)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was ever replayed: the log needs its Genesis."""
+        return not self._begun
+
+    def apply(self, fact: facts.Fact) -> None:
+        """Change the state. What the fact names must exist: a log that says otherwise raises KeyError or ValueError."""
+        _APPLY[type(fact)](self, fact)
+
+    def snapshot(self) -> Iterator[facts.Fact]:
+        """Facts that rebuild this state, with the marks around them."""
+        yield facts.SnapshotStart(FACTS_VERSION)
+        for name in sorted(self.applications):
+            yield from self._image(self.applications[name])
+        yield facts.SnapshotEnd()
+
+    def _image(self, application: Application) -> Iterator[facts.Fact]:
+        name = application.name
+        yield facts.ApplicationCreated(name, application.created_ms, application.sessions)
+        for stream, shards in application.streams.items():
+            leases = [(shard, ordinal, 0) for shard, ordinal in shards.items()]
+            for start in range(0, len(leases), _CHUNK):
+                yield facts.StreamAdded(name, stream, tuple(leases[start : start + _CHUNK]))
+        yield from application.members.values()
+        for start in range(0, len(application.leases), _CHUNK):
+            rows = application.leases.dump(start, start + _CHUNK)
+            shards_here = [rows[at : at + 16] for at in range(0, len(rows), _ROW_BYTES)]
+            yield facts.LeaseRows(
+                name,
+                rows,
+                {shard: application.attempts[shard] for shard in shards_here if shard in application.attempts},
+                {shard: application.reasons[shard] for shard in shards_here if shard in application.reasons},
+            )
+
+    def _created(self, fact: facts.ApplicationCreated) -> None:
+        assert fact.application not in self.applications, "an application is created once"
+        self.applications[fact.application] = Application(fact.application, fact.created_ms, fact.sessions)
+
+    def _deleted(self, fact: facts.ApplicationDeleted) -> None:
+        del self.applications[fact.application]
+
+    def _stream_added(self, fact: facts.StreamAdded) -> None:
+        application = self.applications[fact.application]
+        shards = application.streams.setdefault(fact.stream, {})
+        for shard, ordinal, start in fact.leases:
+            shards[shard] = ordinal
+            application.stream_of[shard] = fact.stream
+            application.leases.add(shard, start)
+
+    def _stream_removed(self, fact: facts.StreamRemoved) -> None:
+        application = self.applications[fact.application]
+        application.forget(set(application.streams.pop(fact.stream)))
+
+    def _joined(self, fact: facts.MemberJoined) -> None:
+        application = self.applications[fact.application]
+        application.members[fact.session] = fact
+        application.sessions = max(application.sessions, fact.session)
+
+    def _gone(self, fact: facts.MemberGone) -> None:
+        application = self.applications[fact.application]
+        del application.members[fact.session]
+        for shard in application.leases.owned_by(fact.session):
+            application.leases.free(shard, fact.crashed)
+
+    def _granted(self, fact: facts.LeasesGranted) -> None:
+        application = self.applications[fact.application]
+        for shard, session, lease_epoch in fact.leases:
+            assert session in application.members, "a lease is granted to a member"
+            application.leases.grant(shard, session, lease_epoch)
+
+    def _draining(self, fact: facts.LeasesDraining) -> None:
+        for shard in fact.shards:
+            self.applications[fact.application].leases.drain(shard)
+
+    def _freed(self, fact: facts.LeasesFreed) -> None:
+        for shard in fact.shards:
+            self.applications[fact.application].leases.free(shard, fact.crashed)
+
+    def _checkpointed(self, fact: facts.Checkpointed) -> None:
+        application = self.applications[fact.application]
+        application.leases.replay(fact.changes, fact.wall_ms)
+        self.note_attempts(application, fact.attempts)
+
+    def note_attempts(self, application: Application, attempts: dict[bytes, dict[int, int]]) -> None:
+        """The checkpoint brought these; an empty dictionary means that nothing is failing any more."""
+        for shard, counts in attempts.items():
+            if counts:
+                application.attempts[shard] = counts
+            else:
+                application.attempts.pop(shard, None)
+
+    def _paused(self, fact: facts.LeasePaused) -> None:
+        application = self.applications[fact.application]
+        application.leases.pause(fact.shard)
+        application.reasons[fact.shard] = fact.reason
+
+    def _resumed(self, fact: facts.LeasesResumed) -> None:
+        application = self.applications[fact.application]
+        for shard in fact.shards:
+            application.leases.resume(shard)
+            application.reasons.pop(shard, None)
+
+    def _rows(self, fact: facts.LeaseRows) -> None:
+        application = self.applications[fact.application]
+        application.leases.restore(fact.rows)
+        application.attempts.update(fact.attempts)
+        application.reasons.update(fact.reasons)
+
+
+_APPLY: dict[type, Callable[..., None]] = {
+    facts.ApplicationCreated: Table._created,
+    facts.ApplicationDeleted: Table._deleted,
+    facts.StreamAdded: Table._stream_added,
+    facts.StreamRemoved: Table._stream_removed,
+    facts.MemberJoined: Table._joined,
+    facts.MemberGone: Table._gone,
+    facts.LeasesGranted: Table._granted,
+    facts.LeasesDraining: Table._draining,
+    facts.LeasesFreed: Table._freed,
+    facts.Checkpointed: Table._checkpointed,
+    facts.LeasePaused: Table._paused,
+    facts.LeasesResumed: Table._resumed,
+    facts.LeaseRows: Table._rows,
+}
