@@ -187,6 +187,7 @@ cdef class Batch:
     cdef const uint8_t* body             # NULL until opened; then a checked table and its records
     cdef const uint8_t* records          # first record: body + 4 * record_count
     cdef uint32_t first                  # index of the first record that is given out
+    cdef uint32_t last                   # one past the last record that is given out; at most record_count
     cdef object arrived                  # datetime, made when asked for
     cdef int open(self) except -1
     cdef Record record_at(self, uint32_t index)

@@ -369,6 +369,7 @@ cdef class Batch:
             answer = BATCH_HEADER_CRC
         if answer != BATCH_OK:
             raise corrupt(FRAME_REASONS[answer])
+        self.last = self.header.record_count
         if first_sequence > self.header.base_sequence:
             self.first = min(first_sequence - self.header.base_sequence, self.header.record_count)
 
@@ -420,8 +421,23 @@ cdef class Batch:
         made.size = u32_at(self.body + 4 * <size_t>index) - start
         return made
 
+    def part(self, Py_ssize_t start, Py_ssize_t end) -> Batch:
+        """Records start … end of those given out, as a batch that shares this one's memory."""
+        cdef Py_ssize_t count = self.last - self.first
+        cdef Batch made
+        if not 0 <= start <= end <= count:
+            raise IndexError(f"records {start} … {end} of {count}")
+        self.open()
+        made = Batch(self.raw, self.context)
+        made.body_owner = self.body_owner
+        made.records = self.records
+        made.body = self.body
+        made.first = <uint32_t>(self.first + start)
+        made.last = <uint32_t>(self.first + end)
+        return made
+
     def __len__(self) -> int:
-        return self.header.record_count - self.first
+        return self.last - self.first
 
     def __iter__(self):
         cdef BatchIterator made = BatchIterator.__new__(BatchIterator)
@@ -431,7 +447,7 @@ cdef class Batch:
         return made
 
     def __getitem__(self, Py_ssize_t index):
-        cdef Py_ssize_t count = self.header.record_count - self.first
+        cdef Py_ssize_t count = self.last - self.first
         if index < 0:
             index += count
         if not 0 <= index < count:
@@ -441,7 +457,7 @@ cdef class Batch:
 
     def keys(self) -> list:
         """Partition keys, as text."""
-        cdef Py_ssize_t i, count = self.header.record_count - self.first
+        cdef Py_ssize_t i, count = self.last - self.first
         cdef const uint8_t* at
         cdef size_t skip = RECORD_HEADER_BYTES + (HASH_BYTES if self.header.attributes & ATTRIBUTE_HASHES else 0)
         cdef uint32_t start
@@ -457,7 +473,7 @@ cdef class Batch:
 
     def values(self) -> list:
         """Payloads as bytes, without record objects."""
-        cdef Py_ssize_t i, count = self.header.record_count - self.first
+        cdef Py_ssize_t i, count = self.last - self.first
         cdef const uint8_t* at
         cdef size_t inner, fixed = RECORD_HEADER_BYTES + (HASH_BYTES if self.header.attributes & ATTRIBUTE_HASHES else 0)
         cdef uint32_t start, end
@@ -494,8 +510,8 @@ cdef class Batch:
 
     @property
     def end_sequence(self) -> int:
-        """One past the last record."""
-        return self.header.base_sequence + self.header.record_count
+        """One past the last record given out."""
+        return self.header.base_sequence + self.last
 
     @property
     def append_time_ms(self) -> int:
@@ -552,7 +568,7 @@ cdef class BatchIterator:
 
     def __next__(self):
         cdef uint32_t index = self.next_index
-        if index >= self.batch.header.record_count:
+        if index >= self.batch.last:
             raise StopIteration
         self.next_index = index + 1
         return self.batch.record_at(index)
@@ -720,7 +736,7 @@ cdef void arrow_sizes(Batch batch, size_t* key_bytes, size_t* data_bytes) noexce
     cdef size_t fixed = RECORD_HEADER_BYTES + (HASH_BYTES if batch.header.attributes & ATTRIBUTE_HASHES else 0)
     cdef const uint8_t* at
     key_bytes[0] = data_bytes[0] = 0
-    for i in range(batch.first, batch.header.record_count):
+    for i in range(batch.first, batch.last):
         at = batch.records + start
         key_bytes[0] += u16_at(at)
         data_bytes[0] += u32_at(batch.body + 4 * <size_t>i) - start - fixed - u16_at(at) - u16_at(at + 2)
@@ -734,7 +750,7 @@ cdef void arrow_fill(Batch batch, Columns* into) noexcept nogil:
     cdef int32_t delta
     cdef const uint8_t* at
     into.key_ends[0] = into.data_ends[0] = 0
-    for row in range(batch.header.record_count - batch.first):
+    for row in range(batch.last - batch.first):
         i = batch.first + row
         at = batch.records + start
         memcpy(&delta, at + 4, 4)
@@ -754,7 +770,7 @@ cdef void arrow_fill(Batch batch, Columns* into) noexcept nogil:
 
 cdef object arrow_columns(Batch batch):
     cdef Columns into
-    cdef size_t key_bytes, data_bytes, count = batch.header.record_count - batch.first
+    cdef size_t key_bytes, data_bytes, count = batch.last - batch.first
     try:
         import pyarrow
     except ImportError as cause:
