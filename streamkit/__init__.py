@@ -15,9 +15,24 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from streamkit import errors as errors
+    from streamkit._core.batch import Batch as Batch
+    from streamkit._core.batch import Record as Record
+    from streamkit.client.client import AsyncClient as AsyncClient
+    from streamkit.client.sync import Client as Client
+    from streamkit.model.stream import Durability as Durability
+    from streamkit.model.stream import StreamConfig as StreamConfig
+    from streamkit.model.stream import StreamDescription as StreamDescription
 
 # Public name → the module that defines it.
-_HOMES = {}
+_HOMES = {
+    "AsyncClient": "streamkit.client.client",
+    "Batch": "streamkit._core.batch",
+    "Client": "streamkit.client.sync",
+    "Durability": "streamkit.model.stream",
+    "Record": "streamkit._core.batch",
+    "StreamConfig": "streamkit.model.stream",
+    "StreamDescription": "streamkit.model.stream",
+}
 
 __all__ = ["__version__", "errors", *sorted(_HOMES)]
 

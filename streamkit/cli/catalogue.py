@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """why: one or two sentences; step: a command or a setting; example: the first line as printed, without "error: "."""
+    """why: one or two sentences; step: a command or a setting; example: the first line as printed, after "error: "."""
 
     why: str
     step: str
@@ -20,7 +20,7 @@ class Entry:
 
 ENTRIES: dict[str, Entry] = {
     "internal": Entry(
-        "Something happened that streamkit holds to be impossible. The request failed alone; stored data was not changed.",
+        "Something happened that streamkit holds to be impossible. Stored data was not changed.",
         "run the same command with --debug and report what it prints",
         "this is a defect in streamkit (incident 7f3a19c2): KeyError: 3",
     ),
@@ -46,7 +46,7 @@ ENTRIES: dict[str, Entry] = {
         "will not listen on 0.0.0.0:7440 without TLS and login: anyone who reaches it could read and delete your data",
     ),
     "invalid_position": Entry(
-        "A start names no place in a shard: a time without a zone, or text that is neither a time nor a sequence number.",
+        "A start names no place in a shard: a time without a zone, or text that is neither time nor sequence.",
         "use trim_horizon, latest, a time such as 2h or 2026-11-23T10:00Z, or SHARD:SEQUENCE",
         "'yesterdy' is not a time",
     ),
@@ -136,7 +136,7 @@ ENTRIES: dict[str, Entry] = {
         "puts are refused: 0.9 GiB free in /var/lib/streamkit, the floor is 1.0 GiB; reads go on",
     ),
     "disk_failed": Entry(
-        "A write or a sync failed. What the page cache holds after that is not to be trusted, so the node stops appending.",
+        "A write or a sync failed. The page cache is not to be trusted after that, so the node stops appending.",
         "look at the kernel's log, then restart the node: it recovers from what is on disk",
         "writing journal-00000004 failed: input/output error",
     ),
@@ -201,7 +201,7 @@ ENTRIES: dict[str, Entry] = {
         'orders/shardId-000000000003 is not what "bill" expects: id: expected int, got str',
     ),
     "corrupt_batch": Entry(
-        "A batch's checksum or shape is wrong. It is never guessed at: it is refused on arrival, or fenced off on disk.",
+        "A batch's checksum or shape is wrong. It is never guessed at, but refused on arrival or fenced off on disk.",
         "streamkit segment inspect FILE",
         "body checksum differs",
     ),

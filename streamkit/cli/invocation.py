@@ -48,13 +48,10 @@ class Invocation:
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncClient]:
         """A connected client; its errors name the address and what to try."""
-        from streamkit.cli.reach import connect
+        from streamkit.client.client import AsyncClient
 
-        client = await connect(self.node_url)
-        try:
+        async with AsyncClient(self.url or None) as client:
             yield client
-        finally:
-            await client.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a command's coroutine within --timeout. Raises TimedOut."""

@@ -33,7 +33,7 @@ def stream() -> None:
     "--durability", type=click.Choice(["fsync", "os", "leader"]), default="fsync", show_default=True,
     help="What an acknowledgement means: on disk, in the page cache, in memory.",
 )
-@click.option("--record-bytes-max", type=int, default=1_048_576, show_default=True, help="Largest record, key included.")
+@click.option("--record-bytes-max", default=1_048_576, show_default=True, help="Largest record, with its key.")
 @click.option("--codec", default="auto", show_default=True, help="How tail and handlers decode: json, msgpack, text, …")
 @common
 @pass_invocation

@@ -24,7 +24,7 @@ def parse_duration_ms(text: str) -> int:
 
 
 def parse_instant_ms(text: str) -> int:
-    """A duration before now, a date, or a date and time; without a zone it is this machine's. Raises InvalidPosition."""
+    """A duration before now, a date, or a time; without a zone it is this machine's. Raises InvalidPosition."""
     if _DURATION.fullmatch(text.strip().lower()):
         return int(time.time() * 1000) - parse_duration_ms(text)
     try:

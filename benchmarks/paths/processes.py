@@ -1,0 +1,125 @@
+"""Starting, watching and ending real processes: the node under test and the clients that load it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ADDRESS_SPACE_BYTES_MAX = 8 << 30      # of a node; a leak ends it instead of the machine
+START_SECONDS_MAX = 60
+TICKS = os.sysconf("SC_CLK_TCK")
+ROOT = Path(__file__).parents[2]
+
+
+class CheckFailed(Exception):
+    """A measurement's own answer was wrong: its figure must not be printed."""
+
+
+def check(condition: bool, claim: str) -> None:
+    if not condition:
+        raise CheckFailed(claim)
+
+
+@dataclass(slots=True)
+class Node:
+    """A running `streamkit serve`. ready_seconds: from exec to the line that says so."""
+
+    process: subprocess.Popen[str]
+    url: str
+    directory: Path
+    ready_seconds: float
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def memory_mib(self, field: str = "VmHWM") -> float:
+        """VmHWM is the most it ever used, VmRSS what it uses now."""
+        return status_kib(self.pid, field) / 1024
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash of the process leaves behind."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def status_kib(pid: int, field: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1])
+    raise CheckFailed(f"/proc has no {field}")
+
+
+def _bound_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES_MAX, ADDRESS_SPACE_BYTES_MAX))
+
+
+def start_node(directory: Path, *arguments: str) -> Node:
+    """Returns when it serves. Raises CheckFailed with what it printed when it does not."""
+    started = time.perf_counter()
+    errors = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamkit.cli", "serve", "--data", str(directory), "--port", "0", "--json", *arguments],
+        stdout=subprocess.PIPE, stderr=errors, text=True, preexec_fn=_bound_memory, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    watchdog_deadline = started + START_SECONDS_MAX
+    while time.perf_counter() < watchdog_deadline:
+        line = process.stdout.readline()
+        if line.startswith('{"schema":"streamkit.node'):
+            errors.close()
+            return Node(process, json.loads(line)["native"], directory, time.perf_counter() - started)
+        if not line:
+            break
+    process.kill()
+    process.wait()
+    errors.seek(0)
+    raise CheckFailed(f"the node did not start: {errors.read()[-2000:]}")
+
+
+@contextlib.contextmanager
+def node(*arguments: str) -> Iterator[Node]:
+    """A node on a temporary directory, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="streamkit-bench-", ignore_cleanup_errors=True) as directory:
+        running = start_node(Path(directory) / "data", *arguments)
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+def run_client(role: str, running: Node, *, timeout_seconds: float = 600, **options: Any) -> dict[str, Any]:
+    """Runs benchmarks.paths.clients in a process of its own; its last line is the result."""
+    request = json.dumps({"url": running.url, "server_pid": running.pid, **options})
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.paths.clients", role, request],
+        capture_output=True, text=True, timeout=timeout_seconds, cwd=ROOT, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise CheckFailed(f"{role}: {done.stderr.strip()[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
