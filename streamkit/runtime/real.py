@@ -222,7 +222,8 @@ class LoopThread:
                 raise                      # the work's own
             future.cancel()
             timeout_ms = int((timeout_s or 0) * 1000)
-            raise TimedOut(f"no result within {timeout_s} s", try_="wait longer", sent=True, timeout_ms=timeout_ms) from None
+            message = f"no result within {timeout_s} s"
+            raise TimedOut(message, try_="wait longer", sent=True, timeout_ms=timeout_ms) from None
         except BaseException:
             future.cancel()                # the caller was interrupted: nobody waits for it any more
             raise

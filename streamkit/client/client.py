@@ -1,0 +1,257 @@
+"""AsyncClient: one method for each thing that a broker can be asked.
+
+The sync class, `sync.Client`, is the async one on the process's background event loop, method for method.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import datetime
+from functools import partial
+from types import TracebackType
+from typing import TypeVar, overload
+
+from streamkit.client.config import ClientConfig
+from streamkit.client.connection import OnDone, settle
+from streamkit.client.pool import Connector, Link, Pool
+from streamkit.client.routing import Routes
+from streamkit.client.url import parse_url, resolve_address, warn_if_readable
+from streamkit.errors import ConnectionFailed, InvalidRequest, ProtocolMismatch, StreamkitError
+from streamkit.model import limits
+from streamkit.model.position import Position, parse_position
+from streamkit.model.shard import Shard
+from streamkit.model.stream import Durability, StreamConfig, StreamDescription, check_stream_name
+from streamkit.protocol import messages as m
+from streamkit.protocol.conversion import create_to_wire, position_to_wire, stream_from_wire
+from streamkit.protocol.frames import FETCH_BYTES_MAX, Fetched, PutReceipt
+from streamkit.runtime import environment
+from streamkit.runtime.interfaces import Buffer, Runtime
+from streamkit.runtime.real import RealNetwork, real_runtime
+
+_log = logging.getLogger("streamkit.client")
+
+A = TypeVar("A", bound=m.Message)
+
+# Asking these twice changes nothing, so a connection that breaks under one is made again once, silently.
+_REPEATABLE = (
+    m.DescribeStream, m.ListStreams, m.DescribeShards, m.ResolvePosition, m.ListApplications, m.DescribeApplication,
+    m.DescribeNode,
+)  # fmt: skip
+
+
+class AsyncClient:
+    """A broker, asked from coroutines of one event loop. Connects with the first request.
+
+    url: streamkit://host:port, host:port or unix:/path; see url.py for what is taken when it is None. Or a
+    connector: a coroutine function that takes a protocol factory, for a node in the same process.
+    """
+
+    def __init__(
+        self, url: str | Connector | None = None, runtime: Runtime | None = None, *, config: ClientConfig | None = None
+    ) -> None:
+        self.config = config or ClientConfig()
+        self.runtime = runtime or real_runtime()
+        connector = None if url is None or isinstance(url, str) else url
+        self.address = "" if connector else resolve_address(url if isinstance(url, str) else None)
+        if isinstance(self.runtime.network, RealNetwork):
+            warn_if_readable(self.address)
+        name = f"streamkit python/{environment.python_version()}"
+        self._pool = Pool(self.address, connector, name, self.config, self.runtime, self._note_refusal)
+        self._routes = Routes(self._ask_stream)
+        self._link_by_shard: dict[bytes, Link] = {}
+
+    async def connect(self) -> str:
+        """Connect now, not with the first request; the broker's name. Raises ConnectionFailed, ProtocolMismatch."""
+        return (await self._pool.first.ready()).node
+
+    async def close(self) -> None:
+        """Say goodbye. What is under way fails with Closed. Safe to call twice."""
+        await self._pool.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # ---- streams -----------------------------------------------------------------------------------------
+
+    async def create_stream(
+        self,
+        name: str,
+        config: StreamConfig | None = None,
+        *,
+        shards: int = 1,
+        retention_hours: int = limits.RETENTION_HOURS_DEFAULT,
+        retention_bytes: int | None = None,
+        durability: Durability | str = Durability.FSYNC,
+        record_bytes_max: int = limits.RECORD_BYTES_MAX_DEFAULT,
+        codec: str = "auto",
+    ) -> StreamDescription:
+        """Settings come as one StreamConfig or one by one. Raises StreamExists, InvalidRequest, LimitReached."""
+        config = config or StreamConfig(
+            shards=shards,
+            retention_hours=retention_hours,
+            retention_bytes=retention_bytes,
+            durability=_durability(durability),
+            record_bytes_max=record_bytes_max,
+            codec=codec,
+        )
+        check_stream_name(name, internal=True)
+        answer = await self._ask(create_to_wire(name, config), m.StreamDescribed)
+        return self._routes.remember(stream_from_wire(answer.stream))
+
+    async def describe_stream(self, name: str) -> StreamDescription:
+        """Asks the broker. Raises StreamNotFound."""
+        return await self._routes.stream(name, refresh=True)
+
+    async def stream(self, name: str, refresh: bool = False) -> StreamDescription:
+        """What is remembered of a stream; asks when nothing is, or when `refresh`. Raises StreamNotFound."""
+        return await self._routes.stream(name, refresh=refresh)
+
+    async def list_streams(self) -> list[StreamDescription]:
+        """All streams by name, without their shards."""
+        found: list[StreamDescription] = []
+        more = True
+        while more:
+            answer = await self._ask(m.ListStreams(after=found[-1].name if found else ""), m.StreamsListed)
+            found += map(stream_from_wire, answer.streams)
+            more = answer.more and bool(answer.streams)
+        return found
+
+    async def delete_stream(self, name: str) -> None:
+        """The stream and all its records. Raises StreamNotFound."""
+        self._routes.forget(name)
+        await self._ask(m.DeleteStream(name), m.Done)
+
+    async def describe_shards(self, name: str) -> tuple[m.ShardState, ...]:
+        """How much each shard holds, in ordinal order. Raises StreamNotFound."""
+        return (await self._ask(m.DescribeShards(name), m.ShardsDescribed)).shards
+
+    # ---- positions, producers, node ----------------------------------------------------------------------
+
+    async def resolve_position(self, shard: Shard, position: str | datetime | Position) -> m.PositionResolved:
+        """The first sequence to read. Raises InvalidPosition, ShardNotFound."""
+        kind, value = position_to_wire(parse_position(position))
+        answer = await self._call_at(self._link(shard), m.ResolvePosition(shard.uuid, kind, value))
+        return _expect(answer, m.PositionResolved)
+
+    async def new_producer(self, name: str = "") -> m.ProducerGiven:
+        """An identity for idempotent puts; a name raises its epoch and fences elder holders of the name."""
+        return await self._ask(m.NewProducer(name), m.ProducerGiven)
+
+    async def describe_node(self) -> m.NodeDescribed:
+        return await self._ask(m.DescribeNode(), m.NodeDescribed)
+
+    # ---- records -----------------------------------------------------------------------------------------
+
+    @overload
+    def put_batch(
+        self, shard: Shard, batch: Buffer, on_done: None = None, timeout_ms: int | None = None
+    ) -> asyncio.Future[PutReceipt]: ...
+    @overload
+    def put_batch(self, shard: Shard, batch: Buffer, on_done: OnDone, timeout_ms: int | None = None) -> None: ...
+
+    def put_batch(
+        self, shard: Shard, batch: Buffer, on_done: OnDone | None = None, timeout_ms: int | None = None
+    ) -> asyncio.Future[PutReceipt] | None:
+        """Send a sealed batch. Not a coroutine: batches of one turn of the loop leave together, each shard's in order.
+
+        on_done: called once from the loop with PutReceipt or StreamkitError, instead of a future. `batch` must
+        not change until then. Never retried here: ConnectionFailed and TimedOut with sent=True mean that its fate
+        is unknown.
+        """
+        timeout_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
+        link = self._link_by_shard.get(shard.uuid) or self._link(shard)
+        if on_done is not None:
+            link.put(shard.uuid, batch, timeout_ms, on_done)
+            return None
+        future: asyncio.Future[PutReceipt] = asyncio.get_running_loop().create_future()
+        link.put(shard.uuid, batch, timeout_ms, partial(settle, future))
+        return future
+
+    async def wait_writable(self, shard: Shard) -> None:
+        """Until the connection to the shard's leader takes more bytes; returns at once when there is none."""
+        connection = self._link(shard).connection
+        if connection is not None:
+            await connection.wait_writable()
+
+    async def fetch(
+        self,
+        shard: Shard,
+        start: int,
+        *,
+        bytes_max: int = 4 << 20,
+        wait_ms: int = 500,
+        application: str = "",
+        session: int = 0,
+        lease_epoch: int = 0,
+    ) -> Fetched:
+        """Whole batches that hold sequence `start` and after, below the high watermark; empty after wait_ms.
+
+        The first batch may begin before `start`. Raises SequenceTrimmed, ShardNotFound, LeaseLost, ConnectionFailed.
+        """
+        connection = await self._link(shard).ready()
+        return await connection.fetch(
+            shard.uuid, start, min(bytes_max, FETCH_BYTES_MAX), wait_ms, lease_epoch, session, application
+        )
+
+    # ---- everything else ---------------------------------------------------------------------------------
+
+    async def call(self, message: m.Message, *, timeout_ms: int | None = None) -> m.Message:
+        """The broker's answer to any request of protocol.messages. Raises what the broker's Failure names."""
+        return await self._call_at(self._pool.first, message, timeout_ms)
+
+    async def _call_at(self, link: Link, message: m.Message, timeout_ms: int | None = None) -> m.Message:
+        timeout_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
+        connection = await link.ready()
+        try:
+            return await connection.call(message, timeout_ms)
+        except ConnectionFailed:
+            if not isinstance(message, _REPEATABLE):
+                raise
+        return await (await link.ready()).call(message, timeout_ms)
+
+    async def _ask(self, message: m.Message, expected: type[A]) -> A:
+        return _expect(await self.call(message), expected)
+
+    async def _ask_stream(self, name: str) -> StreamDescription:
+        self._link_by_shard.clear()        # leaders may have moved; links are found anew from the description
+        return stream_from_wire((await self._ask(m.DescribeStream(name), m.StreamDescribed)).stream)
+
+    def _link(self, shard: Shard) -> Link:
+        first = self._pool.first
+        at_first = not shard.address or shard.address == self.address or (shard.leader and shard.leader == first.node)
+        link = first if at_first else self._pool.link(parse_url(shard.address))
+        if first.connection is not None:   # before that its name is not known, and the choice may change
+            self._link_by_shard[shard.uuid] = link
+        return link
+
+    def _note_refusal(self, shard: bytes, error: StreamkitError) -> None:
+        if self._routes.note(shard, error):
+            self._link_by_shard.pop(shard, None)
+            _log.info("route.stale shard=%s code=%s", shard.hex(), error.code)
+
+
+def _durability(name: str) -> Durability:
+    try:
+        return Durability(name)
+    except ValueError:
+        raise InvalidRequest(
+            f"durability must be one of {', '.join(Durability)}, got {name!r}",
+            try_='use "fsync" unless losing the last records at a power cut is fine',
+            field="durability",
+            value=name,
+        ) from None
+
+
+def _expect(answer: m.Message, expected: type[A]) -> A:
+    if not isinstance(answer, expected):
+        raise ProtocolMismatch(
+            f"the broker answers with {type(answer).__name__} where {expected.__name__} belongs", reason="answer"
+        )
+    return answer

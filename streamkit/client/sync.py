@@ -1,0 +1,132 @@
+"""Client: AsyncClient for callers that are not coroutines."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from datetime import datetime
+from types import TracebackType
+from typing import Any, TypeVar
+
+from streamkit.client.client import AsyncClient
+from streamkit.client.config import ClientConfig
+from streamkit.client.pool import Connector
+from streamkit.model import limits
+from streamkit.model.position import Position
+from streamkit.model.shard import Shard
+from streamkit.model.stream import Durability, StreamConfig, StreamDescription
+from streamkit.protocol import messages as m
+from streamkit.protocol.frames import Fetched, PutReceipt
+from streamkit.runtime.interfaces import Buffer, Runtime
+from streamkit.runtime.real import LoopThread
+
+T = TypeVar("T")
+
+
+class Client:
+    """A broker, asked from any thread. Each method is AsyncClient's of the same name, run on a background loop.
+
+    loop_thread: the loop to run on; the process's shared one when it is None.
+    """
+
+    def __init__(
+        self,
+        url: str | Connector | None = None,
+        runtime: Runtime | None = None,
+        *,
+        config: ClientConfig | None = None,
+        loop_thread: LoopThread | None = None,
+    ) -> None:
+        self._thread = loop_thread or LoopThread.shared()
+        self._client = AsyncClient(url, runtime, config=config)
+        self._closed = False
+
+    @property
+    def address(self) -> str:
+        return self._client.address
+
+    def connect(self) -> str:
+        return self._run(self._client.connect())
+
+    def close(self) -> None:
+        if not self._closed and self._thread.alive:
+            self._closed = True
+            self._run(self._client.close())
+
+    def __enter__(self) -> Client:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def create_stream(
+        self,
+        name: str,
+        config: StreamConfig | None = None,
+        *,
+        shards: int = 1,
+        retention_hours: int = limits.RETENTION_HOURS_DEFAULT,
+        retention_bytes: int | None = None,
+        durability: Durability | str = Durability.FSYNC,
+        record_bytes_max: int = limits.RECORD_BYTES_MAX_DEFAULT,
+        codec: str = "auto",
+    ) -> StreamDescription:
+        """Settings come as one StreamConfig or one by one. Raises StreamExists, InvalidRequest, LimitReached."""
+        return self._run(
+            self._client.create_stream(
+                name,
+                config,
+                shards=shards,
+                retention_hours=retention_hours,
+                retention_bytes=retention_bytes,
+                durability=durability,
+                record_bytes_max=record_bytes_max,
+                codec=codec,
+            )
+        )
+
+    def describe_stream(self, name: str) -> StreamDescription:
+        """Asks the broker. Raises StreamNotFound."""
+        return self._run(self._client.describe_stream(name))
+
+    def stream(self, name: str, refresh: bool = False) -> StreamDescription:
+        return self._run(self._client.stream(name, refresh))
+
+    def list_streams(self) -> list[StreamDescription]:
+        """All streams by name, without their shards."""
+        return self._run(self._client.list_streams())
+
+    def delete_stream(self, name: str) -> None:
+        """The stream and all its records. Raises StreamNotFound."""
+        self._run(self._client.delete_stream(name))
+
+    def describe_shards(self, name: str) -> tuple[m.ShardState, ...]:
+        """How much each shard holds, in ordinal order. Raises StreamNotFound."""
+        return self._run(self._client.describe_shards(name))
+
+    def resolve_position(self, shard: Shard, position: str | datetime | Position) -> m.PositionResolved:
+        return self._run(self._client.resolve_position(shard, position))
+
+    def new_producer(self, name: str = "") -> m.ProducerGiven:
+        return self._run(self._client.new_producer(name))
+
+    def describe_node(self) -> m.NodeDescribed:
+        return self._run(self._client.describe_node())
+
+    def put_batch(self, shard: Shard, batch: Buffer, timeout_ms: int | None = None) -> PutReceipt:
+        """Waits for the receipt."""
+        return self._run(self._put(shard, batch, timeout_ms))
+
+    def fetch(self, shard: Shard, start: int, *, bytes_max: int = 4 << 20, wait_ms: int = 500) -> Fetched:
+        return self._run(self._client.fetch(shard, start, bytes_max=bytes_max, wait_ms=wait_ms))
+
+    def call(self, message: m.Message, *, timeout_ms: int | None = None) -> m.Message:
+        return self._run(self._client.call(message, timeout_ms=timeout_ms))
+
+    async def _put(self, shard: Shard, batch: Buffer, timeout_ms: int | None) -> PutReceipt:
+        return await self._client.put_batch(shard, batch, timeout_ms=timeout_ms)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._thread.run(work)
