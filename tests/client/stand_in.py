@@ -51,8 +51,8 @@ class StandIn:
             case m.CreateStream(name=name):
                 config = create_from_wire(message)
                 shards = tuple(
-                    Shard(ordinal=i, uuid=f"{name[:8]:8}{i:8}".encode(), hash_start=low, hash_end=high, created_ms=1_000,
-                          leader="stand-in", address=self.address)
+                    Shard(ordinal=i, uuid=f"{name[:8]:8}{i:8}".encode(), hash_start=low, hash_end=high,
+                          created_ms=1_000, leader="stand-in", address=self.address)
                     for i, (low, high) in enumerate(even_ranges(config.shards))
                 )  # fmt: skip
                 self.streams[name] = StreamDescription(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
@@ -48,6 +48,15 @@ async def broker() -> AsyncIterator[StandIn]:
     broker = await StandIn().listen(RealNetwork())
     yield broker
     await broker.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():                     # noqa: ASYNC110  what is awaited happens on this very loop
+        await asyncio.sleep(0)
+
+
+def address_of(server: asyncio.Server) -> str:
+    return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 @contextlib.asynccontextmanager
@@ -150,8 +159,7 @@ async def test_a_broken_connection_fails_what_is_under_way_and_is_made_again(bro
         broker.silent = True
         under_way = [client.put_batch(shard, batch_of(b"x")) for _ in range(3)]
         fetch = asyncio.ensure_future(client.fetch(shard, 0))
-        while not client._pool.first.connection.pending == 4:
-            await asyncio.sleep(0)
+        await until(lambda: client._pool.first.connection.pending == 4)
         broker.ends[0].transport.abort()
         outcomes = await asyncio.gather(*under_way, fetch, return_exceptions=True)
         assert all(isinstance(e, ConnectionFailed) and e.facts["sent"] for e in outcomes)
@@ -167,10 +175,8 @@ async def test_asking_is_repeated_once_over_a_broken_connection_but_changing_is_
         for message, repeated in ((m.DescribeStream("s"), True), (m.NewProducer(), False)):
             broker.silent = True
             call = asyncio.ensure_future(client.call(message))
-            while client._pool.first.connection is None or not client._pool.first.connection.pending:
-                await asyncio.sleep(0)
+            await until(lambda: bool(client._pool.first.connection.pending))
             broker.silent = False
-            broker.ends[-1].wire.feed(b"")
             broker.ends[-1].transport.abort()
             if repeated:
                 assert isinstance(await call, m.StreamDescribed)
@@ -250,8 +256,7 @@ async def test_a_goodbye_of_the_broker_moves_new_requests_to_a_new_connection(br
         shard = (await client.create_stream("s")).shards[0]
         broker.ends[0].wire.say_goodbye("stopping")
         broker.ends[0].flush()
-        while client._pool.first.connection.usable:
-            await asyncio.sleep(0)
+        await until(lambda: not client._pool.first.connection.usable)
         assert (await client.put_batch(shard, batch_of(b"x"))).base_sequence == 0
         assert len(broker.ends) == 2
 
@@ -291,7 +296,7 @@ async def test_whatever_else_listens_there_is_named(first: bytes, text: str) -> 
         writer.close()
 
     async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
-        client = AsyncClient("127.0.0.1:%d" % server.sockets[0].getsockname()[1], runtime(), config=CONFIG)
+        client = AsyncClient(address_of(server), runtime(), config=CONFIG)
         with pytest.raises(StreamkitError, match=text) as caught:
             await client.connect()
         assert caught.value.code in ("protocol_mismatch", "connection_failed")
@@ -300,8 +305,7 @@ async def test_whatever_else_listens_there_is_named(first: bytes, text: str) -> 
 
 async def test_a_port_that_takes_connections_and_says_nothing_is_given_up(broker: StandIn) -> None:
     async with await asyncio.start_server(lambda r, w: asyncio.sleep(3600), "127.0.0.1", 0) as server:
-        address = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
-        client = AsyncClient(address, runtime(), config=replace(CONFIG, connect_timeout_ms=20))
+        client = AsyncClient(address_of(server), runtime(), config=replace(CONFIG, connect_timeout_ms=20))
         with pytest.raises(ConnectionFailed, match="did not answer within 20 ms"):
             await client.connect()
         await client.close()
