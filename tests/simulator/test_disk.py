@@ -198,7 +198,7 @@ class Jobs:
 
 def test_the_flusher_carries_out_jobs_in_order_and_reports_each():
     loop = SimulatedLoop()
-    disk, process, view = machine()
+    _, process, view = machine()
     progress = []
 
     async def main():
