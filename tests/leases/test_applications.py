@@ -27,7 +27,8 @@ class Item:
 
 
 def stream(name: str, shards: int, start: int = 0) -> events.FoundStream:
-    return events.FoundStream(name, tuple((name.encode().ljust(15, b"-") + bytes([n]), n, start) for n in range(shards)))
+    leases = ((name.encode().ljust(15, b"-") + bytes([n]), n, start) for n in range(shards))
+    return events.FoundStream(name, tuple(leases))
 
 
 def join(machine, worker, *, found=(), streams=("s",), now_ms=0, leases_max=0, connection=0):

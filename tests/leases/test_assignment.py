@@ -23,7 +23,9 @@ def after(holdings: list[Holding], members: list[Candidate]) -> list[Holding]:
 
 
 holding_lists = st.lists(st.integers(0, 6), max_size=40).map(
-    lambda owners: [Holding(bytes([n]) * 16, "s", owner, "owned" if owner else "ready") for n, owner in enumerate(owners)]
+    lambda owners: [
+        Holding(bytes([n]) * 16, "s", owner, "owned" if owner else "ready") for n, owner in enumerate(owners)
+    ]
 )
 
 

@@ -1,0 +1,222 @@
+"""Codecs: values to payloads and back, and payloads checked against the type a handler asks for.
+
+A codec is any object with `name`, `encode` and `decode`; its name travels in the header `content-type`. "auto" goes
+by that header; without one a payload is JSON when it reads as JSON, else the bytes as they are. `Decoding` joins a
+codec with an annotation: a built-in type, msgspec.Struct, dataclass, TypedDict, or a class with
+`model_validate_json`. Its functions go into `_core.batch.RecordContext`; what they raise becomes DecodeFailed there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from streamkit.errors import InvalidUse
+
+CONTENT_TYPE = "content-type"              # the header that names a record's codec
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """name: what `content-type` says; decode(encode(value)) gives the value back."""
+
+    name: str
+
+    def encode(self, value: Any) -> bytes: ...
+    def decode(self, data: bytes) -> Any: ...
+
+
+class Json:
+    """JSON: dictionaries, lists, text, numbers, dataclasses, msgspec.Structs, dates."""
+
+    name = "json"
+
+    def __init__(self) -> None:
+        self.encode = msgspec.json.Encoder().encode
+        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+
+
+class MessagePack:
+    """MessagePack of the same values, and bytes inside them."""
+
+    name = "msgpack"
+
+    def __init__(self) -> None:
+        self.encode = msgspec.msgpack.Encoder().encode
+        self.decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
+
+
+class Bytes:
+    """The payload as it is."""
+
+    name = "bytes"
+
+    def encode(self, value: Any) -> bytes:
+        if isinstance(value, bytes | bytearray | memoryview):
+            return bytes(value)
+        raise InvalidUse(
+            f'codec "bytes" takes bytes, not {type(value).__name__}', try_='use codec="json"', codec=self.name
+        )
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+
+class Text:
+    """UTF-8."""
+
+    name = "text"
+
+    def encode(self, value: Any) -> bytes:
+        if isinstance(value, str):
+            return value.encode()
+        raise InvalidUse(
+            f'codec "text" takes str, not {type(value).__name__}', try_='use codec="json"', codec=self.name
+        )
+
+    def decode(self, data: bytes) -> str:
+        return str(data, "utf-8")
+
+
+class Auto:
+    """Bytes as they are, everything else as JSON; read as JSON where it is JSON."""
+
+    name = "auto"
+
+    def encode(self, value: Any) -> bytes:
+        return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else JSON.encode(value)
+
+    def decode(self, data: bytes) -> Any:
+        try:
+            return JSON.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return data
+
+
+JSON = Json()
+MSGPACK = MessagePack()
+BYTES = Bytes()
+TEXT = Text()
+AUTO = Auto()
+_NAMED: dict[str, Codec] = {codec.name: codec for codec in (JSON, MSGPACK, BYTES, TEXT, AUTO)}
+_CONTENT_TYPES = {
+    "application/json": "json",
+    "text/plain": "text",
+    "application/octet-stream": "bytes",
+    "application/msgpack": "msgpack",
+    "application/x-msgpack": "msgpack",
+    "application/vnd.msgpack": "msgpack",
+}
+
+
+def find_codec(codec: Codec | str) -> Codec:
+    """The codec of that name, or the object itself. Raises InvalidUse."""
+    found = _NAMED.get(codec) if isinstance(codec, str) else codec
+    if isinstance(found, Codec):
+        return found
+    known = ", ".join(f'"{name}"' for name in sorted(_NAMED))
+    raise InvalidUse(
+        f"{codec!r} is not a codec; known: {known}",
+        try_="use one of them, or an object with name, encode and decode", codec=str(codec),
+    )
+
+
+class Unfit(ValueError):
+    """A payload that decodes, but not into what was asked for; the text begins with the field's path."""
+
+
+_AT = re.compile(r"(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
+
+
+def explain(error: BaseException) -> str:
+    """One line: the field's path, then what is wrong with it. Never the payload."""
+    if isinstance(error, msgspec.MsgspecError):
+        text = str(error).replace("`", "")
+        if found := _AT.match(str(error)):
+            path = found["path"].removeprefix("$").removeprefix(".")
+            text = (f"{path}: " if path else "") + _lower(found["what"].replace("`", ""))
+        return _lower(text) if ": " not in text else text
+    errors = getattr(error, "errors", None)
+    if callable(errors):                   # pydantic's ValidationError, without importing pydantic
+        first = errors()[0]
+        path = ".".join(str(part) for part in first.get("loc", ()))
+        return (f"{path}: " if path else "") + _lower(str(first.get("msg", "does not fit")))
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start}"
+    return str(error) or type(error).__name__
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+class Decoding:
+    """How payloads become values of one annotation.
+
+    codec: what a record without a usable content type is read as. annotation: None or Any for whatever the codec
+    gives. decode: for such records. decode_for: content type → decode, for the others; a codec that was chosen by
+    name or given as an object is used whatever the header says. Raises InvalidUse for a type that nothing decodes.
+    """
+
+    def __init__(self, codec: Codec | str = "auto", annotation: Any = None) -> None:
+        self.codec = find_codec(codec)
+        self.annotation = None if annotation in (Any, object) else annotation
+        self._by_type: dict[str, Callable[[bytes], Any]] = {}
+        self.decode = self._decoder(self.codec)
+        self.decode_for = self._decode_for if self.codec is AUTO and self.annotation is not bytes else None
+
+    def _decode_for(self, content_type: str) -> Callable[[bytes], Any]:
+        known = self._by_type.get(content_type)
+        if known is None:
+            plain = content_type.partition(";")[0].strip().lower()
+            codec = _NAMED.get(_CONTENT_TYPES.get(plain, plain), self.codec)
+            known = self._decoder(codec)
+            if len(self._by_type) < 1_000:     # content types come from outside; their number is bounded here
+                self._by_type[content_type] = known
+        return known
+
+    def _decoder(self, codec: Codec) -> Callable[[bytes], Any]:
+        annotation = self.annotation
+        if annotation is None:
+            return _explained(codec.decode)
+        if annotation is bytes:
+            return BYTES.decode
+        if (validate_json := getattr(annotation, "model_validate_json", None)) is not None:
+            validate = annotation.model_validate
+            if codec is JSON or codec is AUTO:
+                return _explained(validate_json)
+            return _explained(lambda data: validate(codec.decode(data)))
+        try:
+            if codec is JSON or codec is AUTO:
+                return _explained(msgspec.json.Decoder(annotation).decode)
+            if codec is MSGPACK:
+                return _explained(msgspec.msgpack.Decoder(annotation).decode)
+            msgspec.json.Decoder(annotation)   # checks the type before the first record comes
+        except (TypeError, NameError) as cause:
+            shown = getattr(annotation, "__name__", str(annotation))
+            raise InvalidUse(
+                f"{shown} is not a type that payloads decode into: {cause}",
+                try_="use dict, a msgspec.Struct, a dataclass, a TypedDict, Record or Batch", annotation=shown,
+            ) from cause
+        if codec is TEXT and annotation is str:
+            return _explained(TEXT.decode)
+        return _explained(lambda data: _converted(codec.decode(data), annotation))
+
+
+def _converted(value: Any, annotation: Any) -> Any:
+    if isinstance(annotation, type) and isinstance(value, annotation):
+        return value
+    return msgspec.convert(value, annotation, strict=not isinstance(value, str))
+
+
+def _explained(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def decode_explained(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except (ValueError, TypeError) as cause:       # msgspec's and pydantic's errors are ValueErrors
+            raise Unfit(explain(cause)) from cause
+
+    return decode_explained
