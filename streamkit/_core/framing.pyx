@@ -60,6 +60,15 @@ cdef class PutFrame:
         """A memoryview of the batch; whoever keeps it longer than this call copies it."""
         return PyMemoryView_FromObject(self)
 
+    @property
+    def raw_bytes(self):
+        """What the batch's header says of its size before compression; 0 when there is no whole header."""
+        cdef uint32_t raw_bytes
+        if self.size < BATCH_HEADER_BYTES:
+            return 0
+        memcpy(&raw_bytes, self.at + 60, 4)
+        return raw_bytes
+
     def __len__(self):
         return self.size
 
