@@ -411,6 +411,8 @@ cdef class Batch:
             self.body = at
         return 0
 
+    __class_getitem__ = classmethod(GenericAlias)
+
     cdef Record record_at(self, uint32_t index):
         # The batch is open and `index` below record_count.
         cdef Record made = Record.__new__(Record)
