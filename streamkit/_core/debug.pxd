@@ -14,6 +14,7 @@ cdef enum:
     LIVE_SEALED = 3
     LIVE_HANDLE = 4
     LIVE_SLAB = 5
-    LIVE_KINDS = 6
+    LIVE_RECEIVE_BLOCK = 6
+    LIVE_KINDS = 7
 
 cdef int64_t live_counts[LIVE_KINDS]

@@ -14,6 +14,8 @@ from libc.string cimport memcmp, memmove
 
 cimport cython
 
+from streamkit._core.debug cimport LIVE_RECEIVE_BLOCK, SK_COUNT, live_counts
+
 from streamkit.errors import ProtocolMismatch
 
 MESSAGE = KIND_MESSAGE
@@ -31,11 +33,13 @@ cdef enum:
 cdef class Block:
     def __cinit__(self, Py_ssize_t size):
         self.bytes = <uint8_t*>malloc(size)
+        SK_COUNT(live_counts[LIVE_RECEIVE_BLOCK], 1)
         if self.bytes == NULL:
             raise MemoryError()
         self.size = size
 
     def __dealloc__(self):
+        SK_COUNT(live_counts[LIVE_RECEIVE_BLOCK], -1)
         free(self.bytes)
 
     def __getbuffer__(self, Py_buffer* view, int flags):

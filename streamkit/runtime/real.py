@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import errno
 import os
 import random
 import socket
@@ -152,7 +153,7 @@ def _without_delay(transport: asyncio.BaseTransport) -> None:
 
 
 def _remove_stale(path: str) -> None:
-    # A socket file that nobody listens on is left over from a killed process.
+    # A socket file that nobody listens on is left over from a killed process. asyncio would remove any.
     if not os.path.exists(path):           # noqa: PTH110
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -160,6 +161,8 @@ def _remove_stale(path: str) -> None:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)                # noqa: PTH108
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
 
 
 class RealExecutor:
