@@ -1,0 +1,90 @@
+# A shard's log in memory: its segments, its tail, and the one pass that takes a batch in.
+
+from cpython.ref cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from streamkit._core.batch cimport BatchHeader
+from streamkit._core.index cimport SparseIndex
+from streamkit._core.journal cimport Journal, Slot
+from streamkit._core.producers cimport ProducerTable
+
+cdef struct TailBatch:
+    uint64_t base
+    uint64_t end
+    uint64_t append_time_ms
+    PyObject* batch                # owned reference
+
+cdef class Segment:
+    cdef Slot* slot                # owned; what the flusher sees of it
+    cdef readonly ShardCore shard
+    cdef readonly uint64_t base
+    cdef public uint64_t end       # one past the last record appended
+    cdef public uint64_t position  # bytes appended
+    cdef public uint64_t written_position      # bytes in the file as far as the loop knows
+    cdef public uint64_t first_append_ms
+    cdef public uint64_t last_append_ms
+    cdef public uint64_t batches
+    cdef public uint32_t headers_crc
+    cdef public bint sealed        # nothing is appended any more
+    cdef public bint dirty         # written since it was last synced
+    cdef public bint measured      # times and counts above are known
+    cdef readonly Py_ssize_t in_flight         # entries that the journal holds; the file stays open meanwhile
+    cdef readonly object file      # an open File, or None
+    cdef public uint64_t used      # tick of the last use, for closing what was not used for longest
+    cdef public SparseIndex index
+    cdef public bint index_whole   # the index reaches back to the segment's beginning
+    cdef uint64_t memo_sequence    # where the last read ended, so that the next finds its place at once
+    cdef uint64_t memo_position
+    cdef dict node_files(self)
+
+cdef class NodeLog:
+    cdef readonly Journal journal
+    cdef public object refusal     # None, or a function that returns the error every append gets
+    cdef public object on_push     # called once when something waits to be flushed, until pushed is cleared
+    cdef public bint pushed
+    cdef readonly uint64_t tail_bytes
+    cdef public uint64_t tail_bytes_max
+    cdef public uint64_t segment_bytes
+    cdef public uint64_t bypass_bytes
+    cdef public uint64_t batch_bytes_max
+    cdef readonly uint64_t tick
+    cdef object tail_order         # deque: one entry a batch in any tail, oldest first: its shard
+    cdef readonly list progressed  # shards with news, each once
+    cdef readonly dict open_segments           # segments with an open file
+    cdef public Py_ssize_t files_open_max
+    cdef readonly uint64_t batches_appended
+    cdef readonly uint64_t bytes_appended
+    cdef int trim_tails(self) except -1
+
+cdef class ShardCore:
+    cdef readonly NodeLog node
+    cdef readonly bytes uuid
+    cdef readonly uint32_t seed    # CRC-32C of the uuid
+    cdef readonly uint64_t log_start
+    cdef readonly uint64_t log_end
+    cdef readonly uint64_t journal_end         # synced in the journal or its segment
+    cdef public uint64_t synced_end            # synced in segments by a checkpoint
+    cdef readonly uint64_t segment_end         # in the segment file: the tail before it may go
+    cdef readonly uint64_t os_end  # end of the last batch that did not ask for a sync
+    cdef readonly uint32_t epoch   # of the last batch
+    cdef readonly uint64_t last_append_ms
+    cdef readonly list segments    # oldest first; the last one is appended to
+    cdef readonly list epochs      # (epoch, start sequence), oldest first
+    cdef public ProducerTable producers
+    cdef public bint certain
+    cdef public bint checkpoint_due            # something changed since the last checkpoint
+    cdef bint has_news
+    cdef uint8_t[16] hash_low
+    cdef uint8_t[16] hash_high
+    cdef TailBatch* tail           # ring of tail_room (a power of two) from tail_first
+    cdef Py_ssize_t tail_first
+    cdef Py_ssize_t tail_count
+    cdef Py_ssize_t tail_room
+    cdef int keep(self, uint64_t end, uint64_t append_time_ms, bytes batch) except -1
+    cdef uint64_t forget_oldest(self) except? 0
+    cdef int store(self, Segment segment, bytes batch, uint32_t records, uint64_t append_time_ms, bint synced) except -1
+    cdef object appended_before(self, BatchHeader* header, uint64_t now_ms)
+    cdef list read_tail(self, uint64_t start, uint64_t limit, uint64_t bytes_max)
+    cdef Segment segment_of(self, uint64_t sequence)
+    cdef object read_from(self, Segment segment, uint64_t sequence, uint64_t position, uint64_t start, uint64_t limit,
+                          uint64_t bytes_max, bint nowait)

@@ -1,0 +1,613 @@
+"""A shard's log, hot part: one pass takes a batch in; reads come from the tail in memory or from a segment.
+
+Serves `storage.shard_log`, whose ShardLog adds what opens files and waits. All of it runs on the event loop; the
+flusher thread only sees entries and slots of `journal`. Read `ShardCore.append` first, then `read`.
+"""
+
+from collections import deque
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from streamkit._core.batch cimport (BATCH_MAGIC, BATCH_OK, BATCH_SHORT, FLAG_CONTROL, FLAG_EPOCH_START, HEADER_BYTES,
+                                    body_crc, read_header, sk_crc32c, stamp)
+from streamkit._core.journal cimport LEVEL_FSYNC, LEVEL_OS, Entry, News
+from streamkit._core.producers cimport (VERDICT_APPEND, VERDICT_CORRUPT, VERDICT_DUPLICATE, VERDICT_DUPLICATE_OLD,
+                                        VERDICT_FENCED, VERDICT_GAP, KeptBatch, Verdict)
+from streamkit._core.segment cimport STOP_END, STOP_SHORT, Stop, look
+
+from streamkit.errors import (CorruptBatch, CorruptFile, LimitReached, NotLeader, ProducerFenced, SequenceCorrupt,
+                              SequenceGap, SequenceTrimmed, UnknownProducer, WrongShard)
+
+cdef enum:
+    EPOCH_START_BYTES = HEADER_BYTES + 4 + 8      # one record without key, headers or value
+    READ_AHEAD_BYTES = 65536       # read beyond the index step, so that one read finds the batch
+    RELEASE_GIL_BYTES = 65536      # below it, giving the GIL away costs more than the sum
+
+
+cdef class Appended:
+    """Where a batch lies. duplicate: 0 new; 1 repeated; 2 repeated, its place no longer known (base_sequence is 0).
+
+    end_sequence: once the high watermark reaches it, the answer may be given; for 2 it is where the oldest
+    remembered batch of the producer begins.
+    """
+
+    cdef readonly uint64_t base_sequence
+    cdef readonly uint64_t end_sequence
+    cdef readonly uint64_t append_time_ms
+    cdef readonly int duplicate
+
+    def __repr__(self):
+        return (f"Appended(base_sequence={self.base_sequence}, end_sequence={self.end_sequence}, "
+                f"append_time_ms={self.append_time_ms}, duplicate={self.duplicate})")
+
+
+cdef Appended make_appended(uint64_t base, uint64_t end, uint64_t append_time_ms, int duplicate):
+    cdef Appended answer = Appended.__new__(Appended)
+    answer.base_sequence = base
+    answer.end_sequence = end
+    answer.append_time_ms = append_time_ms
+    answer.duplicate = duplicate
+    return answer
+
+
+cdef class Segment:
+    """One segment of a shard. Whoever opens its file calls use_file()."""
+
+    def __cinit__(self, ShardCore shard, uint64_t base):
+        self.slot = <Slot*>calloc(1, sizeof(Slot))
+        if self.slot == NULL:
+            raise MemoryError()
+        self.slot.first = -1
+        self.slot.fd = -1
+        self.shard = shard
+        self.base = base
+        self.end = base
+        self.index = SparseIndex()
+        self.memo_sequence = base
+
+    def __dealloc__(self):
+        free(self.slot)
+
+    def use_file(self, file) -> None:
+        """`file` is open from now on; it is kept until close_file()."""
+        assert self.file is None, "a segment has one file open"
+        self.file = file
+        self.slot.file = <PyObject*>file
+        self.slot.fd = file.fileno()
+        self.node_files()[self] = None
+
+    cdef dict node_files(self):
+        return self.shard.node.open_segments
+
+    def close_file(self) -> None:
+        """Close the file. Only when nothing is in flight."""
+        assert self.in_flight == 0, "the flusher may be writing to it"
+        file = self.file
+        if file is None:
+            return
+        self.file = None
+        self.slot.file = NULL
+        self.slot.fd = -1
+        self.node_files().pop(self, None)
+        file.close()
+
+    @property
+    def named(self):
+        """The file's name is on disk, so syncing the file makes its content durable."""
+        return bool(self.slot.named)
+
+    @named.setter
+    def named(self, bint value):
+        self.slot.named = value
+
+
+cdef class NodeLog:
+    """What all shard logs of a node share: the journal, the budget for tails, the bound on open files."""
+
+    def __init__(self, Journal journal, *, uint64_t tail_bytes_max, uint64_t segment_bytes, uint64_t bypass_bytes,
+                 uint64_t batch_bytes_max, Py_ssize_t files_open_max):
+        self.journal = journal
+        self.tail_bytes_max = tail_bytes_max
+        self.segment_bytes = segment_bytes
+        self.bypass_bytes = bypass_bytes
+        self.batch_bytes_max = batch_bytes_max
+        self.files_open_max = files_open_max
+        self.tail_order = deque()
+        self.progressed = []
+        self.open_segments = {}
+
+    def collect(self) -> bool:
+        """Take over what the flusher finished; shards that moved are in `progressed`. True when there was anything."""
+        cdef News news
+        cdef Py_ssize_t i
+        cdef Segment segment
+        cdef ShardCore shard
+        cdef uint64_t end
+        self.journal.drain(&news)
+        for i in range(news.done_count):
+            segment = <Segment>news.done[i].segment
+            shard = segment.shard
+            end = news.done[i].end
+            if news.done[i].durable and end > shard.journal_end:
+                shard.journal_end = end
+            if news.done[i].written and end > shard.segment_end:
+                shard.segment_end = end
+            if not shard.has_news:
+                shard.has_news = True
+                self.progressed.append(shard)
+        for i in range(news.released.count):
+            segment = <Segment>news.released.at[i].segment
+            segment.in_flight -= 1
+            segment.written_position = news.released.at[i].position + news.released.at[i].size
+            segment.dirty = True
+        self.journal.free_news(&news)
+        if news.done_count or news.released.count:
+            self.trim_tails()
+        return news.done_count != 0 or news.released.count != 0
+
+    def take_progressed(self) -> list:
+        """Shards whose durable_end or written_end moved since the last call, each once."""
+        cdef list moved = self.progressed
+        self.progressed = []
+        for shard in moved:
+            (<ShardCore>shard).has_news = False
+        return moved
+
+    def note_progress(self, ShardCore shard) -> None:
+        """A shard moved without the flusher: a checkpoint synced it."""
+        if not shard.has_news:
+            shard.has_news = True
+            self.progressed.append(shard)
+
+    cdef int trim_tails(self) except -1:
+        # Forget the oldest batches over all shards until the budget holds; stops at one not yet in its segment.
+        cdef ShardCore shard
+        while self.tail_bytes > self.tail_bytes_max and self.tail_order:
+            shard = <ShardCore>self.tail_order[0]
+            if shard.tail_count and shard.tail[shard.tail_first].end > shard.segment_end:
+                return 0
+            self.tail_order.popleft()
+            if shard.tail_count:
+                self.tail_bytes -= shard.forget_oldest()
+        return 0
+
+    def close_surplus_files(self) -> None:
+        """Close the files used longest ago until the bound holds, except those being written to."""
+        cdef Segment segment
+        surplus = len(self.open_segments) - self.files_open_max
+        if surplus <= 0:
+            return
+        idle = sorted((<Segment>segment for segment in self.open_segments if (<Segment>segment).in_flight == 0),
+                      key=lambda segment: segment.used)
+        for segment in idle[: surplus + self.files_open_max // 8]:
+            segment.close_file()
+
+
+cdef class ShardCore:
+    """The part of a shard's log that runs for every batch; storage.ShardLog completes it.
+
+    uuid: 16 bytes. Ends are exclusive; see durable_end and written_end for what an acknowledgement waits for.
+    """
+
+    def __init__(self, NodeLog node, bytes uuid, *, uint64_t log_start, uint64_t log_end, uint32_t epoch,
+                 uint64_t last_append_ms, ProducerTable producers, list epochs):
+        assert len(uuid) == 16, "a shard's uuid has 16 bytes"
+        self.node = node
+        self.uuid = uuid
+        self.seed = sk_crc32c(0, <const char*>uuid, 16)
+        self.log_start = log_start
+        self.log_end = self.journal_end = self.synced_end = self.segment_end = log_end
+        self.epoch = epoch
+        self.last_append_ms = last_append_ms
+        self.producers = producers
+        self.epochs = epochs
+        self.segments = []
+        self.certain = True
+        memset(self.hash_high, 0xFF, 16)
+
+    def __dealloc__(self):
+        while self.tail_count:
+            self.forget_oldest()
+        free(self.tail)
+
+    # ------------------------------------------------------------------------------------------ positions
+
+    @property
+    def durable_end(self):
+        """One past the last record that is on disk here: in the journal or in a synced segment."""
+        if self.os_end > self.synced_end:
+            return self.synced_end
+        return self.journal_end if self.journal_end > self.synced_end else self.synced_end
+
+    @property
+    def written_end(self):
+        """One past the last record that the kernel has: it survives the end of this process."""
+        return max(self.segment_end, self.durable_end)
+
+    def set_range(self, low, high) -> None:
+        """Hash keys of the shard, both inclusive: 16 bytes big-endian, or numbers."""
+        first = low if isinstance(low, bytes) else int(low).to_bytes(16, "big")
+        last = high if isinstance(high, bytes) else int(high).to_bytes(16, "big")
+        assert len(first) == 16 and len(last) == 16, "a hash key has 16 bytes"
+        memcpy(self.hash_low, <const char*>first, 16)
+        memcpy(self.hash_high, <const char*>last, 16)
+
+    # ------------------------------------------------------------------------------------------ append
+
+    def append(self, batch, *, uint64_t now_ms, uint32_t epoch, durability) -> Appended:
+        """Take in one sealed batch, given as bytes or a memoryview; it is copied once, checked and stamped.
+
+        The answer may be given when the high watermark passes end_sequence. now_ms: wall clock; the batch gets
+        it, or the last batch's time when that is later. epoch: of the leadership; the first batch of a new one is
+        preceded by an epoch-start batch.
+        Raises CorruptBatch, WrongShard, ProducerFenced, SequenceGap, UnknownProducer, SequenceCorrupt,
+        LimitReached, NotLeader, DiskFull, DiskFailed. When it raises, nothing was appended.
+        """
+        cdef Py_buffer view
+        cdef BatchHeader header
+        cdef const uint8_t* at
+        cdef int bad
+        cdef bytes stored
+        cdef Segment segment
+        cdef uint64_t base
+        cdef bint synced = durability == "fsync"
+        PyObject_GetBuffer(batch, &view, PyBUF_SIMPLE)
+        try:
+            at = <const uint8_t*>view.buf
+            bad = read_header(at, <size_t>view.len, &header)
+            if bad != BATCH_OK or header.batch_bytes != <uint64_t>view.len or <uint64_t>view.len > self.node.batch_bytes_max:
+                raise refused_batch(bad, view.len, self.node.batch_bytes_max)
+            if view.len >= RELEASE_GIL_BYTES:
+                with nogil:
+                    bad = body_crc(at, header.batch_bytes) != header.body_crc
+            else:
+                bad = body_crc(at, header.batch_bytes) != header.body_crc
+            if bad:
+                raise CorruptBatch("the batch's checksum does not fit its body", try_="send it again", reason="body crc")
+            if header.flags & (FLAG_CONTROL | FLAG_EPOCH_START):
+                raise CorruptBatch("a producer cannot send a control batch", try_="seal it without flags", reason="flags")
+            if memcmp(header.hash_low, self.hash_low, 16) < 0 or memcmp(header.hash_high, self.hash_high, 16) > 0:
+                raise WrongShard("the batch holds keys of another shard", try_="refresh the shard map and route it again",
+                                 shard=self.uuid.hex(), map_version=header.map_version)
+            if header.producer_id:
+                repeated = self.appended_before(&header, now_ms)
+                if repeated is not None:
+                    return <Appended>repeated
+            if self.node.refusal is not None:
+                raise self.node.refusal()
+            if epoch != self.epoch:
+                self.start_epoch(epoch, now_ms, synced)
+            if now_ms < self.last_append_ms:
+                now_ms = self.last_append_ms
+            segment = self.place(header.batch_bytes, now_ms)
+            stored = PyBytes_FromStringAndSize(<const char*>at, view.len)
+        finally:
+            PyBuffer_Release(&view)
+        base = self.log_end
+        stamp(<uint8_t*>PyBytes_AS_STRING(stored), 0, base, epoch, now_ms, self.seed)
+        self.store(segment, stored, header.record_count, now_ms, synced)
+        if header.producer_id:
+            self.producers.note(&header, base, now_ms)
+        return make_appended(base, self.log_end, now_ms, 0)
+
+    cdef object appended_before(self, BatchHeader* header, uint64_t now_ms):
+        # The answer for a repeated batch, None for a new one; raises what the table in producers.pyx says.
+        cdef KeptBatch kept
+        cdef uint64_t expected
+        cdef Verdict verdict = self.producers.judge(header, &kept, &expected)
+        if verdict == VERDICT_APPEND:
+            if not self.producers.has_room(header.producer_id, now_ms):
+                raise LimitReached("the shard follows as many producers as it may", try_="close producers that are done",
+                                   limit=self.producers.producers_max, scope="producers of a shard")
+            return None
+        if verdict == VERDICT_DUPLICATE:
+            return make_appended(kept.base_sequence, kept.base_sequence + header.record_count, kept.append_time_ms, 1)
+        if verdict == VERDICT_DUPLICATE_OLD:
+            return make_appended(0, kept.base_sequence, kept.append_time_ms, 2)
+        facts = {"producer_id": header.producer_id, "shard": self.uuid.hex()}
+        if verdict == VERDICT_FENCED:
+            raise ProducerFenced("a newer instance of this producer exists", try_="stop this one", newest=expected,
+                                 epoch=header.producer_epoch, **facts)
+        if verdict == VERDICT_GAP:
+            raise SequenceGap("an earlier batch of this producer is missing", try_="send again from the expected batch",
+                              expected=expected, got=header.producer_sequence, **facts)
+        if verdict == VERDICT_CORRUPT:
+            raise SequenceCorrupt("the batch overlaps stored ones in part", try_="report this defect of the producer",
+                                  expected=expected, got=header.producer_sequence, **facts)
+        raise UnknownProducer("the shard does not know this producer", try_="take a new producer epoch and start at 0",
+                              got=header.producer_sequence, **facts)
+
+    def place(self, size: int, now_ms: int) -> Segment:
+        """The segment that takes `size` more bytes, its file open; rolls when the present one is full."""
+        cdef Segment segment = <Segment>self.segments[len(self.segments) - 1] if self.segments else None
+        if segment is None or segment.sealed or (
+                segment.position and segment.position + <uint64_t>size > self.node.segment_bytes):
+            segment = self.roll(now_ms)
+        if segment.file is None:
+            self.open_segment(segment)
+        if not segment.slot.named and <uint64_t>size >= self.node.bypass_bytes:
+            self.settle_name(segment)
+        return segment
+
+    cdef int store(self, Segment segment, bytes batch, uint32_t records, uint64_t append_time_ms, bint synced) except -1:
+        # The one place where a log grows. `batch` is stamped and nobody else's.
+        cdef Entry entry
+        cdef NodeLog node = self.node
+        cdef Py_ssize_t size = len(batch)
+        cdef uint64_t base = self.log_end
+        entry.slot = segment.slot
+        entry.segment = <PyObject*>segment
+        entry.batch = <PyObject*>batch
+        entry.at = <const uint8_t*>PyBytes_AS_STRING(batch)
+        entry.base = base
+        entry.end = base + records
+        entry.segment_base = segment.base
+        entry.position = segment.position
+        entry.size = <uint32_t>size
+        entry.next = -1
+        entry.level = LEVEL_FSYNC if synced else LEVEL_OS
+        entry.held = self.os_end > self.synced_end
+        memcpy(entry.uuid, <const char*>self.uuid, 16)
+        self.keep(entry.end, append_time_ms, batch)
+        node.journal.push(&entry)
+        segment.in_flight += 1
+        segment.index.add(base - segment.base, segment.position, append_time_ms)
+        if segment.batches == 0:
+            segment.first_append_ms = append_time_ms
+        segment.last_append_ms = append_time_ms
+        segment.batches += 1
+        segment.headers_crc = sk_crc32c(segment.headers_crc, entry.at, HEADER_BYTES)
+        segment.position += size
+        segment.end = entry.end
+        node.tick += 1
+        segment.used = node.tick
+        self.log_end = entry.end
+        self.last_append_ms = append_time_ms
+        self.checkpoint_due = True
+        if not synced:
+            self.os_end = entry.end
+        node.batches_appended += 1
+        node.bytes_appended += size
+        if not node.pushed:
+            node.pushed = True
+            node.on_push()
+        if node.tail_bytes > node.tail_bytes_max:
+            node.trim_tails()
+        return 0
+
+    def start_epoch(self, epoch: int, now_ms: int, synced: bool) -> None:
+        """Append the epoch-start batch of a new leadership: one control record, so one sequence."""
+        cdef uint8_t[EPOCH_START_BYTES] raw
+        cdef BatchHeader* header = <BatchHeader*>raw
+        cdef uint32_t table = 8
+        cdef bytes batch
+        cdef Segment segment
+        cdef uint64_t when = max(now_ms, self.last_append_ms)
+        if epoch < self.epoch:
+            raise NotLeader("the shard has a newer leader", try_="refresh the shard map", shard=self.uuid.hex(),
+                            epoch=self.epoch, leader=None)
+        segment = self.place(EPOCH_START_BYTES, when)
+        memset(raw, 0, EPOCH_START_BYTES)
+        header.magic[0], header.magic[1], header.version = 0x53, 0x4B, 1
+        header.batch_bytes = EPOCH_START_BYTES
+        header.record_count = 1
+        header.raw_bytes = EPOCH_START_BYTES - HEADER_BYTES
+        header.event_time_ms = <int64_t>when
+        memcpy(&raw[HEADER_BYTES], &table, 4)
+        header.body_crc = body_crc(raw, EPOCH_START_BYTES)
+        stamp(raw, FLAG_CONTROL | FLAG_EPOCH_START, self.log_end, <uint32_t>epoch, when, self.seed)
+        batch = PyBytes_FromStringAndSize(<char*>raw, EPOCH_START_BYTES)
+        self.epochs.append((epoch, self.log_end))
+        self.epoch = <uint32_t>epoch
+        self.store(segment, batch, 1, when, synced)
+
+    # ------------------------------------------------------------------------------------------ tail
+
+    cdef int keep(self, uint64_t end, uint64_t append_time_ms, bytes batch) except -1:
+        cdef Py_ssize_t room
+        cdef Py_ssize_t i
+        cdef TailBatch* grown
+        cdef TailBatch* slot
+        if self.tail_count == self.tail_room:
+            room = self.tail_room * 2 if self.tail_room else 4
+            grown = <TailBatch*>malloc(<size_t>room * sizeof(TailBatch))
+            if grown == NULL:
+                raise MemoryError()
+            for i in range(self.tail_count):
+                grown[i] = self.tail[(self.tail_first + i) & (self.tail_room - 1)]
+            free(self.tail)
+            self.tail = grown
+            self.tail_first = 0
+            self.tail_room = room
+        slot = &self.tail[(self.tail_first + self.tail_count) & (self.tail_room - 1)]
+        slot.base = self.log_end
+        slot.end = end
+        slot.append_time_ms = append_time_ms
+        slot.batch = <PyObject*>batch
+        Py_INCREF(batch)
+        self.tail_count += 1
+        self.node.tail_order.append(self)
+        self.node.tail_bytes += len(batch)
+        return 0
+
+    cdef uint64_t forget_oldest(self) except? 0:
+        # Bytes given back. The ring shrinks to nothing with its last batch, so an idle shard holds none.
+        cdef TailBatch* slot = &self.tail[self.tail_first]
+        cdef uint64_t size = len(<bytes>slot.batch)
+        Py_DECREF(<object>slot.batch)
+        self.tail_first = (self.tail_first + 1) & (self.tail_room - 1)
+        self.tail_count -= 1
+        if self.tail_count == 0:
+            free(self.tail)
+            self.tail = NULL
+            self.tail_first = self.tail_room = 0
+        return size
+
+    @property
+    def tail_start(self):
+        """The first sequence held in memory; log_end when nothing is."""
+        return self.tail[self.tail_first].base if self.tail_count else self.log_end
+
+    # ------------------------------------------------------------------------------------------ read
+
+    def read(self, start: int, limit: int, bytes_max: int):
+        """Whole batches holding `start` and after, each ending at or before `limit`, as stored, oldest first.
+
+        start may fall inside the first batch; bytes_max is a soft bound: one batch comes even when larger. Control
+        batches are included. Empty when start >= limit or log_end. None: it would wait for the disk; use read_cold.
+        Raises SequenceTrimmed, CorruptFile (facts tell where reading can go on).
+        """
+        cdef uint64_t first = start
+        cdef uint64_t end = min(limit, self.log_end)
+        if first < self.log_start:
+            raise SequenceTrimmed(f"sequence {start} was removed by retention", try_="read from the trim horizon",
+                                  shard=self.uuid.hex(), sequence=start, log_start=self.log_start)
+        if first >= end:
+            return []
+        if self.tail_count and first >= self.tail[self.tail_first].base:
+            return self.read_tail(first, end, bytes_max)
+        return self.read_segments(first, end, bytes_max, True)
+
+    cdef list read_tail(self, uint64_t start, uint64_t limit, uint64_t bytes_max):
+        cdef Py_ssize_t low = 0
+        cdef Py_ssize_t high = self.tail_count
+        cdef Py_ssize_t middle
+        cdef Py_ssize_t mask = self.tail_room - 1
+        cdef TailBatch* slot
+        cdef list found = []
+        cdef uint64_t size = 0
+        while low < high:
+            middle = (low + high) >> 1
+            if self.tail[(self.tail_first + middle) & mask].end <= start:
+                low = middle + 1
+            else:
+                high = middle
+        while low < self.tail_count:
+            slot = &self.tail[(self.tail_first + low) & mask]
+            size += len(<bytes>slot.batch)
+            if slot.end > limit or (found and size > bytes_max):
+                break
+            found.append(<object>slot.batch)
+            low += 1
+        return found
+
+    cdef Segment segment_of(self, uint64_t sequence):
+        # The segment whose range `sequence` falls into; there is always one, log_start is the first one's at least.
+        cdef Py_ssize_t low = 0
+        cdef Py_ssize_t high = len(self.segments)
+        cdef Py_ssize_t middle
+        while low < high:
+            middle = (low + high) >> 1
+            if (<Segment>self.segments[middle]).base <= sequence:
+                low = middle + 1
+            else:
+                high = middle
+        return <Segment>self.segments[low - 1] if low else None
+
+    def read_segments(self, start: int, limit: int, bytes_max: int, nowait: bool):
+        """read() from the file; None when nowait and it would wait."""
+        cdef Segment segment = self.segment_of(start)
+        cdef uint64_t sequence = start
+        cdef uint64_t from_sequence
+        cdef uint64_t from_position
+        if segment is None or sequence >= segment.end:
+            raise self.missing(segment, sequence)
+        if segment.file is None:
+            self.open_segment(segment)
+        self.node.tick += 1
+        segment.used = self.node.tick
+        if segment.memo_sequence == sequence:
+            from_sequence, from_position = sequence, segment.memo_position
+        else:
+            if not segment.index_whole and not self.load_index(segment, nowait):
+                return None
+            relative, from_position = segment.index.find(sequence - segment.base)
+            from_sequence = segment.base + <uint64_t>relative
+        return self.read_from(segment, from_sequence, from_position, sequence, min(<uint64_t>limit, segment.end),
+                              bytes_max, nowait)
+
+    cdef object read_from(self, Segment segment, uint64_t sequence, uint64_t position, uint64_t start, uint64_t limit,
+                          uint64_t bytes_max, bint nowait):
+        # Walk from a known batch border to `start`, then collect. A window of the file is one bytes object; what is
+        # given out are views of it.
+        cdef BatchHeader header
+        cdef const uint8_t* at
+        cdef Py_ssize_t size
+        cdef Py_ssize_t offset
+        cdef uint64_t window = bytes_max + READ_AHEAD_BYTES
+        cdef uint64_t wanted
+        cdef uint64_t taken = 0
+        cdef list found = []
+        cdef Stop stop
+        while position < segment.written_position:
+            wanted = min(window, segment.written_position - position)
+            data = segment.file.read_nowait(wanted, position) if nowait else segment.file.read(wanted, position)
+            if data is None:
+                return None
+            at = <const uint8_t*>PyBytes_AS_STRING(<bytes>data)
+            size = len(<bytes>data)
+            view = memoryview(data)
+            offset = 0
+            while True:
+                stop = look(at + offset, <size_t>(size - offset), self.seed, sequence, 0, True, &header)
+                if stop != STOP_END:
+                    break
+                if sequence + header.record_count > limit:
+                    return found   # may be empty: the limit falls inside a batch
+                if sequence + header.record_count > start:
+                    if found and taken + header.batch_bytes > bytes_max:
+                        break
+                    found.append(view[offset : offset + header.batch_bytes])
+                    taken += header.batch_bytes
+                sequence += header.record_count
+                offset += header.batch_bytes
+            position += offset
+            if found:
+                segment.memo_sequence, segment.memo_position = sequence, position
+                return found
+            wanted = header.batch_bytes if size - offset >= HEADER_BYTES else HEADER_BYTES
+            if stop != STOP_SHORT or position + wanted > segment.written_position:
+                break
+            window = max(window, wanted)
+        raise self.damaged(segment, position, sequence)
+
+    def missing(self, segment, sequence: int):
+        """The error for a sequence that no segment holds."""
+        after = min((known.base for known in self.segments if known.base > sequence), default=self.log_end)
+        return CorruptFile(f"records {sequence} to {after} of the shard are lost to damage",
+                           try_="restore the file from a copy, or read on from next_sequence", path="", position=0,
+                           reason="missing", shard=self.uuid.hex(), sequence=sequence, next_sequence=after)
+
+    # ------------------------------------------------------------------------------------------ for recovery, retention
+
+    def take_segments(self, segments: list) -> None:
+        """The segments found at start, oldest first."""
+        self.segments[:] = segments
+
+    def restore_ends(self, synced_end: int, unsynced: bool) -> None:
+        """After recovery. unsynced: the log ends with batches that neither a journal nor a checkpoint vouches for."""
+        self.synced_end = synced_end
+        self.os_end = self.log_end if unsynced else 0
+
+    def move_start(self, log_start: int) -> None:
+        """Retention dropped everything before log_start."""
+        assert self.log_start <= log_start <= self.log_end, "log_start never falls and stays in the log"
+        self.log_start = log_start
+
+    def forget_tail(self) -> None:
+        """Give the tail's memory back: the shard is going."""
+        while self.tail_count:
+            self.node.tail_bytes -= self.forget_oldest()
+
+
+cdef object refused_batch(int bad, Py_ssize_t size, uint64_t size_max):
+    if size > <Py_ssize_t>size_max:
+        return CorruptBatch(f"the batch has {size} bytes, at most {size_max} are taken", try_="send smaller batches",
+                            reason="size")
+    reason = "magic" if bad == BATCH_MAGIC else "cut short" if bad == BATCH_SHORT else "size"
+    return CorruptBatch(f"{size} bytes are not one whole batch: {reason}", try_="send whole batches", reason=reason)

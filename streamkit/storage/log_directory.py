@@ -1,0 +1,622 @@
+"""A node's data directory: its lock and identity, its journal, the logs of its shards, and what keeps them going.
+
+    data/node.id   data/lock   data/super   data/reserve   data/journal/<number>.jrn   data/shards/<uuid hex>/…
+
+One background task prepares journal files, makes checkpoints, trims and watches the free space; nothing else waits.
+Called by the node; the broker uses `shards` and `take_progressed`. Read `open`, then `_tend`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from streamkit._core.files import crc32c
+from streamkit._core.journal import Journal
+from streamkit._core.log import NodeLog
+from streamkit._core.producers import ProducerTable
+from streamkit.errors import Closed, CorruptFile, DiskFailed, DiskFull
+from streamkit.runtime.interfaces import Disk, File, Flusher, Lock, Runtime
+from streamkit.storage import journal_files, recovery
+from streamkit.storage.checkpoint import (
+    Snapshot,
+    SyncFailed,
+    sync_all,
+    take_snapshot,
+    write_checkpoint,
+    write_super,
+)
+from streamkit.storage.config import StorageConfig
+from streamkit.storage.flusher import GroupCommit
+from streamkit.storage.shard_log import Damage, ShardLog
+from streamkit.storage.super_slots import SLOT_BYTES, NodeFacts, ShardFacts, read_slots, write_slot
+
+logger = logging.getLogger("streamkit.storage")
+_FIRST_PREPARED_BYTES = 1 << 20
+_FULL = (28, 122)                  # ENOSPC, EDQUOT
+_TEND_SECONDS = 1.0
+_SPARES = 2
+
+
+class LogDirectory:
+    """Open with `await LogDirectory.open(...)`, end with `await close()`.
+
+    shards: uuid → ShardLog. read_only: why puts are refused, or None. damages: of all shards, found at open or later.
+    on_durable: called on the loop, without arguments, when shards moved; ask take_progressed() which.
+    on_failed: called once, with the error, when the disk failed for good.
+    """
+
+    def __init__(self, path: str, runtime: Runtime, config: StorageConfig) -> None:
+        self.path = path
+        self.config = config
+        self.node_id = b""
+        self.shards: dict[bytes, ShardLog] = {}
+        self.on_durable: list[Callable[[], None]] = []
+        self.on_failed: list[Callable[[Exception], None]] = []
+        self.recovered = recovery.Replay()
+        self.was_clean = True
+        self.checkpoints = 0
+        self._runtime = runtime
+        self._disk: Disk = runtime.disk
+        self._lock: Lock | None = None
+        self._failure: DiskFailed | None = None
+        self._full: DiskFull | None = None
+        self._closing = False
+        self._old_journals: list[File] = []                  # not needed once the checkpoint after it is done
+        self._file_number = 0
+        self._node_generation = 0
+        self._moved = asyncio.Event()
+        self._work = asyncio.Event()
+        self._trims: dict[bytes, ShardLog] = {}
+        self._checkpoint_at_ms: int | None = None
+        self._checkpoint_now = False
+        self._tender: asyncio.Task[None] | None = None
+        self._flusher: Flusher | None = None
+
+    # ---- open and close ---------------------------------------------------------------------------------------
+
+    @classmethod
+    async def open(cls, path: str, *, runtime: Runtime, config: StorageConfig | None = None) -> LogDirectory:
+        """Lock the directory, recover what an earlier process left, and start the flusher.
+
+        Raises DataDirectoryLocked, CorruptFile (the directory's identity is unreadable), DiskFull, DiskFailed.
+        """
+        directory = cls(path, runtime, config or StorageConfig())
+        try:
+            await runtime.executor.run(directory._recover)
+        except OSError as cause:
+            directory._release_lock()
+            raise directory._disk_error(cause) from cause
+        except BaseException:
+            directory._release_lock()
+            raise
+        directory._start()
+        return directory
+
+    def _recover(self) -> None:
+        disk, config = self._disk, self.config
+        disk.make_directory(self.path)
+        self._lock = disk.lock(f"{self.path}/lock")
+        disk.make_directory(f"{self.path}/journal")
+        disk.make_directory(f"{self.path}/shards")
+        self._identify()
+        node = self._read_node_facts()
+        boot_id = disk.boot_id()
+        same_boot = node is not None and node.boot_id == boot_id
+        self.was_clean = node is None or node.clean
+        found: dict[bytes, tuple[str, recovery.Found]] = {}
+        for name in disk.list(f"{self.path}/shards"):
+            path = f"{self.path}/shards/{name}"
+            try:
+                uuid = bytes.fromhex(name)
+            except ValueError:
+                uuid = b""
+            if len(uuid) != 16:
+                logger.warning("shard.stray", extra={"facts": {"path": path}})
+                continue
+            found[uuid] = (path, recovery.find_shard(disk, path, self._runtime.random.uuid()))
+        replay = recovery.replay_journal(disk, f"{self.path}/journal", found, same_boot=same_boot)
+        self.recovered = replay
+        self._write_node_facts(NodeFacts(boot_id=boot_id, clean=False))
+        self._make_node_log(replay)
+        for uuid, (path, shard) in found.items():
+            memory_lost = shard.facts.memory_mode and not self.was_clean and not same_boot
+            if uuid in replay.doubtful or memory_lost:
+                shard.facts = replace(shard.facts, certain=False)
+                shard.changed = True
+            durable = replay.durable.get(uuid, 0)
+            recovery.recover_shard(disk, path, uuid, shard, durable, config.producers_max)
+            self._adopt(uuid, path, shard, durable)
+        self._open_journal(replay)
+        self._make_reserve()
+
+    def _adopt(self, uuid: bytes, path: str, found: recovery.Found, durable: int) -> None:
+        log = self._make_log(uuid, path, found.facts, found.generation, found)
+        log.take_segments(recovery.make_segments(log, found))
+        log.damages += found.damages
+        log.checkpoint_due = found.changed
+        log.restore_ends(found.facts.sequence, found.log_end > max(durable, found.facts.sequence))
+        self.shards[uuid] = log
+
+    def _make_log(
+        self, uuid: bytes, path: str, facts: ShardFacts, generation: int, found: recovery.Found | None = None
+    ) -> ShardLog:
+        return ShardLog(
+            self._node, uuid, disk=self._disk, executor=self._runtime.executor, on_trim=self._want_trim, path=path,
+            facts=facts, generation=generation,
+            log_end=found.log_end if found else 0,
+            epoch=found.epoch if found else 0,
+            last_append_ms=found.last_append_ms if found else 0,
+            producers=found.producers if found else ProducerTable(self.config.producers_max),
+            epochs=found.epochs if found else [],
+        )  # fmt: skip
+
+    def _make_node_log(self, replay: recovery.Replay) -> None:
+        config = self.config
+        self._journal = Journal(
+            bypass_bytes=config.bypass_bytes, group_bytes_max=config.group_bytes_max,
+            group_number=replay.group_number + 1, previous_crc=0,
+        )  # fmt: skip
+        self._node = NodeLog(
+            self._journal, tail_bytes_max=config.tail_bytes, segment_bytes=config.segment_bytes,
+            bypass_bytes=config.bypass_bytes, batch_bytes_max=config.batch_bytes_max,
+            files_open_max=config.files_open_max,
+        )  # fmt: skip
+        self._node.on_push = self._pushed
+
+    def _open_journal(self, replay: recovery.Replay) -> None:
+        disk, directory, size = self._disk, f"{self.path}/journal", self.config.journal_bytes
+        self._old_journals = [
+            disk.open(f"{directory}/{name}") for name in disk.list(directory) if name.endswith(journal_files.SUFFIX)
+        ]
+        self._file_number = replay.file_number + 1
+        prepared = min(size, _FIRST_PREPARED_BYTES)
+        file = journal_files.create(
+            disk, directory, self._file_number, self.node_id, size=size, prepared=prepared
+        )
+        self._journal.start_file(file, self._file_number, prepared, size)
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._flusher = self._disk.start_flusher(GroupCommit(self._journal), self._progressed)
+        if self._old_journals:
+            self._checkpoint_now = True
+        self._tender = loop.create_task(self._tend(), name="storage.tend")
+
+    async def close(self) -> None:
+        """Flush and sync everything, leave the clean mark, release the directory. Safe to call twice."""
+        if self._closing:
+            return
+        self._closing = True
+        self._node.refusal = lambda: Closed("the log is closed", try_="open it again", what=self.path)
+        while not (self._journal.idle or self._failure or self._journal.stalled):
+            self._wake()
+            await self._next_move()
+        self._work.set()
+        if self._tender is not None:
+            await self._tender
+        if self._flusher is not None:
+            await self._flusher.stop()
+        self._node.collect()
+        if self._failure is None and self._full is None and self._journal.idle:
+            try:
+                await self._checkpoint(everything=True)
+                await self._runtime.executor.run(
+                    self._write_node_facts, NodeFacts(boot_id=self._disk.boot_id(), clean=True)
+                )
+            except OSError as cause:
+                logger.error("close.unclean", extra={"facts": {"path": self.path, "errno": cause.errno}})
+        for segment in list(self._node.open_segments):
+            if segment.in_flight == 0:
+                segment.close_file()
+        for file in self._old_journals:
+            file.close()
+        for shard in self.shards.values():
+            shard.forget_tail()
+        self._release_lock()
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    # ---- identity ---------------------------------------------------------------------------------------------
+
+    def _identify(self) -> None:
+        """node.id: "SKN1", crc u32 of the rest, node uuid 16, disk uuid 16."""
+        disk, path = self._disk, f"{self.path}/node.id"
+        if disk.exists(path):
+            file = disk.open(path)
+            data = file.read(64, 0)
+            file.close()
+            if len(data) >= 40 and data[:4] == b"SKN1" and crc32c(data[8:40]) == int.from_bytes(data[4:8], "little"):
+                self.node_id = data[8:24]
+                return
+            if disk.list(f"{self.path}/shards"):
+                raise CorruptFile(
+                    f"{path} is not a streamkit node's identity", try_="restore node.id from a copy of the directory",
+                    path=path, position=0, reason="node.id",
+                )  # fmt: skip
+        body = self._runtime.random.uuid() + self._runtime.random.uuid()
+        file = disk.open(path, create=True)
+        try:
+            file.write([b"SKN1" + crc32c(body).to_bytes(4, "little") + body], 0)
+            file.sync()
+        finally:
+            file.close()
+        disk.sync_directory(self.path)
+        self.node_id = body[:16]
+
+    def _read_node_facts(self) -> NodeFacts | None:
+        path = f"{self.path}/super"
+        if not self._disk.exists(path):
+            return None
+        file = self._disk.open(path)
+        try:
+            slot = read_slots(file.read(2 * SLOT_BYTES, 0))
+        finally:
+            file.close()
+        if slot is None:
+            return NodeFacts(boot_id="", clean=False)
+        self._node_generation = slot[0]
+        return NodeFacts.from_bytes(slot[1])
+
+    def _write_node_facts(self, facts: NodeFacts) -> None:
+        self._node_generation += 1
+        file = self._disk.open(f"{self.path}/super", create=True)
+        try:
+            write_slot(file, self._node_generation, facts.to_bytes())
+            file.sync()
+        finally:
+            file.close()
+        self._disk.sync_directory(self.path)
+
+    # ---- shards -----------------------------------------------------------------------------------------------
+
+    async def create_shards(self, uuids: Iterable[bytes]) -> None:
+        """Make empty logs; durable when it returns. Raises DiskFull, DiskFailed."""
+        if self._node.refusal is not None:
+            raise self._node.refusal()
+        wanted = [uuid for uuid in uuids if uuid not in self.shards]
+        facts = {uuid: ShardFacts(incarnation=self._runtime.random.uuid()) for uuid in wanted}
+        try:
+            await self._runtime.executor.run(self._write_shards, facts)
+        except (OSError, SyncFailed) as cause:
+            raise self._disk_error(cause) from cause
+        for uuid in wanted:
+            self.shards[uuid] = self._make_log(uuid, self._shard_path(uuid), facts[uuid], 1)
+
+    def _write_shards(self, facts: dict[bytes, ShardFacts]) -> None:
+        many = len(facts) > 16
+        for uuid, shard in facts.items():
+            path = self._shard_path(uuid)
+            self._disk.make_directory(path)
+            write_super(self._disk, path, shard, 1, sync=not many)
+            if not many:
+                self._disk.sync_directory(path)
+        self._disk.sync_directory(f"{self.path}/shards")
+        if many:
+            sync_all(self._disk, self.path)
+
+    def _shard_path(self, uuid: bytes) -> str:
+        return f"{self.path}/shards/{uuid.hex()}"
+
+    async def drop_shards(self, uuids: Iterable[bytes]) -> None:
+        """Remove logs with everything in them; unknown ones are no error."""
+        gone = [self.shards.pop(uuid) for uuid in uuids if uuid in self.shards]
+        for shard in gone:
+            shard.dropped = True
+            while shard.segment_end < shard.log_end and self._failure is None and not self._journal.stalled:
+                self._wake()
+                await self._next_move()
+            for segment in shard.segments:
+                if segment.in_flight == 0:
+                    segment.close_file()
+            shard.forget_tail()
+        try:
+            await self._runtime.executor.run(self._remove_shards, [shard.path for shard in gone])
+        except OSError as cause:
+            raise self._disk_error(cause) from cause
+
+    def _remove_shards(self, paths: list[str]) -> None:
+        for path in paths:
+            if self._disk.exists(path):
+                self._disk.remove_directory(path)
+        self._disk.sync_directory(f"{self.path}/shards")
+
+    # ---- progress ---------------------------------------------------------------------------------------------
+
+    def take_progressed(self) -> list[ShardLog]:
+        """Shards whose durable_end or written_end moved since the last call, each once."""
+        return self._node.take_progressed()
+
+    @property
+    def read_only(self) -> str | None:
+        """Why puts are refused, or None."""
+        error = self._failure or self._full
+        return None if error is None else str(error)
+
+    @property
+    def failure(self) -> DiskFailed | None:
+        """Set once a write or sync failed for good: nothing is acknowledged any more until a restart."""
+        return self._failure
+
+    @property
+    def damages(self) -> list[Damage]:
+        return [damage for shard in self.shards.values() for damage in shard.damages]
+
+    @property
+    def pending_bytes(self) -> int:
+        """Of batches taken in and not yet in their segments: held in memory whatever the tail's budget."""
+        return self._journal.pending_bytes
+
+    @property
+    def tail_bytes(self) -> int:
+        return self._node.tail_bytes
+
+    @property
+    def counts(self) -> dict[str, int]:
+        groups, syncs = self._journal.counts
+        return {"groups": groups, "syncs": syncs, "batches": self._node.batches_appended,
+                "bytes": self._node.bytes_appended, "checkpoints": self.checkpoints}  # fmt: skip
+
+    def _pushed(self) -> None:
+        # Called by the first append of a loop turn: the rest of the turn's appends join its group.
+        if self._checkpoint_at_ms is None:
+            self._checkpoint_at_ms = self._runtime.clock.monotonic_ms() + self.config.checkpoint_ms
+        self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._node.pushed = False
+        if self._flusher is not None:
+            self._flusher.wake()
+
+    def _progressed(self) -> None:
+        moved = self._node.collect()
+        if self._journal.failed is not None and self._failure is None:
+            errno, path = self._journal.failed
+            self._fail(OSError(errno, "write or sync failed", path))
+        if self._journal.stalled or self._journal.starved or self._wants_files():
+            self._work.set()
+        self._moved.set()
+        self._moved.clear()
+        if moved:
+            for callback in self.on_durable:
+                callback()
+
+    async def _next_move(self) -> None:
+        try:
+            await asyncio.wait_for(self._moved.wait(), 0.05)
+        except TimeoutError:
+            return
+
+    def _fail(self, cause: OSError) -> None:
+        if self._failure is not None:
+            return
+        self._failure = DiskFailed(
+            f"the disk failed under {cause.filename or self.path}: {cause.strerror}; nothing more is acknowledged",
+            try_="look at the disk, then restart the node: what was acknowledged is recovered",
+            path=str(cause.filename or self.path), errno=cause.errno,
+        )  # fmt: skip
+        logger.error("disk.failed", extra={"facts": dict(self._failure.facts)})
+        failure = self._failure
+        self._node.refusal = lambda: failure
+        for callback in self.on_failed:
+            callback(failure)
+        for durable in self.on_durable:
+            durable()
+
+    def _disk_error(self, cause: Exception) -> Exception:
+        error = cause.__cause__ if isinstance(cause, SyncFailed) else cause
+        number = getattr(error, "errno", None) or 5
+        if number in _FULL and not isinstance(cause, SyncFailed):
+            return DiskFull(f"no space left under {self.path}", try_="free space or add a disk",
+                            free_bytes=0, floor_bytes=self.config.free_bytes_min, path=self.path)  # fmt: skip
+        return DiskFailed(f"the disk failed under {self.path}: {error}", try_="look at the disk, then restart the node",
+                          path=self.path, errno=number)  # fmt: skip
+
+    # ---- tending ----------------------------------------------------------------------------------------------
+
+    def _wants_files(self) -> bool:
+        number, position, prepared, size, spares = self._journal.place
+        if prepared < size and position + self.config.journal_step_bytes > prepared:
+            return True
+        return spares == 0 and position > size // 2
+
+    async def _tend(self) -> None:
+        """Everything that is not urgent, one thing after the other, until close()."""
+        while not self._closing and self._failure is None:
+            try:
+                await self._tend_once()
+            except SyncFailed as cause:
+                error = cause.__cause__
+                self._fail(error if isinstance(error, OSError) else OSError(5, str(cause)))
+            except OSError as cause:
+                if cause.errno in _FULL:
+                    self._set_full(0)
+                else:
+                    self._fail(cause)
+            if self._journal.starved or (self._wants_files() and self._full is None):
+                await asyncio.sleep(0.001 if self._full is None else 0.05)
+                continue
+            try:
+                await asyncio.wait_for(self._work.wait(), _TEND_SECONDS)
+            except TimeoutError:
+                continue
+            finally:
+                self._work.clear()
+
+    async def _tend_once(self) -> None:
+        run = self._runtime.executor.run
+        await self._prepare_journal()
+        await self._watch_space()
+        retired = self._journal.collect_retired()
+        if retired:
+            self._old_journals += [file for file, _ in retired]
+        due = self._checkpoint_at_ms is not None and self._runtime.clock.monotonic_ms() >= self._checkpoint_at_ms
+        if due or self._checkpoint_now or self._old_journals:
+            self._checkpoint_now = False
+            await self._checkpoint(everything=False)
+        trims, self._trims = self._trims, {}
+        for shard in trims.values():
+            if not shard.dropped:
+                await self._trim(shard, run)
+
+    async def _prepare_journal(self) -> None:
+        number, position, prepared, size, spares = self._journal.place
+        step = self.config.journal_step_bytes
+        run = self._runtime.executor.run
+        if prepared < size and (position + step > prepared or self._journal.starved):
+            end = min(size, prepared + step)
+            file = self._disk.open(f"{self.path}/journal/{journal_files.file_name(number)}")
+            try:
+                await run(journal_files.zero, file, prepared, end)
+            finally:
+                file.close()
+            self._journal.extend(number, end)
+        elif spares == 0 and (position > size // 2 or self._journal.starved):
+            self._file_number += 1
+            directory = f"{self.path}/journal"
+            file = await run(self._create_journal, directory, self._file_number, size)
+            self._journal.add_spare(file, self._file_number, size)
+
+    def _create_journal(self, directory: str, number: int, size: int) -> File:
+        return journal_files.create(self._disk, directory, number, self.node_id, size=size, prepared=size)
+
+    async def _watch_space(self) -> None:
+        free = self._disk.free_bytes(self.path)
+        if self._journal.stalled:
+            self._give_up_reserve()
+            self._set_full(free)
+            self._journal.resume()
+            if self._flusher is not None:
+                self._flusher.wake()
+        elif free < self.config.free_bytes_min:
+            self._set_full(free)
+        elif self._full is not None and self._failure is None and not self._closing:
+            if free < self.config.free_bytes_min + self.config.reserve_bytes:
+                return
+            await self._runtime.executor.run(self._make_reserve)
+            self._full = None
+            self._node.refusal = None
+            logger.info("disk.space_again", extra={"facts": {"path": self.path, "free_bytes": free}})
+
+    def _set_full(self, free: int) -> None:
+        if self._failure is not None or self._closing:
+            return
+        if self._full is None:
+            logger.warning("disk.full", extra={"facts": {"path": self.path, "free_bytes": free}})
+        floor = self.config.free_bytes_min
+        full = DiskFull(
+            f"{self.path} has {free >> 20} MiB free; puts are refused below {floor >> 20} MiB",
+            try_="free space or add a disk; reads go on, and puts once there is room",
+            free_bytes=free, floor_bytes=floor, path=self.path,
+        )  # fmt: skip
+        self._full = full
+        self._node.refusal = lambda: full
+
+    def _make_reserve(self) -> None:
+        """A file that is removed when the disk is full, so that batches already taken in can land."""
+        path, size = f"{self.path}/reserve", self.config.reserve_bytes
+        if size == 0 or self._disk.free_bytes(self.path) < self.config.free_bytes_min + size:
+            return
+        file = self._disk.open(path, create=True)
+        try:
+            if file.size() < size:
+                journal_files.zero(file, file.size(), size)
+        except OSError as cause:
+            if cause.errno not in _FULL:
+                raise
+        finally:
+            file.close()
+
+    def _give_up_reserve(self) -> None:
+        if self._disk.exists(f"{self.path}/reserve"):
+            self._disk.remove(f"{self.path}/reserve")
+
+    async def _checkpoint(self, *, everything: bool) -> None:
+        """Sync what was written, so that journal files before it are free. Raises OSError, SyncFailed."""
+        self._checkpoint_at_ms = None
+        freed, self._old_journals = self._old_journals, []
+        snapshots = [take_snapshot(shard) for shard in self.shards.values() if shard.checkpoint_due]
+        try:
+            for snapshot in snapshots:
+                while snapshot.shard.segment_end < snapshot.sequence and not snapshot.shard.dropped:
+                    if self._failure is not None or (self._journal.stalled and not everything):
+                        raise OSError(28 if self._failure is None else 5, "the flusher stopped")
+                    await self._prepare_journal()
+                    self._wake()
+                    await self._next_move()
+            snapshots = [snapshot for snapshot in snapshots if not snapshot.shard.dropped]
+            for snapshot in snapshots:
+                for segment in snapshot.segments:
+                    segment.dirty = False
+            await self._runtime.executor.run(write_checkpoint, self._disk, self.path, snapshots)
+        except BaseException:
+            self._old_journals = freed + self._old_journals
+            for snapshot in snapshots:
+                self._take_back(snapshot)
+            raise
+        for snapshot in snapshots:
+            self._apply(snapshot)
+        self.checkpoints += 1
+        await self._free_journals(freed)
+        if snapshots:
+            for callback in self.on_durable:
+                callback()
+
+    def _take_back(self, snapshot: Snapshot) -> None:
+        shard = snapshot.shard
+        shard.checkpoint_due = True
+        shard.sealed_new = [
+            segment for segment in shard.segments
+            if segment.measured and any(sealed.path == shard.segment_path(segment) for sealed in snapshot.sealed)
+        ] + shard.sealed_new  # fmt: skip
+        for segment in snapshot.segments:
+            segment.dirty = True
+
+    def _apply(self, snapshot: Snapshot) -> None:
+        shard = snapshot.shard
+        shard.facts, shard.generation = snapshot.facts, snapshot.generation
+        shard.synced_end = max(shard.synced_end, snapshot.sequence)
+        self._node.note_progress(shard)
+        if shard.segments:
+            shard.segments[-1].named = True
+        self._drop_segments(shard, snapshot.log_start)
+
+    def _drop_segments(self, shard: ShardLog, log_start: int) -> None:
+        if log_start > shard.log_start:
+            for path in shard.drop_segments(log_start):
+                if self._disk.exists(path):
+                    self._disk.remove(path)
+
+    async def _free_journals(self, files: list[File]) -> None:
+        """Journal files whose content is in synced segments: spares again, or gone when there are enough."""
+        size, directory = self.config.journal_bytes, f"{self.path}/journal"
+        for file in files:
+            spares = self._journal.place[4]
+            if spares < _SPARES and file.size() == size and not self._closing:
+                self._file_number += 1
+                number = self._file_number
+                again = await self._runtime.executor.run(
+                    journal_files.renumber, self._disk, directory, file, number, self.node_id, size
+                )
+                self._journal.add_spare(again, number, size)
+            else:
+                file.close()
+                self._disk.remove(file.path)
+
+    def _want_trim(self, shard: ShardLog) -> None:
+        self._trims[shard.uuid] = shard
+        self._work.set()
+
+    async def _trim(self, shard: ShardLog, run: Callable[..., object]) -> None:
+        """log_start goes to disk first, then the segments before it go."""
+        facts = replace(shard.facts, log_start=shard.trim_to)
+        generation = shard.generation + 1
+        await self._runtime.executor.run(write_super, self._disk, shard.path, facts, generation)
+        shard.facts, shard.generation = facts, generation
+        self._drop_segments(shard, facts.log_start)

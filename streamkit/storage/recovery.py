@@ -1,0 +1,426 @@
+"""Opening what an earlier process left: replay the journal, find each log's end, tell a torn tail from damage.
+
+    journal groups ──▶ batches written to their places in segments (idempotent) ──▶ what each shard had durable
+    super: synced up to here ──▶ walk the batches from there ──▶ first unsound place p
+                                     p below what was durable: damage. Kept visible; later batches are served
+                                     p above it: a torn tail. Cut, even when what follows looks sound
+Nothing acknowledged lies past what was durable, and nothing is guessed. Runs on another thread than the loop.
+Read `recover_shard` first.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+
+from streamkit._core.files import crc32c
+from streamkit._core.log import Segment
+from streamkit._core.producers import ProducerTable
+from streamkit._core.segment import BAD, SHORT, TRAILER, Walk, find_batch, read_trailer, walk
+from streamkit.runtime.interfaces import Disk, File
+from streamkit.storage.checkpoint import unpack_epochs
+from streamkit.storage.journal_files import HEADER_BYTES, SUFFIX, read_header
+from streamkit.storage.journal_reader import KIND_BATCH, JournalEntry, JournalGroup, JournalHole, read_groups
+from streamkit.storage.shard_log import Damage
+from streamkit.storage.super_slots import SLOT_BYTES, ShardFacts, read_slots
+
+logger = logging.getLogger("streamkit.storage")
+_WINDOW_BYTES = 4 << 20
+_FLAG_EPOCH_START = 2
+
+
+@dataclass(slots=True)
+class Replay:
+    """What the journal told. durable: shard → one past its last record known to have been on disk."""
+
+    durable: dict[bytes, int] = field(default_factory=dict)
+    doubtful: set[bytes] = field(default_factory=set)      # the last group was torn and names them
+    holes: list[tuple[str, JournalHole]] = field(default_factory=list)
+    group_number: int = 0
+    file_number: int = 0
+    batches: int = 0
+
+
+@dataclass(slots=True)
+class Found:
+    """One shard as found; becomes a ShardLog."""
+
+    facts: ShardFacts
+    generation: int
+    bases: list[int]
+    log_end: int = 0
+    epoch: int = 0
+    last_append_ms: int = 0
+    epochs: list[tuple[int, int]] = field(default_factory=list)
+    producers: ProducerTable = field(default_factory=lambda: ProducerTable(1))
+    damages: list[Damage] = field(default_factory=list)
+    segments: list[dict[str, int]] = field(default_factory=list)     # base, end, position and what is known of each
+    changed: bool = False          # something was replayed, cut or lost: a checkpoint is due
+
+
+def segment_name(base: int) -> str:
+    return f"{base:020d}.log"
+
+
+def read_facts(disk: Disk, path: str) -> tuple[int, ShardFacts] | None:
+    """(generation, facts) of a shard's `super`; None when it is missing or both slots are bad."""
+    if not disk.exists(f"{path}/super"):
+        return None
+    file = disk.open(f"{path}/super")
+    try:
+        slot = read_slots(file.read(2 * SLOT_BYTES, 0))
+    finally:
+        file.close()
+    facts = ShardFacts.from_bytes(slot[1]) if slot else None
+    return (slot[0], facts) if slot and facts else None
+
+
+# ---- the journal ----------------------------------------------------------------------------------------------
+
+
+def replay_journal(disk: Disk, directory: str, shards: dict[bytes, tuple[str, Found]], *, same_boot: bool) -> Replay:
+    """Bring what the journal holds into the segments. shards: uuid → (path, what `super` said)."""
+    replay = Replay()
+    files = []
+    for name in disk.list(directory):
+        if not name.endswith(SUFFIX):
+            continue
+        file = disk.open(f"{directory}/{name}")
+        header = read_header(file.read(HEADER_BYTES, 0))
+        files.append((header[0] if header else int(name[: -len(SUFFIX)] or 0), file))
+    files.sort(key=lambda pair: pair[0])
+    open_segments: dict[tuple[bytes, int], File] = {}
+    last: tuple[File, JournalGroup] | None = None
+    try:
+        for number, file in files:
+            replay.file_number = max(replay.file_number, number)
+            for item in read_groups(file):
+                if isinstance(item, JournalHole):
+                    replay.holes.append((file.path, item))
+                    logger.error("journal.damaged", extra={"facts": {"path": file.path, "position": item.position}})
+                    continue
+                if last is not None:
+                    _replay_group(disk, *last, replay, shards, open_segments, torn=None)
+                last = (file, item)
+        if last is not None:
+            _replay_group(disk, *last, replay, shards, open_segments, torn=set() if same_boot else replay.doubtful)
+    finally:
+        for opened in (*open_segments.values(), *(file for _, file in files)):
+            opened.close()
+    return replay
+
+
+def _replay_group(
+    disk: Disk,
+    file: File,
+    group: JournalGroup,
+    replay: Replay,
+    shards: dict[bytes, tuple[str, Found]],
+    open_segments: dict[tuple[bytes, int], File],
+    *,
+    torn: set[bytes] | None,
+) -> None:
+    """torn: None when a later group proves that this one was synced; else collects shards it left in doubt."""
+    replay.group_number = max(replay.group_number, group.number)
+    for uuid, end in group.durable:
+        replay.durable[uuid] = max(end, replay.durable.get(uuid, 0))
+    batches = {entry: _read_batch(file, entry) for entry in group.entries if entry.kind == KIND_BATCH}
+    whole = all(batches.values())
+    for entry in group.entries:
+        known = shards.get(entry.uuid)
+        if known is None:
+            continue                                            # dropped since
+        if torn is not None and not whole and entry.kind == KIND_BATCH:
+            torn.add(entry.uuid)
+            continue                                            # never acknowledged: its sync cannot have returned
+        replay.durable[entry.uuid] = max(entry.end, replay.durable.get(entry.uuid, 0))
+        batch = batches.get(entry)
+        path, found = known
+        if not batch or entry.end <= max(found.facts.sequence, found.facts.log_start):
+            continue
+        segment = open_segments.get((entry.uuid, entry.segment_base))
+        if segment is None:
+            if len(open_segments) >= 128:
+                for opened in open_segments.values():
+                    opened.close()
+                open_segments.clear()
+            segment = disk.open(f"{path}/{segment_name(entry.segment_base)}", create=True)
+            open_segments[entry.uuid, entry.segment_base] = segment
+        segment.write([batch], entry.position)
+        found.changed = True
+        replay.batches += 1
+
+
+def _read_batch(file: File, entry: JournalEntry) -> bytes | None:
+    data = file.read(entry.size, entry.data_position)
+    found = walk(data, 0, entry.base, crc32c(entry.uuid))
+    return data if len(found.batches) == 1 and found.position == entry.size and found.sequence == entry.end else None
+
+
+# ---- one shard ------------------------------------------------------------------------------------------------
+
+
+def find_shard(disk: Disk, path: str, new_incarnation: bytes) -> Found:
+    """What a shard's directory says before the journal is replayed."""
+    read = read_facts(disk, path)
+    bases = sorted(int(name[:-4]) for name in disk.list(path) if name.endswith(".log") and name[:-4].isdigit())
+    if read is None:
+        start = bases[0] if bases else 0
+        facts = ShardFacts(incarnation=new_incarnation, certain=False, has_producers=True, log_start=start,
+                           sequence=start, segment_base=start)  # fmt: skip
+        return Found(facts, 0, bases, changed=True)
+    return Found(read[1], read[0], bases)
+
+
+def recover_shard(disk: Disk, path: str, uuid: bytes, found: Found, durable: int, producers_max: int) -> None:
+    """Complete `found`: where the log ends, what is lost, who produced. durable: from the journal."""
+    facts = found.facts
+    durable = max(durable, facts.sequence)
+    seed = crc32c(uuid)
+    if found.changed:
+        names = disk.list(path)
+        found.bases = sorted(int(name[:-4]) for name in names if name.endswith(".log") and name[:-4].isdigit())
+    for base, after in zip(found.bases, [*found.bases[1:], None], strict=True):
+        if after is not None and after <= facts.log_start:
+            _remove(disk, path, base)                           # a removal that was interrupted
+    found.bases = [base for base, after in zip(found.bases, [*found.bases[1:], None], strict=True)
+                   if after is None or after > facts.log_start]  # fmt: skip
+    found.epoch, found.last_append_ms = facts.epoch, facts.last_append_ms
+    found.epochs = _read_epochs(disk, path)
+    scan = _Scan(disk, path, seed, found, durable, producers_max)
+    scan.run()
+    if found.damages:
+        found.facts = replace(found.facts, certain=False)
+        found.changed = True
+
+
+class _Scan:
+    """The walk over a shard's batches after its checkpoint."""
+
+    def __init__(self, disk: Disk, path: str, seed: int, found: Found, durable: int, producers_max: int) -> None:
+        self.disk, self.path, self.seed, self.found, self.durable = disk, path, seed, found, durable
+        self.producers_max = producers_max
+        self.sequence = found.facts.sequence
+
+    def run(self) -> None:
+        found, facts = self.found, self.found.facts
+        start = self._start()
+        self._begin_producers(start)
+        self.sequence = start[1]
+        for base, after in zip(found.bases, [*found.bases[1:], None], strict=True):
+            segment: dict[str, int] = {"base": base, "end": base, "position": 0, "measured": 0}
+            if base < start[0]:
+                segment["end"] = after if after is not None else base
+                segment["position"] = self._sealed_size(base)
+                found.segments.append(segment)
+                continue
+            if base != self.sequence and base != start[0]:
+                if self.durable <= self.sequence:
+                    _remove(self.disk, self.path, base)         # beyond a torn tail
+                    found.changed = True
+                    continue
+                self._lose(segment_name(base), 0, base, "missing records")
+            if base == start[0] == facts.segment_base and start[2] == facts.position:
+                segment.update(position=start[2], end=start[1], batches=facts.batches, measured=1,
+                               first_append_ms=facts.first_append_ms, headers_crc=facts.headers_crc)  # fmt: skip
+            else:
+                segment.update(batches=0, measured=1, first_append_ms=0, headers_crc=0)
+                self.sequence = max(self.sequence, base)
+            self._walk(segment)
+            found.segments.append(segment)
+        if self.sequence < self.durable:
+            self._lose("", 0, self.durable, "missing records")
+        found.log_end = self.sequence
+
+    def _start(self) -> tuple[int, int, int]:
+        """(segment base, sequence, position) to walk from: the checkpoint when its file reaches it."""
+        facts, bases = self.found.facts, self.found.bases
+        if facts.segment_base in bases and (facts.position == 0 or self._size(facts.segment_base) >= facts.position):
+            return facts.segment_base, facts.sequence, facts.position
+        earlier = [base for base in bases if base <= facts.segment_base]
+        if facts.segment_base in bases:
+            return facts.segment_base, facts.segment_base, 0    # shorter than it was: find out what is left
+        if earlier and facts.position:
+            return earlier[-1], earlier[-1], 0
+        return facts.segment_base, facts.sequence, 0            # nothing there yet
+
+    def _size(self, base: int) -> int:
+        file = self.disk.open(f"{self.path}/{segment_name(base)}")
+        try:
+            return file.size()
+        finally:
+            file.close()
+
+    def _sealed_size(self, base: int) -> int:
+        # Bytes of batches in a segment before the checkpoint: by its trailer, else all of it.
+        file = self.disk.open(f"{self.path}/{segment_name(base)}")
+        try:
+            size = file.size()
+            trailer = read_trailer(file.read(96, max(0, size - 96)), self.seed)
+            return trailer["bytes"] if trailer and trailer["bytes"] <= size else size
+        finally:
+            file.close()
+
+    def _walk(self, segment: dict[str, int]) -> None:
+        name = segment_name(segment["base"])
+        file = self.disk.open(f"{self.path}/{name}")
+        try:
+            size = file.size()
+            window = _WINDOW_BYTES
+            while True:
+                position = segment["position"]
+                data = file.read(min(window, size - position), position)
+                walked = walk(data, position, self.sequence, self.seed, epoch_min=self.found.epoch,
+                              headers_crc=segment.get("headers_crc", 0))  # fmt: skip
+                self._take(segment, walked)
+                if walked.stop == SHORT and walked.needed > len(data) and position + len(data) < size:
+                    window = max(window, walked.needed)
+                    continue
+                if walked.position >= size or walked.stop == TRAILER:
+                    segment["sealed"] = walked.stop == TRAILER
+                    return
+                if walked.position > position and walked.stop == SHORT and walked.position + walked.needed <= size:
+                    continue
+                if self._step_over(segment, file, size, walked):
+                    continue
+                return
+        finally:
+            file.close()
+
+    def _take(self, segment: dict[str, int], walked: Walk) -> None:
+        found = self.found
+        for _, base, records, _, append_ms, epoch, flags, producer_id, producer_epoch, producer_sequence in walked.batches:
+            found.last_append_ms = max(found.last_append_ms, append_ms)
+            if flags & _FLAG_EPOCH_START and (not found.epochs or found.epochs[-1][0] < epoch):
+                found.epochs.append((epoch, base))
+            if producer_id:
+                found.producers.replay(producer_id, producer_epoch, producer_sequence, records, base, append_ms)
+        if walked.batches:
+            found.changed = True
+            segment["first_append_ms"] = segment.get("first_append_ms", 0) or walked.batches[0][4]
+            segment["last_append_ms"] = walked.batches[-1][4]
+            segment["batches"] = segment.get("batches", 0) + len(walked.batches)
+            found.epoch = walked.epoch
+        segment["headers_crc"] = walked.headers_crc
+        segment["position"], segment["end"] = walked.position, walked.sequence
+        self.sequence = walked.sequence
+
+    def _step_over(self, segment: dict[str, int], file: File, size: int, walked: Walk) -> bool:
+        """At an unsound place. True: damage was noted and the walk goes on behind it."""
+        position = walked.position
+        if self.sequence >= self.durable:
+            self._cut(segment, file, position)
+            return False
+        place = find_batch(file.read(size - position, position), self.seed, self.sequence + 1, self.durable)
+        segment["measured"] = 0
+        if place is None:
+            after = [base for base in self.found.bases if base > segment["base"]]
+            self._lose(file.path, position, after[0] if after else self.durable, "not a sound batch")
+            segment["position"] = position
+            segment["broken"] = 1
+            return False
+        self._lose(file.path, position, place[1], "not a sound batch" if walked.stop == BAD else "unwritten")
+        segment["position"] = position + place[0]
+        segment["end"] = self.sequence
+        return True
+
+    def _cut(self, segment: dict[str, int], file: File, position: int) -> None:
+        # Zeros first: whatever becomes of the shorter size, no old batch follows the cut at once.
+        file.write([bytes(112)], position)
+        file.truncate(position)
+        file.sync()
+        segment["position"] = position
+        self.found.changed = True
+        logger.info("segment.cut", extra={"facts": {"path": file.path, "position": position, "sequence": self.sequence}})
+
+    def _lose(self, path: str, position: int, next_sequence: int, reason: str) -> None:
+        self.found.damages.append(Damage(path or self.path, position, self.sequence, next_sequence, reason))
+        logger.error("segment.damaged", extra={"facts": {"path": path or self.path, "position": position,
+                     "sequence": self.sequence, "next_sequence": next_sequence, "reason": reason}})  # fmt: skip
+        self.sequence = next_sequence
+
+    def _begin_producers(self, start: tuple[int, int, int]) -> None:
+        """The producers' state at `start`: the newest snapshot at or before it, then the batches in between."""
+        found = self.found
+        found.producers = ProducerTable(self.producers_max)
+        if not found.facts.has_producers:
+            return
+        began: tuple[int, int, int] | None = None
+        for base in reversed([base for base in found.bases if base <= start[0]]):
+            snapshot = _read_snapshot(self.disk, f"{self.path}/{base:020d}.psn", self.producers_max)
+            if snapshot is not None and snapshot[2] <= start[1]:
+                found.producers, began = snapshot[0], (base, snapshot[2], snapshot[1])
+                break
+        bases = [base for base in found.bases if base <= start[0]]
+        if began is None and bases:
+            began = (bases[0], bases[0], 0)
+        for base in bases:
+            if began is not None and base >= began[0]:
+                place = (began[1], began[2]) if base == began[0] else (base, 0)
+                self._replay_producers(base, *place, start)
+
+    def _replay_producers(self, base: int, sequence: int, position: int, start: tuple[int, int, int]) -> None:
+        file = self.disk.open(f"{self.path}/{segment_name(base)}")
+        try:
+            size = start[2] if base == start[0] else file.size()
+            window = _WINDOW_BYTES
+            while position < size:
+                data = file.read(min(window, size - position), position)
+                walked = walk(data, position, sequence, self.seed, with_body=False)
+                for _, first, records, _, append_ms, _, _, who, epoch, number in walked.batches:
+                    if who:
+                        self.found.producers.replay(who, epoch, number, records, first, append_ms)
+                if walked.position == position:
+                    if walked.stop != SHORT or walked.needed <= window:
+                        return
+                    window = walked.needed
+                position, sequence = walked.position, walked.sequence
+        finally:
+            file.close()
+
+
+def _read_snapshot(disk: Disk, path: str, producers_max: int) -> tuple[ProducerTable, int, int] | None:
+    if not disk.exists(path):
+        return None
+    file = disk.open(path)
+    try:
+        return ProducerTable.from_bytes(file.read(file.size(), 0), producers_max)
+    finally:
+        file.close()
+
+
+def _read_epochs(disk: Disk, path: str) -> list[tuple[int, int]]:
+    if not disk.exists(f"{path}/epochs"):
+        return []
+    file = disk.open(f"{path}/epochs")
+    try:
+        return unpack_epochs(file.read(file.size(), 0)) or []
+    finally:
+        file.close()
+
+
+def _remove(disk: Disk, path: str, base: int) -> None:
+    for suffix in (".log", ".idx", ".psn"):
+        if disk.exists(f"{path}/{base:020d}{suffix}"):
+            disk.remove(f"{path}/{base:020d}{suffix}")
+
+
+def make_segments(shard: object, found: Found) -> list[Segment]:
+    """The Segment objects of a found shard, none of them open."""
+    made = []
+    for facts in found.segments:
+        segment = Segment(shard, facts["base"])  # type: ignore[arg-type]
+        segment.end, segment.position = facts["end"], facts["position"]
+        segment.written_position = facts["position"]
+        segment.measured = bool(facts.get("measured"))
+        segment.first_append_ms = facts.get("first_append_ms", 0)
+        segment.last_append_ms = facts.get("last_append_ms", 0)
+        segment.batches = facts.get("batches", 0)
+        segment.headers_crc = facts.get("headers_crc", 0)
+        segment.index_whole = facts["position"] == 0
+        segment.dirty = found.changed
+        segment.sealed = facts is not found.segments[-1] or bool(facts.get("sealed") or facts.get("broken"))
+        if segment.sealed is False and segment.end != found.log_end:
+            segment.sealed = True
+        made.append(segment)
+    return made

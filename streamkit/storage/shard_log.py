@@ -1,0 +1,363 @@
+"""One shard's log: the hot part is `_core.log.ShardCore`; here is what opens files, rolls, seeks and waits.
+
+    <base:020>.log   batches of a segment          <base:020>.idx   its sparse index, a cache
+    <base:020>.psn   producers' state at a place in it              epochs, super   see `checkpoint` and `super_slots`
+
+All methods run on the event loop except those that say otherwise. Read `read_cold` and `drop_before` first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streamkit._core.index import SparseIndex
+from streamkit._core.log import NodeLog, Segment, ShardCore
+from streamkit._core.producers import ProducerTable
+from streamkit._core.segment import END, SHORT, find_batch, walk
+from streamkit.errors import CorruptFile, DiskFailed, DiskFull, SequenceTrimmed
+from streamkit.runtime.interfaces import Disk, Executor, File
+from streamkit.storage.super_slots import ShardFacts
+
+logger = logging.getLogger("streamkit.storage")
+_WINDOW_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Records that were durable and cannot be read: [sequence, next_sequence), from `position` of a file on."""
+
+    path: str
+    position: int
+    sequence: int
+    next_sequence: int
+    reason: str
+
+
+class ShardLog(ShardCore):
+    """A shard's log. Its owner gives each append the time and the epoch, and moves the high watermark.
+
+    facts: what `super` said last; generation: of the slot it came from.
+    """
+
+    __slots__ = ("_disk", "_executor", "_on_trim", "damages", "dropped", "facts", "generation", "path", "sealed_new", "trim_to")
+
+    def __init__(
+        self,
+        node: NodeLog,
+        uuid: bytes,
+        *,
+        disk: Disk,
+        executor: Executor,
+        on_trim: Callable[[ShardLog], None],
+        path: str,
+        facts: ShardFacts,
+        generation: int,
+        log_end: int,
+        epoch: int,
+        last_append_ms: int,
+        producers: ProducerTable,
+        epochs: list[tuple[int, int]],
+    ) -> None:
+        super().__init__(
+            node, uuid, log_start=facts.log_start, log_end=log_end, epoch=epoch, last_append_ms=last_append_ms,
+            producers=producers, epochs=epochs,
+        )  # fmt: skip
+        self._disk, self._executor, self._on_trim = disk, executor, on_trim
+        self.path = path
+        self.facts, self.generation = facts, generation
+        self.certain = facts.certain
+        self.damages: list[Damage] = []
+        self.sealed_new: list[Segment] = []        # sealed, and no trailer written yet
+        self.trim_to = facts.log_start             # where log_start goes as soon as that is on disk
+        self.dropped = False
+
+    # ---- files ------------------------------------------------------------------------------------------------
+
+    def segment_path(self, segment: Segment, suffix: str = ".log") -> str:
+        return f"{self.path}/{segment.base:020d}{suffix}"
+
+    def open_segment(self, segment: Segment) -> None:
+        """Open the segment's file; files unused for longest are closed when there are too many."""
+        try:
+            segment.use_file(self._disk.open(self.segment_path(segment), create=segment.position == 0))
+        except FileNotFoundError:
+            raise CorruptFile(
+                f"{self.segment_path(segment)} is gone", try_="restore the file from a copy",
+                path=self.segment_path(segment), position=0, reason="missing file", shard=self.uuid.hex(),
+                sequence=segment.base, next_sequence=segment.end,
+            ) from None  # fmt: skip
+        except OSError as cause:
+            raise _disk_error(cause, self.segment_path(segment)) from cause
+        self.node.close_surplus_files()
+
+    def roll(self, now_ms: int) -> Segment:
+        """Begin a new segment; the last one is sealed by the next checkpoint."""
+        if self.segments and not self.segments[-1].sealed:
+            last = self.segments[-1]
+            last.sealed = True
+            self.sealed_new.append(last)
+        segment = Segment(self, self.log_end)
+        segment.index_whole = segment.measured = True
+        self.open_segment(segment)
+        self.segments.append(segment)
+        return segment
+
+    def settle_name(self, segment: Segment) -> None:
+        """Make the file's name durable, so that large batches may be synced in place."""
+        try:
+            self._disk.sync_directory(self.path)
+        except OSError as cause:
+            raise _disk_error(cause, self.path) from cause
+        segment.named = True
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of batches on disk or on their way there."""
+        return sum(segment.position for segment in self.segments)
+
+    # ---- reading ----------------------------------------------------------------------------------------------
+
+    async def read_cold(self, start: int, limit: int, bytes_max: int) -> list[bytes | memoryview]:
+        """read() that may wait for the disk; the loop does not. Raises SequenceTrimmed, CorruptFile."""
+        found = self.read(start, limit, bytes_max)
+        while found is None:
+            segment = self._segment_at(start)
+            if segment.file is None:
+                self.open_segment(segment)
+            await self._executor.run(self._warm, segment, start, bytes_max)
+            if start < self.log_start:
+                raise SequenceTrimmed(
+                    f"sequence {start} was removed by retention", try_="read from the trim horizon",
+                    shard=self.uuid.hex(), sequence=start, log_start=self.log_start,
+                )  # fmt: skip
+            found = self.read_segments(start, min(limit, self.log_end), bytes_max, False)
+        return found
+
+    def _warm(self, segment: Segment, start: int, bytes_max: int) -> None:
+        """On another thread: bring what read_segments() will ask for into the page cache, through a file of its own."""
+        if not self._disk.exists(self.segment_path(segment)):
+            return
+        file = self._disk.open(self.segment_path(segment))
+        try:
+            index = self._read_index(segment, file) if not segment.index_whole else segment.index
+            _, position = index.find(max(0, start - segment.base))
+            file.read(bytes_max + 2 * _WINDOW_BYTES, position)
+        finally:
+            file.close()
+
+    def _segment_at(self, sequence: int) -> Segment:
+        found = [segment for segment in self.segments if segment.base <= sequence]
+        if not found or sequence >= found[-1].end:
+            raise self.missing(found[-1] if found else None, sequence)
+        return found[-1]
+
+    def load_index(self, segment: Segment, nowait: bool) -> bool:
+        """Make the segment's index whole: from its .idx file, else from the segment. False: it would wait."""
+        if nowait and segment.written_position > _WINDOW_BYTES:
+            return False
+        if segment.file is None:
+            self.open_segment(segment)
+        file = segment.file
+        assert file is not None, "just opened"
+        segment.index = self._read_index(segment, file)
+        segment.index_whole = True
+        return True
+
+    def _read_index(self, segment: Segment, file: File | object) -> SparseIndex:
+        """The .idx file as far as it is sound, its last entry checked, then the batches after it."""
+        index = self._stored_index(segment)
+        sequence, position = index.find(1 << 40)
+        end = segment.written_position
+        while position < end:
+            data = file.read(min(_WINDOW_BYTES, end - position), position)  # type: ignore[union-attr]
+            found = walk(data, position, segment.base + sequence, self.seed, with_body=False)
+            if not found.batches and position and index.find(1 << 40) == (sequence, position):
+                index, sequence, position = SparseIndex(), 0, 0      # the file lied: start over without it
+                continue
+            for batch in found.batches:
+                index.offer(batch[1] - segment.base, batch[0], batch[4])
+            if found.position == position:
+                if found.stop != SHORT or found.needed <= len(data) or position + found.needed > end:
+                    break                                            # damage; reading reports it
+                data = file.read(found.needed, position)             # type: ignore[union-attr]
+                found = walk(data, position, segment.base + sequence, self.seed, with_body=False)
+                if not found.batches:
+                    break
+                index.offer(found.batches[0][1] - segment.base, position, found.batches[0][4])
+            position, sequence = found.position, found.sequence - segment.base
+        return index
+
+    def _stored_index(self, segment: Segment) -> SparseIndex:
+        path = self.segment_path(segment, ".idx")
+        if not self._disk.exists(path):
+            return SparseIndex()
+        try:
+            file = self._disk.open(path)
+            try:
+                return SparseIndex.from_bytes(file.read(file.size(), 0), segment.written_position)
+            finally:
+                file.close()
+        except OSError:
+            logger.warning("index.unreadable", extra={"facts": {"path": path}})
+            return SparseIndex()
+
+    def damaged(self, segment: Segment, position: int, sequence: int) -> CorruptFile:
+        """The error for bytes that were written and are not a batch now; looks for where reading can go on."""
+        path = self.segment_path(segment)
+        next_sequence = self._resume_after(segment, position, sequence)
+        damage = Damage(path, position, sequence, next_sequence, "not a sound batch")
+        if damage not in self.damages:
+            self.damages.append(damage)
+            logger.error("segment.damaged", extra={"facts": {"path": path, "position": position, "sequence": sequence,
+                                                             "next_sequence": next_sequence}})  # fmt: skip
+        return CorruptFile(
+            f"{path} is damaged at byte {position}: records {sequence} to {next_sequence} cannot be read",
+            try_="restore the file from a copy, or read on from next_sequence", path=path, position=position,
+            reason="not a sound batch", shard=self.uuid.hex(), sequence=sequence, next_sequence=next_sequence,
+        )  # fmt: skip
+
+    def _resume_after(self, segment: Segment, position: int, sequence: int) -> int:
+        file = self._disk.open(self.segment_path(segment))
+        try:
+            at = position + 1
+            while at < segment.written_position:
+                data = file.read(_WINDOW_BYTES, at)
+                found = find_batch(data, self.seed, sequence + 1, segment.end)
+                if found:
+                    return found[1]
+                if len(data) < _WINDOW_BYTES:
+                    break
+                at += len(data) - 200                          # a header may lie across the border
+        finally:
+            file.close()
+        return segment.end
+
+    # ---- times ------------------------------------------------------------------------------------------------
+
+    def first_append_ms(self) -> int:
+        """Append time of the oldest batch kept; 0 when the log is empty."""
+        return next((self._first_time(segment) for segment in self.segments if segment.end > self.log_start), 0)
+
+    def _first_time(self, segment: Segment) -> int:
+        if segment.first_append_ms == 0 and segment.written_position:
+            if segment.file is None:
+                self.open_segment(segment)
+            assert segment.file is not None, "just opened"
+            found = walk(segment.file.read(1 << 16, 0), 0, segment.base, self.seed, with_body=False)
+            if found.batches:
+                segment.first_append_ms = found.batches[0][4]
+            elif found.stop == SHORT:
+                segment.first_append_ms = walk(segment.file.read(found.needed, 0), 0, segment.base, self.seed).batches[0][4]
+        return segment.first_append_ms
+
+    def sequence_at_time(self, at_ms: int) -> int:
+        """The first sequence of the first batch appended at `at_ms` or later; log_end when there is none."""
+        if at_ms > self.last_append_ms:
+            return self.log_end
+        candidates = [segment for segment in self.segments if segment.end > self.log_start]
+        place = 0
+        while place + 1 < len(candidates) and self._first_time(candidates[place + 1]) < at_ms:
+            place += 1
+        for segment in candidates[place:]:
+            found = self._sequence_in(segment, at_ms)
+            if found is not None:
+                return max(found, self.log_start)
+        return self.log_end
+
+    def _sequence_in(self, segment: Segment, at_ms: int) -> int | None:
+        if not segment.index_whole:
+            self.load_index(segment, False)
+        relative, _ = segment.index.find_time(at_ms)
+        sequence = max(segment.base + relative, self.log_start)
+        while sequence < segment.end:
+            batches = self.read(sequence, segment.end, _WINDOW_BYTES)
+            if batches is None:
+                batches = self.read_segments(sequence, segment.end, _WINDOW_BYTES, False) or []
+            for batch in batches:
+                base = int.from_bytes(batch[8:16], "little")
+                if int.from_bytes(batch[24:32], "little") >= at_ms:
+                    return base
+                sequence = base + int.from_bytes(batch[56:60], "little")
+            if not batches:
+                return None
+        return None
+
+    # ---- retention --------------------------------------------------------------------------------------------
+
+    def drop_before(self, sequence: int) -> None:
+        """Give up whole sealed segments that end at or before `sequence`; log_start moves once that is on disk."""
+        keep = max(self.log_start, min(sequence, self.synced_end))
+        whole = [segment.end for segment in self.segments[:-1] if segment.sealed and segment.end <= keep]
+        if whole and max(whole) > self.trim_to:
+            self.trim_to = max(whole)
+            self._on_trim(self)
+
+    def drop_segments(self, log_start: int) -> list[str]:
+        """log_start is durable: forget what lies before it. Returns the paths to remove."""
+        self.move_start(log_start)
+        gone = [segment for segment in self.segments if segment.end <= log_start and segment.sealed]
+        self.take_segments([segment for segment in self.segments if segment not in gone])
+        paths: list[str] = []
+        for segment in gone:
+            if segment.in_flight == 0:
+                segment.close_file()
+            paths += [self.segment_path(segment, suffix) for suffix in (".log", ".idx", ".psn")]
+        return paths
+
+    # ---- scrubbing --------------------------------------------------------------------------------------------
+
+    async def verify(self) -> list[Damage]:
+        """Sum every batch on disk again. Returns what is damaged now; it is also kept in `damages`."""
+        found: list[Damage] = []
+        for segment in list(self.segments):
+            path, end, limit = self.segment_path(segment), segment.end, segment.written_position
+            found += await self._executor.run(self._verify, path, segment.base, end, limit)
+        self.damages += [damage for damage in found if damage not in self.damages]
+        return found
+
+    def _verify(self, path: str, base: int, end: int, limit: int) -> list[Damage]:
+        if not self._disk.exists(path):
+            return [] if base < self.log_start else [Damage(path, 0, base, end, "missing file")]
+        file = self._disk.open(path)
+        try:
+            return list(scan_damage(file, path, self.seed, base, end, limit))
+        finally:
+            file.close()
+
+
+def scan_damage(file: File, path: str, seed: int, base: int, end: int, limit: int) -> list[Damage]:
+    """Walk [0, limit) of a segment that holds [base, end): what cannot be read. Runs on any thread."""
+    damages: list[Damage] = []
+    position, sequence, window = 0, base, _WINDOW_BYTES
+    while position < limit and sequence < end:
+        data = file.read(min(window, limit - position), position)
+        found = walk(data, position, sequence, seed, sequence_max=end)
+        moved = found.position > position
+        position, sequence = found.position, found.sequence
+        if sequence >= end or found.stop == END:
+            continue
+        if found.stop == SHORT and found.needed > window and position + found.needed <= limit:
+            window = found.needed
+            continue
+        if found.stop == SHORT and moved and position < limit:
+            continue
+        place = find_batch(file.read(limit - position, position), seed, sequence + 1, end)
+        after = (position + place[0], place[1]) if place else (limit, end)
+        damages.append(Damage(path, position, sequence, after[1], "not a sound batch"))
+        position, sequence = after
+        window = _WINDOW_BYTES
+    if sequence < end:
+        damages.append(Damage(path, position, sequence, end, "the file ends early"))
+    return damages
+
+
+def _disk_error(cause: OSError, path: str) -> Exception:
+    if cause.errno in (28, 122):                               # ENOSPC, EDQUOT
+        return DiskFull(
+            f"no space left to open {path}", try_="free space or add a disk", free_bytes=0, floor_bytes=0, path=path
+        )
+    return DiskFailed(
+        f"cannot open {path}: {cause.strerror}", try_="look at the disk, then restart the node", path=path, errno=cause.errno
+    )
