@@ -81,7 +81,7 @@ def _bound_memory() -> None:
 def start_node(directory: Path, *arguments: str) -> Node:
     """Returns when it serves. Raises CheckFailed with what it printed when it does not."""
     started = time.perf_counter()
-    errors = tempfile.TemporaryFile("w+")
+    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  it outlives this function with the process that writes it
     process = subprocess.Popen(
         [sys.executable, "-m", "streamkit.cli", "serve", "--data", str(directory), "--port", "0", "--json", *arguments],
         stdout=subprocess.PIPE, stderr=errors, text=True, preexec_fn=_bound_memory, cwd=ROOT,

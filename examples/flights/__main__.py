@@ -222,7 +222,7 @@ def show(outcome: Outcome, expected: dict[str, CarrierTotals]) -> bool:
         f"end to end  p50 {outcome.latency_ms(0.5):.1f} ms   p99 {outcome.latency_ms(0.99):.0f} ms"
         f"   (put → counted; the wait for the take-over is in it)"
     )
-    console.print(f"take-over   {takeover} after kill -9, which came when {outcome.killed_after:,} flights were counted")
+    console.print(f"take-over   {takeover} after kill -9, which came at {outcome.killed_after:,} flights counted")
     console.print(f"repeats     {outcome.repeats:,} records came again after the kill, and were left out")
     console.print(
         f"check       {outcome.counted:,} of {total:,} counted, {outcome.missing} lost, {outcome.twice} stored twice: "

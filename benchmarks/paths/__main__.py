@@ -1,0 +1,78 @@
+"""`python -m benchmarks.paths`: every measurement, or those that --only names; a table, JSON and markdown."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.paths import consume, latency, produce, recovery, startup
+from benchmarks.paths.processes import CheckFailed
+from benchmarks.paths.report import Result, machine, markdown, write_json
+
+GIB = 1 << 30
+
+# name → the full form and the tiny one.
+MEASUREMENTS: dict[str, tuple[Callable[[], list[Result]], Callable[[], list[Result]]]] = {
+    "sealed-fsync": (lambda: produce.sealed(20_000, "fsync"), lambda: produce.sealed(8, "fsync")),
+    "sealed-os": (lambda: produce.sealed(30_000, "os"), lambda: produce.sealed(8, "os")),
+    "bulk": (lambda: produce.library("bulk", 6_000_000, "fsync"), lambda: produce.library("bulk", 3_000, "fsync")),
+    "put": (lambda: produce.library("put", 2_000_000, "fsync"), lambda: produce.library("put", 500, "fsync")),
+    "single-fsync": (lambda: produce.single(400_000, "fsync"), lambda: produce.single(200, "fsync")),
+    "single-os": (lambda: produce.single(400_000, "os"), lambda: produce.single(200, "os")),
+    "read": (lambda: consume.read(8_000), lambda: consume.read(8)),
+    "latency-fsync": (lambda: latency.latency(100_000, 60_000, "fsync"), lambda: latency.latency(99, 99, "fsync")),
+    "latency-os": (lambda: latency.latency(100_000, 60_000, "os"), lambda: latency.latency(99, 99, "os")),
+    "shards": (lambda: startup.many_shards(10_000), lambda: startup.many_shards(20)),
+    "recovery": (lambda: recovery.recovery(10 * GIB, 4), lambda: recovery.recovery(1 << 20, 2)),
+    "imports": (lambda: startup.imports(15), lambda: startup.imports(1)),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paths", description=__doc__)
+    parser.add_argument("--only", default="", metavar="WORDS", help="names that contain one of these, comma separated")
+    parser.add_argument("--tiny", action="store_true", help="the form that tests run: shows that it works")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--markdown", type=Path, help="write the table here")
+    options = parser.parse_args()
+    words = [word for word in options.only.split(",") if word]
+    chosen = [name for name in MEASUREMENTS if not words or any(word in name for word in words)]
+    results: list[Result] = []
+    failed = 0
+    for name in chosen:
+        started = time.perf_counter()
+        try:
+            found = MEASUREMENTS[name][1 if options.tiny else 0]()
+        except CheckFailed as error:
+            print(f"{name:<14} FAILED: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        results += found
+        for result in found:
+            print(f"{name:<14} {line(result)}   [{time.perf_counter() - started:.0f} s]", flush=True)
+    host = machine(Path(tempfile.gettempdir()))
+    if options.json:
+        write_json(options.json, results, host)
+    if options.markdown:
+        options.markdown.write_text(markdown(results, host, "make bench"))
+    return 1 if failed else 0
+
+
+def line(result: Result) -> str:
+    if result.figure:
+        return f"{result.name}: {result.figure}   ({result.shape})"
+    document = result.document()
+    megabytes = document["megabytes_per_second"]
+    latencies = f"p50 {result.p50_ms:.2f} p99 {result.p99_ms:.2f} ms" if result.p50_ms is not None else ""
+    return (
+        f"{result.name}: {result.records_per_second:,.0f} rec/s  {megabytes:.1f} MB/s  {latencies}"
+        f"  cpu {result.server_cpu:.2f}+{result.client_cpu:.2f} s/M  {result.durability}  ({result.shape})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Records out: as objects, as raw values, as Arrow columns; each reader checks count and content."""
+
+from __future__ import annotations
+
+from benchmarks.paths.processes import node, run_client
+from benchmarks.paths.produce import BATCH_RECORDS, SHARDS
+from benchmarks.paths.report import Result, from_client
+from streamkit import Client
+
+ROLES = {
+    "read_objects": ("read, record objects", "Reader, every record's value touched"),
+    "read_raw": ("read, raw values", "Reader.batches(), list of bytes a batch"),
+    "read_arrow": ("read, Arrow columns", "Reader.batches(), to_arrow()"),
+    "consume": ("consume with checkpoints", "Worker, class style, record objects"),
+}
+
+
+def read(batches: int, roles: tuple[str, ...] = tuple(ROLES)) -> list[Result]:
+    """One process reads what was put, once for each way of reading."""
+    results = []
+    with node() as running:
+        with Client(url=running.url) as client:
+            client.create_stream("orders", shards=SHARDS, durability="os")
+        run_client("sealed", running, stream="orders", batches=batches, batch_records=BATCH_RECORDS, window=64)
+        with Client(url=running.url) as client:
+            shards = client.describe_shards("orders")
+        total = sum(s.high_watermark - s.log_start for s in shards) - sum(1 for s in shards if s.high_watermark)
+        for role in roles:
+            name, shape = ROLES[role]
+            measured = run_client(role, running, stream="orders", records=total)
+            results.append(
+                from_client(
+                    measured, name=name, shape=shape, durability="page cache", server_memory_mib=running.memory_mib()
+                )
+            )
+    return results

@@ -1,0 +1,138 @@
+"""`streamkit serve`: one node in this process, until it is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streamkit.cli.invocation import Invocation, common, pass_invocation
+from streamkit.cli.rendering import emit, size
+
+if TYPE_CHECKING:
+    from streamkit.config import Config
+    from streamkit.node import Node
+
+
+@click.command()
+@click.option("--dev", is_flag=True, default=None, help="Make streams on first use; choose a data directory.")
+@click.option("--config", "path", metavar="FILE", help="Read this configuration file.")
+@click.option("--data", "data_dir", metavar="DIR", help="Keep everything here.")
+@click.option("--listen", "host", metavar="HOST", help="Host of all listeners (default: 127.0.0.1).")
+@click.option("--port", type=int, default=None, help="Port of the native protocol (default: 7440; 0: any free one).")
+@click.option("--health-port", type=int, default=None, help="Port of /live, /ready and /metrics (default: 7445).")
+@click.option(
+    "--accept-insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS and login."
+)
+@common
+@pass_invocation
+def serve(
+    invocation: Invocation, dev: bool | None, path: str | None, data_dir: str | None, host: str | None,
+    port: int | None, health_port: int | None, accept_insecure: bool | None,
+) -> None:  # fmt: skip
+    """Run a node.
+
+    Every put is on disk before it is acknowledged, unless its stream says otherwise. Ctrl-C stops in order, twice at
+    once. With --port 0 the health port is free, too, unless it is given.
+    """
+    from streamkit.cli.configuration import load_configuration
+
+    if port == 0 and health_port is None:
+        health_port = 0
+    config = load_configuration(
+        path,
+        {
+            "node.dev": dev, "storage.data_dir": data_dir, "listen.host": host, "listen.native.port": port,
+            "listen.health.port": health_port, "listen.accept_insecure": accept_insecure,
+        },
+    ).config  # fmt: skip
+    directory = config.storage.data_dir or _own_directory(config)
+    _log_to_stderr(config)
+    from streamkit.runtime.real import new_event_loop
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_serve(invocation, config, directory))
+
+
+async def _serve(invocation: Invocation, config: Config, directory: str) -> None:
+    from streamkit.node import Node
+    from streamkit.runtime.real import real_runtime
+    from streamkit.runtime.shutdown import StopSignal
+
+    started = time.perf_counter()
+    node = Node(config, real_runtime(), data_dir=directory)
+    async with StopSignal() as stop:
+        await node.start()
+        _announce(invocation, node, directory, time.perf_counter() - started)
+        await stop.wait()
+        await node.stop()
+
+
+def _announce(invocation: Invocation, node: Node, directory: str, seconds: float) -> None:
+    from streamkit import __version__
+
+    native, health = node.addresses.native, node.addresses.health
+    native_url = native if native.startswith("unix:") else f"streamkit://{native}"
+    described = node.describe()
+    if invocation.json:
+        emit(
+            "node",
+            {
+                "node": node.name, "version": __version__, "pid": os.getpid(), "native": native_url,
+                "health": f"http://{health}" if health else None, "data": str(Path(directory).resolve()),
+                "dev": node.config.node.dev, "insecure": [plan.address for plan in node.insecure],
+                "ready_seconds": round(seconds, 3),
+            },
+        )  # fmt: skip
+        return
+    note = "dev: streams are made on first put; nothing leaves this machine" if node.config.node.dev else ""
+    if node.insecure:
+        note = ""
+    click.echo(f"streamkit {__version__}  node {node.name}   {note}".rstrip())
+    click.echo(f"  native   {native_url}")
+    if health:
+        click.echo(f"  health   http://{health}     /live /ready /metrics")
+    click.echo(f"  data     {_short(directory)}  {size(described.free_bytes)} free, {described.durability_note}")
+    for plan in node.insecure:
+        red, plain = ("\x1b[31m", "\x1b[0m") if invocation.colored else ("", "")
+        click.echo(f"{red}  INSECURE {plan.address}: anyone who reaches it can read and delete your data{plain}")
+    click.echo(f"ready in {seconds:.2f} s     stop: Ctrl-C")
+    sys.stdout.flush()
+
+
+def _own_directory(config: Config) -> str:
+    """Where --dev keeps things. Raises InvalidConfig without --dev: where data lies is not guessed for a service."""
+    from streamkit.cli.doctor import default_data_directory
+    from streamkit.errors import InvalidConfig
+
+    if config.node.dev:
+        return default_data_directory()
+    raise InvalidConfig(
+        "no data directory is named, and only --dev chooses one",
+        try_="streamkit serve --data ./data, or streamkit serve --dev",
+        file="", line=0, key="storage.data_dir", value="",
+    )  # fmt: skip
+
+
+def _short(directory: str) -> str:
+    home = str(Path.home())
+    return f"~{directory.removeprefix(home)}" if directory.startswith(f"{home}/") else directory
+
+
+def _log_to_stderr(config: Config) -> None:
+    from streamkit.observability.logs import handler
+
+    # A person at a terminal has the banner; changes of state are for services.
+    quiet = config.node.dev and config.logs.level == "info"
+    level = "warning" if quiet else config.logs.level
+    text_format = "text" if config.node.dev and config.logs.format == "auto" else config.logs.format
+    root = logging.getLogger("streamkit")
+    root.addHandler(handler(sys.stderr, format=text_format, level=level, node=config.node.name))
+    root.setLevel(level.upper())
+    root.propagate = False
