@@ -16,9 +16,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
-# Upper bounds of the latency buckets, in seconds; what lies above them is counted too.
-LATENCY_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
+from streamkit.observability.buckets import LATENCY_BOUNDS
 
 @dataclass(frozen=True, slots=True)
 class Latency:

@@ -2,7 +2,8 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamkit.observability.metrics import LATENCY_BOUNDS, Exposition, Latency, ShardNumbers, Snapshot
+from streamkit.observability.buckets import LATENCY_BOUNDS
+from streamkit.observability.metrics import Exposition, Latency, ShardNumbers, Snapshot
 
 
 def shard(stream, ordinal, records):

@@ -1,0 +1,29 @@
+"""What the broker counts, in plain integers; observability reads them at scrape time."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+
+from streamkit.observability.buckets import LATENCY_BOUNDS
+
+
+class Counters:
+    """One for each node."""
+
+    def __init__(self) -> None:
+        self.puts = 0
+        self.fetches = 0
+        self.messages: defaultdict[str, int] = defaultdict(int)              # kind of message → requests
+        self.failures: defaultdict[tuple[str, str], int] = defaultdict(int)  # (operation, code) → requests
+        self.connections_refused = 0
+        self.put_latency = [0] * (len(LATENCY_BOUNDS) + 1)
+        self.put_seconds = 0.0
+
+    def puts_took(self, seconds: float, count: int) -> None:
+        """`count` puts that arrived together were acknowledged after `seconds`."""
+        self.put_latency[bisect_left(LATENCY_BOUNDS, seconds)] += count
+        self.put_seconds += seconds * count
+
+    def requests(self) -> dict[str, int]:
+        return {"put": self.puts, "fetch": self.fetches, **self.messages}

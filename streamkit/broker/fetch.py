@@ -1,0 +1,179 @@
+"""Fetches: stored batches, whole and verbatim, never above the high watermark.
+
+    begin ──▶ serve ──▶ from memory or the page cache: answered at once
+                 │ ──▶ the disk would have to be waited for: read on a thread, then answered
+                 │ ──▶ nothing readable yet: waits for the high watermark, at most wait_ms
+                 └──▶ the peer has not taken what it asked for: held until it does
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import TYPE_CHECKING, Protocol
+
+from streamkit.broker.shard_server import ShardServer
+from streamkit.errors import InternalError, StreamkitError
+from streamkit.protocol.frames import FETCH_BYTES_MAX, FetchFrame
+from streamkit.runtime.interfaces import Buffer
+
+if TYPE_CHECKING:
+    from streamkit.broker.link import Link
+    from streamkit.broker.streams import Streams
+
+WAIT_MS_MAX = 60_000
+BYTES_MAX = 8 * 1024 * 1024                        # of one answer, unless a single batch is larger
+_BASE_AND_COUNT = struct.Struct("<8xQ40xI")        # of a batch header: base_sequence, record_count
+
+
+class FetchGuard(Protocol):
+    def check_fetch(self, application: str, session: int, shard: bytes, lease_epoch: int) -> None:
+        """Raises LeaseLost."""
+
+
+def next_sequence(batches: list[Buffer], start: int) -> int:
+    """One past the last record of `batches`; `start` when there are none."""
+    if not batches:
+        return start
+    base, count = _BASE_AND_COUNT.unpack_from(batches[-1])
+    return max(start, int(base) + int(count))
+
+
+class Fetches:
+    """All fetches of a node; a fetch that waits is a Waiting, and nothing else remembers it."""
+
+    def __init__(self, streams: Streams, guard: FetchGuard) -> None:
+        self._streams = streams
+        self._guard = guard
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: set[Waiting] = set()
+        self.draining = False
+
+    def begin(self, link: Link, frame: FetchFrame) -> None:
+        if link.held or not link.has_room():
+            link.held.append(frame)
+            link.requests += 1
+            return
+        self._serve(link, frame, frame.wait_ms)
+
+    def resume(self, link: Link) -> None:
+        """The peer took something, or the node has memory again."""
+        while link.held and link.has_room():
+            link.requests -= 1
+            self._serve(link, link.held.popleft(), 0)
+        link.balance()
+
+    def _serve(self, link: Link, frame: FetchFrame, wait_ms: int) -> None:
+        try:
+            if frame.application:
+                self._guard.check_fetch(frame.application, frame.session, frame.shard, frame.lease_epoch)
+            shard = self._streams.shard(frame.shard)
+            if frame.start >= shard.high_watermark and shard.log.log_start <= frame.start:
+                if wait_ms and not self.draining:
+                    self._waiting.add(Waiting(self, link, frame, shard, min(wait_ms, WAIT_MS_MAX) / 1000))
+                else:
+                    self._answer(link, frame, shard, [])
+                return
+            bytes_max = min(frame.bytes_max, BYTES_MAX)
+            batches = shard.log.read(frame.start, shard.high_watermark, bytes_max)
+            if batches is None:
+                self._read_cold(link, frame, shard, bytes_max)
+            else:
+                self._answer(link, frame, shard, batches)
+        except StreamkitError as error:
+            link.refuse(frame.request_id, "fetch", error)
+
+    def _read_cold(self, link: Link, frame: FetchFrame, shard: ShardServer, bytes_max: int) -> None:
+        link.reading_bytes += bytes_max
+        link.requests += 1
+        task = asyncio.get_running_loop().create_task(self._cold(link, frame, shard, bytes_max))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _cold(self, link: Link, frame: FetchFrame, shard: ShardServer, bytes_max: int) -> None:
+        try:
+            batches = await shard.log.read_cold(frame.start, shard.high_watermark, bytes_max)
+            self._answer(link, frame, shard, batches)
+        except Exception as error:
+            if not isinstance(error, StreamkitError | OSError):
+                link.refuse(frame.request_id, "fetch", InternalError("a read failed unexpectedly"))
+                raise
+            link.refuse(frame.request_id, "fetch", error)
+        finally:
+            link.reading_bytes -= bytes_max
+            link.requests -= 1
+        self.resume(link)
+        link.flush_soon()
+
+    def _answer(self, link: Link, frame: FetchFrame, shard: ShardServer, batches: list[Buffer]) -> None:
+        if link.closed:
+            return
+        size = sum(map(len, batches))
+        assert size <= FETCH_BYTES_MAX, "an answer fits a frame"
+        end = next_sequence(batches, frame.start)
+        assert end <= max(shard.high_watermark, frame.start), "nothing above the high watermark leaves"
+        shard.read_bytes += size
+        link.answering(size)
+        link.wire.writer.fetch_ok(
+            frame.request_id, shard.high_watermark, shard.log.log_start, shard.log.log_end, end, batches
+        )
+
+    def woken(self, waiting: Waiting) -> None:
+        self._waiting.discard(waiting)
+        link = waiting.link
+        if link.closed:
+            return
+        if link.held or not link.has_room():
+            link.held.append(waiting.frame)
+            link.requests += 1
+            return
+        self._serve(link, waiting.frame, 0)
+        link.flush_soon()
+
+    def forget(self, link: Link) -> None:
+        """Its connection is gone."""
+        for waiting in [waiting for waiting in self._waiting if waiting.link is link]:
+            waiting.cancel()
+            self._waiting.discard(waiting)
+
+    def drain(self) -> None:
+        """Answer what waits, now; nothing waits from here on."""
+        self.draining = True
+        for waiting in list(self._waiting):
+            waiting.wake()
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+
+class Waiting:
+    """A fetch that waits for the high watermark to pass its start, or for its time to be up."""
+
+    __slots__ = ("_fetches", "_shard", "_timer", "frame", "link")
+
+    def __init__(self, fetches: Fetches, link: Link, frame: FetchFrame, shard: ShardServer, seconds: float) -> None:
+        self.link, self.frame = link, frame
+        self._fetches, self._shard = fetches, shard
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.wake)
+        shard.watch(self, self._moved)
+
+    def _moved(self) -> None:
+        # A start above the new high watermark waits on, with the time it has left.
+        if self.frame.start >= self._shard.high_watermark and not self._fetches.draining and not self._shard.gone:
+            self._shard.watch(self, self._moved)
+        else:
+            self.wake()
+
+    def wake(self) -> None:
+        self.cancel()
+        self._fetches.woken(self)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+        self._shard.unwatch(self)

@@ -1,0 +1,101 @@
+"""What a node tells of itself: readiness with reasons, the health report, the numbers of a scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from streamkit.broker.counters import Counters
+from streamkit.broker.server import Server
+from streamkit.broker.streams import Streams
+from streamkit.http.http1 import Answer, Request
+from streamkit.model.shard import Shard
+from streamkit.observability.metrics import Exposition, Latency, ShardNumbers, Snapshot
+from streamkit.protocol.messages import NodeDescribed
+from streamkit.runtime.interfaces import Clock
+from streamkit.security.policy import is_loopback
+
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Report:
+    """Reads, never changes. Everything it gives out is a number or a name that operators know."""
+
+    def __init__(
+        self, *, server: Server, streams: Streams, counters: Counters, clock: Clock, version: str,
+        insecure_listeners: int,
+    ) -> None:
+        self._server = server
+        self._streams = streams
+        self._counters = counters
+        self._clock = clock
+        self._version = version
+        self._insecure_listeners = insecure_listeners
+
+    def snapshot(self, described: NodeDescribed) -> Snapshot:
+        counters = self._counters
+        return Snapshot(
+            version=self._version, ready=described.ready, now_ms=self._clock.now_ms(),
+            insecure_listeners=self._insecure_listeners, connections=len(self._server.links),
+            refused_connections=counters.connections_refused, requests=counters.requests(),
+            failures=dict(counters.failures), put_latency=Latency(list(counters.put_latency), counters.put_seconds),
+            memory_bytes=self._server.memory_bytes(), memory_limit_bytes=self._server.config.memory_bytes_max,
+            free_bytes=described.free_bytes, read_only=self._streams.directory.read_only is not None,
+            shards=[
+                self._numbers(stream.name, shard)
+                for stream in self._streams.catalog.streams.values()
+                for shard in stream.shards
+                if shard.uuid in self._streams.shards
+            ],
+        )
+
+    def _numbers(self, stream: str, shard: Shard) -> ShardNumbers:
+        served = self._streams.shards[shard.uuid]
+        log = served.log
+        empty = log.log_start == log.log_end
+        return ShardNumbers(
+            stream=stream, shard=shard.id, put_records=served.put_records, put_bytes=served.put_bytes,
+            duplicates=served.duplicates, read_bytes=served.read_bytes, trimmed_records=served.trimmed_records,
+            kept_bytes=log.stored_bytes, high_watermark=served.high_watermark, log_start=log.log_start,
+            oldest_ms=None if empty else log.first_append_ms(),
+        )
+
+
+class HealthPages:
+    """GET /live, /ready, /health and /metrics. `describe` says how the node is."""
+
+    def __init__(
+        self, report: Report, describe: Callable[[], NodeDescribed], *, host: str, metrics: bool,
+        per_shard_max: int,
+    ) -> None:
+        self._describe = describe
+        self._host = host
+        self._exposition = (
+            Exposition(lambda: report.snapshot(describe()), per_shard_max=per_shard_max) if metrics else None
+        )
+
+    async def answer(self, request: Request) -> Answer:
+        if request.path == "/live":
+            return Answer(200, b"live\n")
+        if request.path == "/ready":
+            described = self._describe()
+            body = msgspec.json.encode({"ready": described.ready, "reasons": described.reasons})
+            return Answer(200 if described.ready else 503, body + b"\n", "application/json")
+        if not self._expected_host(request.headers.get("host", "")):
+            return Answer(421, b"this host name is not served here\n")
+        if request.path == "/health":
+            return Answer(200, msgspec.json.encode(self._health()) + b"\n", "application/json")
+        if request.path == "/metrics" and self._exposition is not None:
+            return Answer(200, self._exposition.text(), _TEXT)
+        return Answer(404, b"here are /live, /ready, /health and /metrics\n")
+
+    def _health(self) -> dict[str, object]:
+        described = self._describe()
+        return {name: getattr(described, name) for name in described.__struct_fields__}
+
+    def _expected_host(self, header: str) -> bool:
+        # A web page that the user visits could send requests here under a name of its own.
+        host = header.rsplit(":", 1)[0] if header.rsplit(":", 1)[-1].isdigit() else header
+        return is_loopback(host) or (bool(host) and host == self._host) or not is_loopback(self._host)
+

@@ -1,0 +1,193 @@
+"""Who answers what: frames from a link to shards, fetches, streams, producers and the coordinator.
+
+Puts and fetches are dealt with at once, in the order in which they came. Everything else is rare and runs as a
+task of its own; answers may overtake one another, the request number tells which is which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from streamkit.broker.coordinator import Coordinator
+from streamkit.broker.counters import Counters
+from streamkit.broker.fetch import Fetches
+from streamkit.broker.producers import give_producer
+from streamkit.broker.shard_server import ShardServer
+from streamkit.broker.streams import Streams, unknown_shard
+from streamkit.errors import InvalidRequest, NodeDraining, StreamkitError
+from streamkit.protocol import messages as m
+from streamkit.protocol.connection import Received
+from streamkit.protocol.conversion import create_from_wire, stream_to_wire
+from streamkit.protocol.frames import FetchFrame, Frame, PutFrame
+from streamkit.runtime.interfaces import Clock
+
+if TYPE_CHECKING:
+    from streamkit.broker.link import Link
+
+logger = logging.getLogger("streamkit.broker")
+
+_LIST_COUNT_MAX = 10_000
+COORDINATOR_MESSAGES = (
+    m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication, m.ListApplications,
+    m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases,
+)  # fmt: skip
+
+
+class Service:
+    def __init__(
+        self, *, streams: Streams, coordinator: Coordinator, counters: Counters, clock: Clock, node: str,
+        describe_node: Callable[[], m.NodeDescribed], on_application: Callable[[], None],
+    ) -> None:
+        """on_application: called when a worker joined; from then on the coordinator needs its ticks."""
+        self.streams = streams
+        self.coordinator = coordinator
+        self.fetches = Fetches(streams, coordinator)
+        self.draining = False
+        self._counters = counters
+        self._clock = clock
+        self._node = node
+        self._describe_node = describe_node
+        self._on_application = on_application
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: dict[type, Callable[[Any, int], Awaitable[m.Message]]] = {
+            m.CreateStream: self._create_stream,
+            m.DescribeStream: self._describe_stream,
+            m.ListStreams: self._list_streams,
+            m.DeleteStream: self._delete_stream,
+            m.DescribeShards: self._describe_shards,
+            m.ResolvePosition: self._resolve_position,
+            m.NewProducer: self._new_producer,
+            m.DescribeNode: self._node_described,
+            **dict.fromkeys(COORDINATOR_MESSAGES, coordinator.handle),
+            m.JoinApplication: self._join,
+        }
+
+    def handle(self, link: Link, frames: Sequence[Frame | Received]) -> None:
+        """Everything that one receive completed, in order."""
+        counters, shards = self._counters, self.streams.public
+        now_s, now_ms = self._loop.time(), self._clock.now_ms()
+        immediate: set[ShardServer] | None = None
+        for frame in frames:
+            if type(frame) is PutFrame:
+                counters.puts += 1
+                shard = shards.get(frame.shard)
+                try:
+                    if shard is None or self.draining:
+                        raise self._cannot_put(frame.shard)
+                    shard.put(link, frame, now_ms, now_s)
+                except StreamkitError as error:
+                    link.refuse(frame.request_id, "put", error)
+                    continue
+                if shard.immediate:
+                    immediate = immediate or set()
+                    immediate.add(shard)
+            elif type(frame) is FetchFrame:
+                counters.fetches += 1
+                self.fetches.begin(link, frame)
+            else:
+                assert type(frame) is Received, "a broker receives puts, fetches and messages"
+                self._begin(link, frame)
+        for shard in immediate or ():
+            for other in shard.progressed() or ():
+                if other is not link:
+                    other.flush_soon()
+
+    def _cannot_put(self, uuid: bytes) -> StreamkitError:
+        if self.draining:
+            return NodeDraining(f"node {self._node} is stopping", try_="try again when it is back", node=self._node)
+        return unknown_shard(uuid)
+
+    def _begin(self, link: Link, received: Received) -> None:
+        if isinstance(received.message, m.Goodbye):
+            return                                     # answers still leave; the peer closes when it has them
+        operation = type(received.message).__name__
+        self._counters.messages[operation] += 1
+        link.requests += 1
+        task = self._loop.create_task(self._answer(link, received, operation))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, link: Link, received: Received, operation: str) -> None:
+        try:
+            answer = await self._answers[type(received.message)](received.message, link.number)
+            link.answer(received.request_id, answer)
+        except StreamkitError as error:
+            link.refuse(received.request_id, operation, error)
+        except Exception as error:
+            logger.exception("request.failed", extra={"facts": {"operation": operation}})
+            link.refuse(received.request_id, operation, error)
+        finally:
+            link.requests -= 1
+        link.balance()
+        link.flush_soon()
+
+    def forget(self, link: Link) -> None:
+        """Its connection is gone."""
+        self.fetches.forget(link)
+        self.coordinator.connection_lost(link.number)
+
+    def drain(self) -> None:
+        """Nothing new is taken; what is under way is finished."""
+        self.draining = True
+        self.fetches.drain()
+
+    @property
+    def under_way(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self._tasks) + sum(shard.waiting for shard in self.streams.shards.values())
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.fetches.close()
+
+    # -- streams -------------------------------------------------------------------------------------------
+
+    async def _create_stream(self, message: m.CreateStream, _: int) -> m.StreamDescribed:
+        try:
+            config = create_from_wire(message)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"{message.durability[:40]!r} is not a durability", try_='use "fsync", "os" or "leader"',
+                field="durability", value=message.durability[:40],
+            ) from error
+        return m.StreamDescribed(stream_to_wire(await self.streams.create(message.name, config)))
+
+    async def _describe_stream(self, message: m.DescribeStream, _: int) -> m.StreamDescribed:
+        return m.StreamDescribed(stream_to_wire(await self.streams.find(message.name)))
+
+    async def _list_streams(self, message: m.ListStreams, _: int) -> m.StreamsListed:
+        count_max = max(1, min(message.count_max, _LIST_COUNT_MAX))
+        names = [name for name in self.streams.catalog.names() if name > message.after]
+        found = tuple(
+            stream_to_wire(self.streams.catalog.streams[name], with_shards=False) for name in names[:count_max]
+        )
+        return m.StreamsListed(found, len(names) > count_max)
+
+    async def _delete_stream(self, message: m.DeleteStream, _: int) -> m.Done:
+        await self.streams.delete(message.name)
+        return m.Done()
+
+    async def _describe_shards(self, message: m.DescribeShards, _: int) -> m.ShardsDescribed:
+        return m.ShardsDescribed(self.streams.states(message.name))
+
+    async def _resolve_position(self, message: m.ResolvePosition, _: int) -> m.PositionResolved:
+        shard = self.streams.shard(message.shard)
+        sequence = self.streams.resolve(message.shard, message.kind, message.value)
+        return m.PositionResolved(sequence, shard.log.log_start, shard.high_watermark)
+
+    async def _new_producer(self, message: m.NewProducer, _: int) -> m.ProducerGiven:
+        return await give_producer(self.streams.catalog, message)
+
+    async def _join(self, message: m.JoinApplication, connection: int) -> m.Message:
+        answer = await self.coordinator.handle(message, connection)
+        self._on_application()
+        return answer
+
+    async def _node_described(self, _: m.DescribeNode, __: int) -> m.NodeDescribed:
+        return self._describe_node()

@@ -1,0 +1,220 @@
+"""One shard, led by this node: append, wait for the high watermark, acknowledge.
+
+    put ──▶ log.append ──▶ waiting (ordered by end) ──▶ storage says how far the disk is ──▶ Leader.step
+                                                              │ high watermark moved
+                          PUT_OKs, many in one buffer  ◀──────┴──────▶ fetches that waited
+
+A batch is refused before it is appended or acknowledged after it is safe; there is nothing between. The
+`Leader` decides what is safe; this class only carries its effects out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from streamkit._core.batch import Batch, read_header
+from streamkit.broker.counters import Counters
+from streamkit.errors import RecordTooLarge, StreamkitError
+from streamkit.model.shard import Shard
+from streamkit.model.stream import Durability, StreamDescription
+from streamkit.protocol.frames import PutFrame
+from streamkit.replication.events import EpochStarted, Progressed
+from streamkit.replication.leader import Leader
+from streamkit.replication.replica import Ends
+from streamkit.storage import ShardLog
+
+if TYPE_CHECKING:
+    from streamkit.broker.link import Link
+
+_RECORD_OVERHEAD_BYTES = 12    # table entry and record header
+
+# A put that waits: (end, link, request_id, base_sequence, append_time_ms, duplicate, batch_bytes, arrived_s)
+_Waiting = tuple[int, "Link", int, int, int, int, int, float]
+
+
+class ShardServer:
+    """Shards are many and mostly idle: everything that only a busy one needs is made on first use."""
+
+    __slots__ = (
+        "_acks", "_counters", "_leader", "_local", "_replica", "_watchers", "duplicates", "epoch", "gone",
+        "high_watermark", "immediate", "log", "put_bytes", "put_records", "read_bytes", "record_bytes_max", "shard",
+        "stream_name", "trimmed_records",
+    )  # fmt: skip
+
+    def __init__(
+        self, stream: StreamDescription, shard: Shard, log: ShardLog, *, replica: bytes, counters: Counters
+    ) -> None:
+        """replica: this node's name among the copies."""
+        self.stream_name = stream.name
+        self.shard = shard
+        self.log = log
+        self.epoch = shard.epoch
+        self.gone = False                          # its stream was deleted
+        self.immediate = stream.config.durability is Durability.LEADER
+        self.record_bytes_max = stream.config.record_bytes_max
+        self.put_records = self.put_bytes = self.duplicates = self.read_bytes = self.trimmed_records = 0
+        self._counters = counters
+        self._replica = replica
+        self._leader = Leader(
+            epoch=shard.epoch, replica=replica, replicas={replica: self._ends()}, durability=stream.config.durability
+        )
+        self.high_watermark = self._leader.high_watermark
+        self._acks: deque[_Waiting] | None = None
+        self._local: list[tuple[int, asyncio.Future[None]]] | None = None
+        self._watchers: dict[object, Callable[[], None]] | None = None
+
+    # -- puts ----------------------------------------------------------------------------------------------
+
+    def put(self, link: Link, frame: PutFrame, now_ms: int, arrived_s: float) -> None:
+        """Append, and answer once it is safe. Raises whatever the log refuses it for."""
+        raw_bytes = frame.raw_bytes
+        if raw_bytes > self.record_bytes_max:
+            self._check_records(bytes(frame))
+        log = self.log
+        before = log.log_end
+        appended = log.append(frame, now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability)
+        end = appended.end_sequence
+        if appended.duplicate:
+            self.duplicates += 1
+        else:
+            if self._leader.epoch_start is None:
+                self._leader.step(EpochStarted(self.epoch, before))
+            self.put_records += end - appended.base_sequence
+            self.put_bytes += raw_bytes
+        acks = self._acks
+        if acks is None:
+            acks = self._acks = deque()
+        if end <= self.high_watermark and not acks:
+            link.acknowledge(
+                frame.request_id, appended.base_sequence, appended.append_time_ms, self.epoch, appended.duplicate
+            )
+            return
+        size = len(frame)
+        link.unacknowledged_bytes += size
+        acks.append(
+            (end, link, frame.request_id, appended.base_sequence, appended.append_time_ms, appended.duplicate,
+             size, arrived_s)
+        )  # fmt: skip
+
+    async def append(self, batch: bytes, now_ms: int) -> int:
+        """A put of this node itself: its base sequence, once it is safe."""
+        before = self.log.log_end
+        appended = self.log.append(batch, now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability)
+        if self._leader.epoch_start is None:
+            self._leader.step(EpochStarted(self.epoch, before))
+        if self.immediate:
+            self.progressed()
+        if appended.end_sequence <= self.high_watermark:
+            return appended.base_sequence
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._local is None:
+            self._local = []
+        self._local.append((appended.end_sequence, done))
+        await done
+        return appended.base_sequence
+
+    def _check_records(self, batch: bytes) -> None:
+        """Only for batches that could hold a record above the limit: looks at each."""
+        header = read_header(batch)
+        largest = max(0, header.raw_bytes - _RECORD_OVERHEAD_BYTES)
+        if header.record_count > 1:
+            # Key and value of each; a record's headers count against the limit where the record is made.
+            opened = Batch(batch)
+            sizes = zip(opened.keys(), opened.values(), strict=True)
+            largest = max(len(key.encode()) + len(value) for key, value in sizes)
+        if largest > self.record_bytes_max:
+            raise RecordTooLarge(
+                f"a record is {largest} bytes; stream {self.stream_name} takes {self.record_bytes_max}",
+                try_="create the stream with a larger record_bytes_max, or store the body elsewhere, put a reference",
+                size_bytes=largest, limit_bytes=self.record_bytes_max,
+            )  # fmt: skip
+
+    # -- what the disk says --------------------------------------------------------------------------------
+
+    def _ends(self) -> Ends:
+        return Ends(self.log.log_end, self.log.written_end, self.log.durable_end)
+
+    def progressed(self) -> set[Link] | None:
+        """Storage got further with this shard; the links that have acknowledgements to send now."""
+        effects = self._leader.step(Progressed(self._replica, self.epoch, self._ends()))
+        if effects.high_watermark is None:
+            return None
+        self.high_watermark = high_watermark = effects.high_watermark
+        links: set[Link] | None = None
+        if self._acks and self._acks[0][0] <= high_watermark:
+            links = self._acknowledge(self._acks, high_watermark)
+        if self._local:
+            self._finish_local(high_watermark)
+        if self._watchers:
+            watchers, self._watchers = self._watchers, None
+            for wake in watchers.values():
+                wake()
+        return links
+
+    def _acknowledge(self, acks: deque[_Waiting], high_watermark: int) -> set[Link]:
+        links: set[Link] = set()
+        add, epoch = links.add, self.epoch
+        now_s = asyncio.get_running_loop().time()
+        last_arrived, same = acks[0][7], 0
+        link: Link | None = None
+        while acks and acks[0][0] <= high_watermark:
+            _, owner, request_id, base_sequence, append_time_ms, duplicate, size, arrived_s = acks.popleft()
+            if owner is not link:
+                link = owner
+                put_ok = owner.wire.writer.put_ok
+                add(owner)
+            put_ok(request_id, base_sequence, append_time_ms, epoch, duplicate)
+            owner.unacknowledged_bytes -= size
+            if arrived_s == last_arrived:
+                same += 1
+            else:
+                self._counters.puts_took(now_s - last_arrived, same)
+                last_arrived, same = arrived_s, 1
+        self._counters.puts_took(now_s - last_arrived, same)
+        return links
+
+    def _finish_local(self, high_watermark: int) -> None:
+        waiting, self._local = self._local or [], None
+        for end, done in waiting:
+            if end > high_watermark:
+                self._local = [*(self._local or ()), (end, done)]
+            elif not done.done():
+                done.set_result(None)
+
+    def fail(self, error: StreamkitError) -> set[Link]:
+        """Nothing that waits can be made safe any more."""
+        links: set[Link] = set()
+        acks, self._acks = self._acks or deque(), None
+        for _, link, request_id, _, _, _, size, _ in acks:
+            link.unacknowledged_bytes -= size
+            link.refuse(request_id, "put", error)
+            links.add(link)
+        waiting, self._local = self._local or [], None
+        for _, done in waiting:
+            if not done.done():
+                done.set_exception(error)
+        if self._watchers:
+            watchers, self._watchers = self._watchers, None
+            for wake in watchers.values():
+                wake()
+        return links
+
+    @property
+    def waiting(self) -> int:
+        """Puts that are not answered yet."""
+        return len(self._acks or ()) + len(self._local or ())
+
+    # -- readers -------------------------------------------------------------------------------------------
+
+    def watch(self, key: object, wake: Callable[[], None]) -> None:
+        """Call `wake` once, when the high watermark moves next."""
+        if self._watchers is None:
+            self._watchers = {}
+        self._watchers[key] = wake
+
+    def unwatch(self, key: object) -> None:
+        if self._watchers:
+            self._watchers.pop(key, None)

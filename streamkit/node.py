@@ -1,0 +1,299 @@
+"""A node: storage, metadata, broker, coordinator and listeners, plugged together, started and stopped.
+
+    start   refuse unsafe listeners ▸ lock and recover storage ▸ metadata, epochs raised ▸ shards served
+            ▸ coordinator replays its log ▸ listeners open ▸ ready
+    stop    not ready ▸ no new connections, goodbye ▸ what is under way is answered ▸ coordinator, storage, metadata
+
+A failed start undoes what it did. The simulator runs this same class on its own runtime, with its own store.
+Read `Node.start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from streamkit import __version__
+from streamkit.broker.command_log import ShardCommandLog
+from streamkit.broker.coordinator import Coordinator, CoordinatorConfig
+from streamkit.broker.counters import Counters
+from streamkit.broker.link import LinkConfig
+from streamkit.broker.retention import retain
+from streamkit.broker.server import Server, ServerConfig
+from streamkit.broker.service import Service
+from streamkit.broker.streams import Streams
+from streamkit.config import Config
+from streamkit.errors import InvalidConfig, NodeDraining, StreamkitError
+from streamkit.metadata.catalog import APPLICATIONS_STREAM, Catalog
+from streamkit.metadata.sqlite_store import SqliteStore
+from streamkit.metadata.store import Store
+from streamkit.protocol.messages import NodeDescribed
+from streamkit.runtime.interfaces import ProtocolFactory, Runtime
+from streamkit.runtime.real import RealNetwork, socket_pair
+from streamkit.security.policy import ListenerPlan, check_listeners, is_unix
+from streamkit.storage import LogDirectory, StorageConfig
+
+logger = logging.getLogger("streamkit.node")
+
+_METADATA_FILE = "metadata.sqlite"
+OURS = frozenset({"node.id", "lock", "journal", "shards", _METADATA_FILE})     # any of them marks a data directory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """What the caller plugs in, beside the configuration.
+
+    listen: False for an embedded node; clients come in through `Node.connect`.
+    store: the metadata's store; None: SQLite in the data directory.
+    storage: sizes that the configuration does not name.
+    """
+
+    listen: bool = True
+    store: Store | None = None
+    storage: StorageConfig | None = None
+
+
+@dataclass(slots=True)
+class Addresses:
+    """Where the node really listens; "" when it does not."""
+
+    native: str = ""
+    health: str = ""
+
+
+class Node:
+    """One node on the running event loop. `await start()`, `await stop()`; made once, used once."""
+
+    def __init__(self, config: Config, runtime: Runtime, *, data_dir: str, options: NodeOptions | None = None) -> None:
+        self.config = config
+        self.runtime = runtime
+        self.data_dir = data_dir
+        self.options = options or NodeOptions()
+        self.addresses = Addresses()
+        self.name = config.node.name
+        self.counters = Counters()
+        self.insecure: list[ListenerPlan] = []
+        self._starting = "node.starting"
+        self._draining = False
+        self._stack = contextlib.AsyncExitStack()
+        self._background: set[asyncio.Task[None]] = set()
+        self._ticking: asyncio.Task[None] | None = None
+        self._server: Server | None = None
+        self._directory: LogDirectory
+        self._catalog: Catalog
+        self._streams: Streams
+        self._coordinator: Coordinator
+
+    # -- start and stop ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises UnsafeListener, DataDirectoryLocked, CorruptFile, ConnectionFailed, DiskFailed and the like."""
+        began_ms = self.runtime.clock.monotonic_ms()
+        if self.options.listen:
+            plans = self._plans()
+            self.insecure = check_listeners(plans, accept_insecure=self.config.listen.accept_insecure)
+            for plan in self.insecure:
+                logger.warning("listener.insecure", extra={"facts": {"name": plan.name, "address": plan.address}})
+        try:
+            await self._open()
+        except BaseException:
+            self._draining = True
+            await self._stack.aclose()
+            raise
+        self._starting = ""
+        seconds = (self.runtime.clock.monotonic_ms() - began_ms) / 1000
+        logger.info("node.ready", extra={"facts": {"seconds": seconds, "node": self.name}})
+
+    async def _open(self) -> None:
+        config, runtime, push = self.config, self.runtime, self._stack.push_async_callback
+        self._refuse_foreign()
+        directory = await LogDirectory.open(self.data_dir, runtime=runtime, config=self._storage_config())
+        push(directory.close)
+        self.name = self.name or directory.node_id.hex()[:8]
+        store = self.options.store
+        if store is None:
+            store = await SqliteStore.open(f"{self.data_dir}/{_METADATA_FILE}", runtime)
+            push(store.close)
+        catalog = await Catalog.open(store, runtime, node=self.name, shards_max=config.streams.shards_max)
+        auto_create = config.streams.new_stream() if config.streams.auto_create else None
+        streams = Streams(catalog, directory, self.counters, auto_create=auto_create)
+        await streams.open()
+        internal = streams.shards[catalog.stream(APPLICATIONS_STREAM).shards[0].uuid]
+        coordinator = Coordinator(
+            ShardCommandLog(internal, runtime.clock), streams, runtime.clock,
+            CoordinatorConfig(membership_ms_max=config.applications.membership_seconds_max * 1000),
+        )
+        service = Service(
+            streams=streams, coordinator=coordinator, counters=self.counters, clock=runtime.clock, node=self.name,
+            describe_node=self.describe, on_application=self._keep_time,
+        )
+        self._server = server = Server(
+            node=self.name, service=service, counters=self.counters, config=self._server_config()
+        )
+        self._streams, self._directory, self._catalog, self._coordinator = streams, directory, catalog, coordinator
+        directory.on_durable.append(self._progressed)
+        directory.on_failed.append(self._failed)
+        push(self._end_background)
+        await coordinator.open()
+        push(coordinator.close)
+        push(server.close)
+        self._run(retain(streams, runtime.clock, config.storage.retention_check_seconds))
+        self._keep_time()
+        if self.options.listen:
+            await self._listen(server)
+
+    def _refuse_foreign(self) -> None:
+        """A directory that holds something else is not touched."""
+        disk = self.runtime.disk
+        names = disk.list(self.data_dir) if disk.exists(self.data_dir) else []
+        if names and not OURS.intersection(names) and names != ["lost+found"]:
+            raise InvalidConfig(
+                f"{self.data_dir} is not a streamkit data directory: it holds {names[0]!r}",
+                try_="name an empty directory, or one that does not exist yet",
+                file="", line=0, key="storage.data_dir", value=self.data_dir,
+            )
+
+    async def _listen(self, server: Server) -> None:
+        listen = self.config.listen
+        native = listen.host if is_unix(listen.host) else f"{listen.host}:{listen.native.port}"
+        self.addresses.native = (await server.listen(self.runtime.network, native)).address
+        self._catalog.address = self.addresses.native
+        logger.info("listener.open", extra={"facts": {"name": "native", "address": self.addresses.native}})
+        if listen.health.enabled and not is_unix(listen.host):
+            # Loaded here: an embedded node has no use for HTTP and the metrics library.
+            from streamkit.broker.report import HealthPages, Report
+            from streamkit.http.listener import HttpConfig, HttpListener
+
+            report = Report(
+                server=server, streams=self._streams, counters=self.counters, clock=self.runtime.clock,
+                version=__version__, insecure_listeners=len(self.insecure),
+            )
+            pages = HealthPages(
+                report, self.describe, host=listen.host, metrics=self.config.metrics.enabled,
+                per_shard_max=self.config.metrics.per_shard_max,
+            )
+            http = await HttpListener.open(
+                self.runtime.network, f"{listen.host}:{listen.health.port}", pages.answer,
+                HttpConfig(connections_max=listen.health.connections_max),
+            )
+            self._stack.push_async_callback(http.close)
+            self.addresses.health = http.address
+            logger.info("listener.open", extra={"facts": {"name": "health", "address": http.address}})
+
+    async def stop(self, drain_seconds: float | None = None) -> None:
+        """Orderly; what could not be finished in time is cut off. Safe to call twice."""
+        if self._draining:
+            return
+        self._draining = True
+        began_ms = self.runtime.clock.monotonic_ms()
+        seconds = self.config.node.drain_seconds if drain_seconds is None else drain_seconds
+        cut = 0
+        if self._server is not None:
+            links = len(self._server.links)
+            logger.info("node.draining", extra={"facts": {"connections": links, "deadline_seconds": seconds}})
+            cut = await self._server.drain(seconds)
+            self._streams.close()
+        await self._stack.aclose()
+        took = (self.runtime.clock.monotonic_ms() - began_ms) / 1000
+        logger.info("node.stopped", extra={"facts": {"seconds": took, "connections_cut": cut}})
+
+    async def connect(self, factory: ProtocolFactory) -> asyncio.BaseProtocol:
+        """A connection from this process, without a port: the client's `Connector`. Must run on the node's loop."""
+        if self._server is None or self._draining:
+            raise NodeDraining(f"node {self.name} is stopping", try_="open it again", node=self.name)
+        ours, theirs = socket_pair()
+        network = RealNetwork()
+        await network.connect_socket(ours, self._server.new_link)
+        return await network.connect_socket(theirs, factory)
+
+    # -- while it runs -------------------------------------------------------------------------------------
+
+    def _progressed(self) -> None:
+        """Storage finished a group."""
+        assert self._server is not None, "storage is told whom to call after there is a server"
+        self._server.progressed([log.uuid for log in self._directory.take_progressed()])
+
+    def _failed(self, error: Exception) -> None:
+        """The disk failed for good."""
+        assert self._server is not None and isinstance(error, StreamkitError), "see LogDirectory.on_failed"
+        self._server.failed(error)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("node.background_failed", exc_info=error)
+
+    async def _end_background(self) -> None:
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    def _keep_time(self) -> None:
+        """Applications need a clock; a node without any has none."""
+        if self._ticking is None or self._ticking.done():
+            self._ticking = self._run(self._tick())
+
+    async def _tick(self) -> None:
+        while self._coordinator.machine.table.applications and not self._draining:
+            await asyncio.sleep(self.config.applications.tick_ms / 1000)
+            await self._coordinator.tick()
+
+    # -- how it is -----------------------------------------------------------------------------------------
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why the node is not ready; empty when it is."""
+        found = [self._starting] if self._starting else []
+        if self._draining:
+            found.append("node.draining")
+        if not self._starting and (refusal := self._directory.read_only) is not None:
+            found.append(f"storage.read_only: {refusal}")
+        return tuple(found)
+
+    def describe(self) -> NodeDescribed:
+        reasons = self.reasons()
+        started = not self._starting
+        return NodeDescribed(
+            node=self.name, version=__version__, ready=not reasons, reasons=reasons,
+            streams=len(self._catalog.names()) if started else 0,
+            shards=len(self._streams.shards) - 1 if started else 0,
+            free_bytes=self.runtime.disk.free_bytes(self.data_dir) if started else 0, data_dir=self.data_dir,
+            durability_note="every put is on disk before it is acknowledged, unless its stream says otherwise",
+        )
+
+    # -- configuration, for the rooms ----------------------------------------------------------------------
+
+    def _plans(self) -> list[ListenerPlan]:
+        listen = self.config.listen
+        plans = [ListenerPlan("native", listen.host, listen.native.port)]
+        if listen.health.enabled:
+            plans.append(ListenerPlan("health", listen.host, listen.health.port))
+        return plans
+
+    def _storage_config(self) -> StorageConfig:
+        if self.options.storage is not None:
+            return self.options.storage
+        storage = self.config.storage
+        return StorageConfig(
+            segment_bytes=storage.segment_bytes, tail_bytes=storage.tail_bytes_max,
+            free_bytes_min=storage.free_bytes_min,
+        )
+
+    def _server_config(self) -> ServerConfig:
+        native = self.config.listen.native
+        return ServerConfig(
+            connections_max=native.connections_max, memory_bytes_max=self.config.storage.memory_bytes_max,
+            link=LinkConfig(
+                greeting_seconds=native.greeting_seconds, frame_seconds=native.frame_seconds,
+                idle_seconds=native.idle_seconds, unacknowledged_bytes_max=native.unacknowledged_bytes_max,
+            ),
+        )
