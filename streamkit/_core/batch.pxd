@@ -165,6 +165,7 @@ cdef inline void seal_header(uint8_t* at, BatchHeader* header, size_t batch_byte
     memcpy(at + 32, &header.body_crc, 4)
 
 cdef bytes compress_body(int codec, object body)     # None when it would not save a tenth; GIL released inside
+cdef bytes join_batch(BatchHeader* header, bytes body)
 
 cdef class RecordContext:
     cdef readonly str stream

@@ -1,0 +1,104 @@
+# Open batches by shard, in C, so that records are taken without a Python object each.
+#
+# A record lies in the slab of its shard's open batch from put to acknowledgement; sealing writes the header and
+# the table in front of it, where room was left. Slab memory:
+#
+#   0               HEADER_BYTES + 4 * records_max     .. used             .. capacity
+#   room for header and table                | records, back to back | free
+#                   ^ the sealed batch begins 4 * count + HEADER_BYTES before the records
+#
+# While open, end offsets are collected at HEADER_BYTES; sealing moves them up against the records.
+
+from cpython.ref cimport PyObject
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from streamkit._core.batch cimport BatchHeader
+from streamkit._core.hashing cimport HashRange, ShardTable
+from streamkit._core.outcome cimport Delivery
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t* mutex, const void* attributes)
+    int pthread_mutex_destroy(pthread_mutex_t* mutex)
+    int pthread_mutex_lock(pthread_mutex_t* mutex)
+    int pthread_mutex_trylock(pthread_mutex_t* mutex)
+    int pthread_mutex_unlock(pthread_mutex_t* mutex)
+
+cdef struct Span:                    # neighbouring records of a slab that came from one bulk call
+    PyObject* handle                 # a ColumnsHandle, which keeps itself alive until it is settled
+    uint32_t first
+    uint32_t count
+
+cdef struct Slab:
+    uint8_t* memory                  # owned
+    size_t capacity
+    size_t used                      # bytes of records
+    size_t charged                   # of the byte budget
+    BatchHeader header               # hash range, times, attributes, count: filled as records arrive
+    PyObject* delivery               # Delivery of the handles given out, or NULL; owned
+    Span* spans                      # owned
+    uint32_t span_count
+    uint32_t span_capacity
+    uint32_t* rows                   # bulk row of each record, owned; NULL until a bulk call
+    Slab* next
+
+cdef struct Lane:                    # one shard
+    Slab* open
+    Slab* first_closed               # full, waiting to be taken; oldest first
+    Slab* last_closed
+    uint32_t poor_samples            # batches in a row that compression did not help
+    uint32_t skip                    # batches to leave uncompressed before the next sample
+    bint touched                     # in the accumulator's list of lanes to look at
+
+cdef class Budget:
+    cdef readonly int64_t limit
+    cdef int64_t taken               # atomic: several accumulators share it
+
+cdef class Accumulator:
+    cdef readonly Budget budget
+    cdef readonly ShardTable table
+    cdef readonly Py_ssize_t shards
+    cdef readonly uint64_t records   # accepted so far
+    cdef readonly uint64_t payload_bytes   # their keys, headers and values
+    cdef uint32_t records_max
+    cdef size_t batch_bytes_max
+    cdef size_t record_bytes_max
+    cdef int codec
+    cdef uint32_t map_version
+    cdef object home                 # event loop that settles
+    cdef list origins                # for each shard: (sequence, append_time_ms, duplicate) -> PutResult
+    cdef object wake                 # called when `touched` may have become non-empty
+    cdef bint wake_asked             # until take_touched
+    cdef Delivery spare              # made before the mutex is taken: nothing is allocated in Python under it
+    cdef pthread_mutex_t mutex       # guards everything below; whoever holds it never needs the GIL
+    cdef bint closed                 # nothing is accepted any more
+    cdef Lane* lanes                 # [shards], owned
+    cdef uint32_t* touched           # [shards] lanes to look at, owned
+    cdef Py_ssize_t touched_count
+    cdef Slab* pool                  # empty slabs to use again
+    cdef size_t pool_bytes
+    cdef void lock(self) noexcept
+    cdef int add(self, Lane* lane, const uint8_t* key, size_t key_bytes, const uint8_t* headers, size_t headers_bytes,
+                 const uint8_t* value, size_t value_bytes, int64_t time_ms, const uint8_t* digest,
+                 bint explicit_hash) noexcept nogil
+    cdef Slab* new_slab(self, size_t first_record, bint hashes) noexcept nogil
+    cdef void close_slab(self, Lane* lane) noexcept nogil
+    cdef void touch(self, Lane* lane) noexcept nogil
+    cdef void free_slab(self, Slab* slab) noexcept nogil
+    cdef void give_memory(self, Slab* slab) noexcept nogil
+
+cdef class SealedBatch:
+    cdef Accumulator accumulator
+    cdef Slab* slab                  # ours until the batch is settled and its bytes are let go
+    cdef uint8_t* at                 # where the uncompressed batch begins
+    cdef readonly Py_ssize_t shard   # index
+    cdef readonly uint32_t count
+    cdef readonly uint64_t sequence  # the producer's, of the first record
+    cdef readonly size_t charged
+    cdef readonly bint settled
+    cdef bytes packed                # the compressed batch, or None
+    cdef Py_ssize_t exported         # buffers that others hold on us
+    cdef Py_ssize_t size
+    cdef int compress(self, Lane* lane) except -1
+    cdef int settle(self, object error, uint64_t base_sequence) except -1

@@ -1,0 +1,9 @@
+from typing import Any
+
+class Column:
+    """A column of byte strings taken as it lies in memory: an Arrow array, or a pair (offsets, bytes)."""
+
+    count: int
+    def __init__(self, source: Any, name: str = "column") -> None: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int) -> bytes: ...

@@ -1,0 +1,49 @@
+# What became of records that were put. One Delivery a batch, one PutHandle a record, one ColumnsHandle a bulk call.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef enum:
+    PENDING = 0
+    STORED = 1
+    FAILED = 2
+
+cdef class Outcome:
+    cdef readonly int state          # PENDING until the whole is settled
+    cdef int generation              # of the process that made it; see forked()
+    cdef object home                 # the event loop that settles it; blocking there would wait for itself
+    cdef list callbacks              # called once, when settled; None: nobody waits
+    cdef dict futures                # event loop -> futures of whoever awaits; None: nobody does
+    cdef object settle(self, int state)
+    cdef int check_process(self) except -1
+
+cdef class Delivery(Outcome):
+    cdef object origin               # (sequence, append_time_ms, duplicate) -> PutResult
+    cdef readonly object error
+    cdef uint64_t base_sequence
+    cdef int64_t append_time_ms
+    cdef int duplicate
+    cdef uint32_t count              # handles given out
+    cdef uint32_t seen               # of these, whose failure somebody looked at
+
+cdef class PutHandle:
+    cdef Delivery delivery
+    cdef uint32_t index              # of its record in the batch
+    cdef bint seen
+    cdef int look(self)
+
+cdef class ColumnsHandle(Outcome):
+    cdef readonly Py_ssize_t count   # rows
+    cdef readonly Py_ssize_t settled # rows with an outcome
+    cdef readonly Py_ssize_t failed
+    cdef readonly list failures      # (error, rows it failed), one for each batch that failed
+    cdef bint seen
+    cdef bint kept                   # it owns a reference to itself, because C structs point to it
+    cdef bytes state_bytes             # uint8[count], written in place until settled
+    cdef bytes sequence_bytes        # uint64[count]
+    cdef bytes shard_bytes           # uint32[count]
+    cdef uint8_t* state_at
+    cdef uint64_t* sequence_at
+    cdef uint32_t* shard_at
+    cdef object rows_settled(self, const uint32_t* rows, Py_ssize_t count, uint64_t first_sequence, object error)
+    cdef int keep(self) except -1
+    cdef object count_settled(self, Py_ssize_t rows, object error)

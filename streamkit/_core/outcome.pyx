@@ -1,0 +1,298 @@
+"""What became of records that were put: handles that cost nothing until somebody waits.
+
+A Delivery holds the outcome of one batch; the PutHandle of a record is a reference to it and an index. Latches
+and futures are made only when somebody waits, and one call to each event loop wakes all who wait there. A
+ColumnsHandle holds three plain arrays for all rows of a bulk call.
+"""
+
+import asyncio
+import logging
+from types import GenericAlias
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.string cimport memset
+
+from streamkit._core.debug cimport LIVE_HANDLE, SK_COUNT, live_counts
+
+from streamkit.errors import ForkedHandle, PutFailed, StreamkitError, TimedOut, InvalidUse
+
+cdef object log = logging.getLogger("streamkit.producer")
+cdef object new_latch = None
+cdef int generation = 0
+cdef object running_loop = asyncio._get_running_loop
+
+globals()["PENDING"] = PENDING
+globals()["STORED"] = STORED
+globals()["FAILED"] = FAILED
+
+
+def set_latch(factory) -> None:
+    """What a blocking wait waits on: () → object with set() and wait(timeout_s) → bool. Set by the producer room."""
+    global new_latch
+    new_latch = factory
+
+
+def forked() -> None:
+    """Called in a child process: everything still pending belongs to the parent."""
+    global generation
+    generation += 1
+
+
+def resolve(futures) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+cdef object again(object error):
+    # A fresh copy for each raise: one exception object raised in many places would mix up their tracebacks.
+    if not isinstance(error, StreamkitError):
+        return error
+    copied = type(error)(str(error), try_=error.try_, **error.facts)
+    copied.__cause__ = error.__cause__
+    return copied
+
+
+cdef class Outcome:
+    """Something that will be settled once, by the event loop `home`; anybody may wait for it."""
+
+    def __cinit__(self):
+        self.generation = generation
+        SK_COUNT(live_counts[LIVE_HANDLE], 1)
+
+    def __dealloc__(self):
+        SK_COUNT(live_counts[LIVE_HANDLE], -1)
+
+    cdef int check_process(self) except -1:
+        if self.state == PENDING and self.generation != generation:
+            raise ForkedHandle("this record was put before a fork and belongs to the parent process",
+                               try_="make the producer in the process that uses it")
+        return 0
+
+    cdef object settle(self, int state):
+        # On `home`, once. Callbacks run there too; what they raise is logged.
+        assert self.state == PENDING, "an outcome is settled once"
+        self.state = state
+        callbacks, self.callbacks = self.callbacks, None
+        futures, self.futures = self.futures, None
+        if futures is not None:
+            current = running_loop()
+            for loop, waiting in futures.items():
+                if loop is current:
+                    resolve(waiting)
+                elif not loop.is_closed():
+                    loop.call_soon_threadsafe(resolve, waiting)
+        if callbacks is not None:
+            for callback in callbacks:
+                try:
+                    callback()
+                except Exception:            # the caller's code; it must not stop the sender
+                    log.exception("put.callback_failed")
+
+    def done(self) -> bool:
+        self.check_process()
+        return self.state != PENDING
+
+    def when_done(self, callback not None) -> None:
+        """Call `callback()` when settled; at once when it is."""
+        self.check_process()
+        if self.state == PENDING:
+            if self.callbacks is None:
+                self.callbacks = []
+            self.callbacks.append(callback)
+        else:
+            callback()
+
+    def wait(self, timeout_s=None) -> bool:
+        """Block until settled; False when `timeout_s` passed first."""
+        self.check_process()
+        if self.state != PENDING:
+            return True
+        if self.home is not None and running_loop() is self.home:
+            raise InvalidUse("waiting here would stop the event loop that settles it", try_="await it instead")
+        latch = new_latch()
+        self.when_done(latch.set)
+        return latch.wait(timeout_s)
+
+    def wait_async(self):
+        """A future on the running loop that completes when settled."""
+        self.check_process()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        if self.state != PENDING:
+            future.set_result(None)
+            return future
+        if self.futures is None:
+            self.futures = {}
+        self.futures.setdefault(loop, []).append(future)
+        return future
+
+
+@cython.final
+cdef class Delivery(Outcome):
+    """The outcome of one batch."""
+
+    def unseen(self) -> int:
+        """Failed records whose handle nobody has looked at."""
+        return self.count - self.seen if self.state == FAILED else 0
+
+    def look(self) -> None:
+        """Count every failure of the batch as seen."""
+        self.seen = self.count
+
+
+@cython.final
+@cython.freelist(1024)
+cdef class PutHandle:
+    """The fate of one record. Dropping it is fine: a failure nobody looked at is raised by flush and close."""
+
+    __class_getitem__ = classmethod(GenericAlias)
+
+    def done(self) -> bool:
+        return self.delivery.done()
+
+    def result(self, timeout_s=None):
+        """The PutResult. Waits `timeout_s` (None: until delivery_timeout_ms settles it). Raises what failed the record.
+
+        Raises TimedOut (sent=True) when the record is still under way then, ForkedHandle in a child process.
+        """
+        cdef Delivery delivery = self.delivery
+        if delivery.state == PENDING and not delivery.wait(timeout_s):
+            raise TimedOut(f"not acknowledged within {timeout_s} s; the producer goes on trying",
+                           try_="call result() again", sent=True, timeout_ms=int((timeout_s or 0) * 1000))
+        if delivery.state == FAILED:
+            self.look()
+            raise again(delivery.error)
+        return delivery.origin(delivery.base_sequence + self.index, delivery.append_time_ms, delivery.duplicate)
+
+    def exception(self, timeout_s=None):
+        """The error that failed the record, or None. Waits like result()."""
+        cdef Delivery delivery = self.delivery
+        if delivery.state == PENDING and not delivery.wait(timeout_s):
+            raise TimedOut(f"not acknowledged within {timeout_s} s; the producer goes on trying",
+                           try_="call exception() again", sent=True, timeout_ms=int((timeout_s or 0) * 1000))
+        if delivery.state != FAILED:
+            return None
+        self.look()
+        return delivery.error
+
+    def add_done_callback(self, callback not None) -> None:
+        """Call `callback(handle)` when settled, on the producer's event loop; at once when it is settled already."""
+        self.delivery.when_done(lambda: callback(self))
+
+    def __await__(self):
+        if self.delivery.state == PENDING:
+            yield from self.delivery.wait_async()
+        return self.result()
+
+    cdef int look(self):
+        if not self.seen:
+            self.seen = True
+            self.delivery.seen += 1
+        return 0
+
+    def __repr__(self) -> str:
+        return f"PutHandle({('pending', 'stored', 'failed')[self.delivery.state]})"
+
+
+@cython.final
+cdef class ColumnsHandle(Outcome):
+    """The fate of every row of a bulk call, as arrays in row order.
+
+    states: uint8, 0 pending, 1 stored, 2 failed. sequences: uint64, meaningful where stored. shards: uint32, index
+    of the shard in the stream's description. The arrays are filled while batches are acknowledged.
+    """
+
+    def __cinit__(self, Py_ssize_t count, home=None):
+        self.count = count
+        self.home = home
+        self.failures = []
+        self.state_bytes = PyBytes_FromStringAndSize(NULL, count + 1)      # never the shared empty object: it is written to
+        self.sequence_bytes = PyBytes_FromStringAndSize(NULL, 8 * count + 8)
+        self.shard_bytes = PyBytes_FromStringAndSize(NULL, 4 * count + 4)
+        self.state_at = <uint8_t*>PyBytes_AS_STRING(self.state_bytes)
+        self.sequence_at = <uint64_t*>PyBytes_AS_STRING(self.sequence_bytes)
+        self.shard_at = <uint32_t*>PyBytes_AS_STRING(self.shard_bytes)
+        memset(self.state_at, 0, count)
+        memset(self.sequence_at, 0, 8 * count)
+        memset(self.shard_at, 0, 4 * count)
+        if count == 0:
+            self.state = STORED
+
+    cdef object rows_settled(self, const uint32_t* rows, Py_ssize_t count, uint64_t first_sequence, object error):
+        cdef Py_ssize_t i
+        cdef uint8_t state = STORED if error is None else FAILED
+        with nogil:
+            for i in range(count):
+                self.state_at[rows[i]] = state
+                self.sequence_at[rows[i]] = first_sequence + i
+        self.count_settled(count, error)
+
+    cdef int keep(self) except -1:
+        # Rows in slabs point here without counting; the reference goes when the last row is settled.
+        if not self.kept and self.state == PENDING:
+            self.kept = True
+            Py_INCREF(self)
+        return 0
+
+    cdef object count_settled(self, Py_ssize_t rows, object error):
+        if error is not None:
+            self.failed += rows
+            self.failures.append((error, rows))
+        self.settled += rows
+        if self.settled == self.count:
+            self.settle(FAILED if self.failed else STORED)
+            if self.kept:
+                self.kept = False
+                Py_DECREF(self)
+
+    def abandon_from(self, Py_ssize_t row, error not None) -> None:
+        """Rows from `row` on were never accepted: they fail with `error`."""
+        if row < self.count:
+            memset(self.state_at + row, FAILED, self.count - row)
+            self.count_settled(self.count - row, error)
+
+    def fail_row(self, Py_ssize_t row, error not None) -> None:
+        """One row was refused; the others go on."""
+        self.state_at[row] = FAILED
+        self.count_settled(1, error)
+
+    @property
+    def states(self):
+        return memoryview(self.state_bytes)[:self.count]
+
+    @property
+    def sequences(self):
+        return memoryview(self.sequence_bytes)[:8 * self.count].cast("Q")
+
+    @property
+    def shards(self):
+        return memoryview(self.shard_bytes)[:4 * self.count].cast("I")
+
+    def unseen(self) -> int:
+        return 0 if self.seen else self.failed
+
+    def look(self) -> None:
+        self.seen = True
+
+    def result(self, timeout_s=None):
+        """The handle itself once every row is stored. Raises PutFailed when some failed, TimedOut as PutHandle does."""
+        if not self.wait(timeout_s):
+            raise TimedOut(f"{self.count - self.settled} of {self.count} rows not acknowledged within {timeout_s} s",
+                           try_="call result() again", sent=True, timeout_ms=int((timeout_s or 0) * 1000))
+        self.seen = True
+        if self.failed:
+            raise PutFailed(f"{self.failed} of {self.count} rows were not stored: {self.failures[0][0]}",
+                            try_="see error.failures; states says which rows",
+                            count=self.failed, failures=[error for error, _ in self.failures])
+        return self
+
+    def __await__(self):
+        if self.state == PENDING:
+            yield from self.wait_async()
+        return self.result()
+
+    def __repr__(self) -> str:
+        return f"ColumnsHandle({self.settled} of {self.count} settled, {self.failed} failed)"

@@ -1,0 +1,181 @@
+"""One shard's batches on their way, in order: the window of a Sender.
+
+    sealed ──▶ window (numbered, oldest first) ──▶ in flight, at most in_flight_max ──▶ stored
+
+A refusal or a lost connection stops the lane: nothing new is sent until everything in flight has been answered, then
+what is left is sent again, oldest first. The broker orders by sequence, so that repeats and overtaking are harmless.
+A batch that failed for certain leaves a hole in the numbering: the ones behind it are renumbered. One that failed in
+doubt might still be stored under its number, so the rest of the lane goes on under a new identity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamkit._core.accumulator import SealedBatch
+from streamkit.errors import SequenceGap, StreamkitError, TimedOut
+from streamkit.model.shard import Shard
+from streamkit.producer.verdict import REFRESHES_MAX, Verdict, is_in_doubt, judge
+from streamkit.protocol.messages import ProducerGiven
+from streamkit.runtime.backoff import Backoff
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One batch of a lane."""
+
+    batch: SealedBatch
+    deadline_ms: int
+    in_flight: bool = False
+    in_doubt: bool = False                 # some copy of it may have been, or may yet be, stored
+    attempts: int = 0
+    error: StreamkitError | None = None    # of the last try
+    flushes: list[Flush] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Flush:
+    """Somebody waits for all of `left`."""
+
+    left: int
+    done: asyncio.Future[None]
+
+    def one_settled(self) -> None:
+        self.left -= 1
+        if self.left == 0 and not self.done.done():
+            self.done.set_result(None)
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a stopped lane does next, in field order."""
+
+    fail: list[tuple[Flight, StreamkitError]]
+    rename: bool = False                   # a new identity, numbering from 0
+    renumber: bool = False                 # close the holes that definite failures left
+    refresh: bool = False                  # ask again where the shard is
+
+
+class Lane:
+    """State of one shard in a Sender; the Sender does the talking."""
+
+    def __init__(self, index: int, shard: Shard, identity: ProducerGiven, backoff: Backoff) -> None:
+        self.index = index
+        self.shard = shard
+        self.identity = identity
+        self.backoff = backoff
+        self.window: deque[Flight] = deque()
+        self.in_flight = 0
+        self.next_sequence = 0
+        self.stopped = False
+        self.overdue = False               # the open batch has waited linger_ms
+        self.refreshes = 0
+        self.linger_timer: asyncio.TimerHandle | None = None
+        self.retry_timer: asyncio.TimerHandle | None = None
+
+    def admit(self, batch: SealedBatch, deadline_ms: int) -> Flight:
+        flight = Flight(batch, deadline_ms)
+        self.window.append(flight)
+        self.next_sequence += batch.count
+        return flight
+
+    def remove(self, flight: Flight) -> None:
+        if self.window and self.window[0] is flight:
+            self.window.popleft()
+        else:
+            self.window.remove(flight)
+
+    def refused(self, flight: Flight, error: StreamkitError) -> None:
+        """The flight was answered with `error`: the lane stops."""
+        flight.error = error
+        flight.in_doubt = flight.in_doubt or is_in_doubt(error)
+        self.stopped = True
+
+    def plan(self, now_ms: int) -> Plan:
+        """Everything has been answered: who fails, and how the rest goes on."""
+        assert self.in_flight == 0, "a lane is planned when nothing is in flight"
+        plan = Plan([])
+        refreshing = hole = False
+        doubtful: list[Flight] = []        # whose fate is open, with no hole before them
+        for flight in self.window:
+            error, flight.error = flight.error, None           # each answer counts once
+            verdict = Verdict.RETRY if error is None else self._judge(flight, error)
+            refreshing = refreshing or verdict is Verdict.REFRESH
+            if verdict is Verdict.REFRESH and self.refreshes >= REFRESHES_MAX and not is_passing(error):
+                verdict = Verdict.FAIL
+            if verdict is Verdict.RENAME:
+                plan.rename = True
+                if flight.in_doubt:        # an earlier try may lie in what the shard forgot
+                    verdict = Verdict.FAIL
+            if verdict is not Verdict.FAIL and now_ms >= flight.deadline_ms:
+                verdict, error = Verdict.FAIL, self._timed_out(flight, error)
+            if verdict is Verdict.FAIL:
+                assert error is not None, "a flight fails for a reason"
+                plan.fail.append((flight, error))
+                plan.rename = plan.rename or flight.in_doubt
+                hole = hole or not flight.in_doubt
+            elif flight.in_doubt:
+                # Behind a hole no copy can ever be stored under the old number, so doubt ends there; but the number
+                # itself must not be given to another batch while copies may be under way.
+                plan.rename = plan.rename or hole
+                if not hole:
+                    doubtful.append(flight)
+        plan.renumber = bool(plan.fail)
+        plan.refresh = refreshing
+        self.refreshes = self.refreshes + 1 if refreshing else 0
+        if plan.rename:
+            plan.fail += [(flight, self._timed_out(flight, None)) for flight in doubtful]
+        return plan
+
+    def renumber(self, sequence: int) -> None:
+        """Number the window without holes, from `sequence`, under the present identity."""
+        for flight in self.window:
+            flight.batch.renumber(self.identity.producer_id, self.identity.producer_epoch, sequence)
+            flight.in_doubt = False
+            sequence += flight.batch.count
+        self.next_sequence = sequence
+
+    def close_holes(self, first: int) -> None:
+        """The batch numbered `first`, and maybe later ones, failed for certain: number those behind it anew."""
+        sequence = first
+        for flight in self.window:
+            if flight.batch.sequence > first:
+                flight.batch.renumber(self.identity.producer_id, self.identity.producer_epoch, sequence)
+                sequence += flight.batch.count
+        self.next_sequence = sequence
+
+    def rename(self, identity: ProducerGiven) -> None:
+        self.identity = identity
+        self.renumber(0)
+
+    def _judge(self, flight: Flight, error: StreamkitError) -> Verdict:
+        if isinstance(error, SequenceGap):
+            oldest = self.window[0].batch.sequence
+            expected = error.facts.get("expected", oldest)
+            if flight is self.window[0] and expected < oldest:
+                return Verdict.RENAME      # the shard lost batches that it had acknowledged
+        return judge(error)
+
+    def _timed_out(self, flight: Flight, cause: StreamkitError | None) -> TimedOut:
+        reason = f": {cause}" if cause is not None else ""
+        return TimedOut(
+            f"{flight.batch.count} records for {self.shard.id} were not acknowledged in time{reason}",
+            try_="they may be stored; put them again only if a repeat is harmless" if flight.in_doubt
+            else "put them again; they were not stored",
+            sent=flight.in_doubt,
+            shard=self.shard.id,
+            attempts=flight.attempts,
+        )
+
+
+def is_passing(error: StreamkitError | None) -> bool:
+    """True for a refresh that may go on until the deadline: the shard exists, its leader is being found."""
+    return error is not None and error.code == "not_leader"
+
+
+def answer_as_error(answer: Any) -> StreamkitError | None:
+    """The error that an answer stands for, or None for a receipt."""
+    return answer if isinstance(answer, StreamkitError) else None

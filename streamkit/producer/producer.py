@@ -1,0 +1,418 @@
+"""Producer and AsyncProducer: put records without waiting, learn what became of them when you ask.
+
+    with Producer("orders") as producer:
+        producer.put({"id": 1, "total": 42.5}, key="customer-7")
+
+Producer may be shared by threads; its sender runs on the process's background event loop. AsyncProducer belongs to
+one event loop and sends from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterable
+from datetime import datetime
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal
+
+from streamkit._core.columns import Column
+from streamkit._core.outcome import ColumnsHandle, PutHandle
+from streamkit.client.client import AsyncClient
+from streamkit.client.pool import Connector
+from streamkit.errors import Closed, InvalidUse, StreamkitError
+from streamkit.model.codec import Codec
+from streamkit.producer.config import ProducerConfig
+from streamkit.producer.core import Core, Target, closed_in_child
+from streamkit.producer.entry import Headers, PutEntry, PutResult
+from streamkit.runtime import fork
+from streamkit.runtime.latch import Latch
+from streamkit.runtime.real import LoopThread
+
+_log = logging.getLogger("streamkit.producer")
+
+Compression = Literal["none", "lz4", "zstd"]
+Handle = PutHandle[PutResult]
+
+
+class _Base:
+    """State and settings that both faces share."""
+
+    def __init__(
+        self,
+        stream: str | None = None,
+        *,
+        url: str | Connector | None = None,
+        client: AsyncClient | None = None,
+        codec: Codec | str = "json",
+        compression: Compression = "lz4",
+        linger_ms: float = 20,
+        batch_bytes_max: int = 524_288,
+        buffer_bytes_max: int = 67_108_864,
+        on_full: Literal["wait", "raise"] = "wait",
+        delivery_timeout_ms: int = 120_000,
+        idempotent: bool = True,
+    ) -> None:
+        self.stream = stream
+        self._state: Literal["open", "closed", "inherited"] = "closed"     # until everything below succeeded
+        config = ProducerConfig(
+            compression=compression,
+            linger_ms=linger_ms,
+            batch_bytes_max=batch_bytes_max,
+            buffer_bytes_max=buffer_bytes_max,
+            on_full=on_full,
+            delivery_timeout_ms=delivery_timeout_ms,
+            idempotent=idempotent,
+        )
+        self._core = Core(client or AsyncClient(url), client is None, codec, config)
+        self._default: Target | None = None          # of `stream`, while puts are allowed
+        self._state = "open"
+        fork.watch_fork(self)
+
+    def stats(self) -> dict[str, int]:
+        """Counts since the producer was made: records, bytes, stored, failed, outstanding, buffered …"""
+        return self._core.stats()
+
+    def before_fork(self) -> None:
+        self._core.before_fork()
+
+    def after_fork(self, in_child: bool) -> None:
+        self._core.after_fork(in_child)
+        if in_child:
+            self._state = "inherited"
+            self._default = None
+
+    def _check_open(self, stream: str | None) -> str:
+        if self._state == "inherited":
+            raise closed_in_child()
+        if self._state == "closed":
+            raise Closed("the producer is closed", try_="make another one", what="producer")
+        name = stream or self.stream
+        if name is None:
+            raise InvalidUse("no stream was named", try_="Producer(stream) or put(…, stream=…)", argument="stream")
+        return name
+
+    def _begin_close(self) -> bool:
+        # True when there is something left to do.
+        was, self._default = self._state, None
+        if was == "open":
+            self._state = "closed"
+        fork.forget(self)
+        return was == "open"
+
+    def _warn_open(self) -> None:
+        lost = self._core.outstanding()
+        warnings.warn(
+            f"a producer was not closed: {lost} records were not acknowledged; use `with`, or call close()",
+            ResourceWarning, stacklevel=3, source=self,
+        )  # fmt: skip
+
+
+class Producer(_Base):
+    """Puts records into streams from any thread.
+
+    stream: where put() goes when it names none. url: as Client's; client: an AsyncClient on `loop_thread` instead,
+    which stays open. codec: "json" (bytes go as they are), "msgpack", "text", "bytes" or a Codec. linger_ms: longest a
+    record waits for company while earlier batches travel; an idle producer sends at once. idempotent: a retry is never
+    stored twice. Connects with the first put.
+    """
+
+    def __init__(
+        self, stream: str | None = None, *, loop_thread: LoopThread | None = None, **settings: Any
+    ) -> None:
+        self._thread = loop_thread or LoopThread.shared()
+        super().__init__(stream, **settings)
+        fork.watch_exit(self)
+
+    def put(
+        self,
+        value: object,
+        *,
+        key: str,
+        stream: str | None = None,
+        headers: Headers | None = None,
+        time: datetime | None = None,
+        explicit_hash_key: int | None = None,
+    ) -> Handle:
+        """Take one record; waits only for room in the buffer. Records of one key are stored in the order of put.
+
+        time: event time, aware. explicit_hash_key: takes the place of MD5(key) in choosing the shard.
+        Raises RecordTooLarge, InvalidRequest (key, headers, time), InvalidUse, BufferFull (on_full="raise"), Closed;
+        with the first put also StreamNotFound and ConnectionFailed.
+        """
+        target = self._default
+        if target is None or stream is not None:
+            target = self._target(stream)
+        if headers is None and time is None and explicit_hash_key is None:
+            handle = target.put(key, target.encode(value), target.headers)
+            if handle is not None:
+                return handle
+        return self._put_waiting(target, target.arguments(value, key, headers, time, explicit_hash_key))
+
+    def put_many(self, entries: Iterable[PutEntry], *, stream: str | None = None) -> list[Handle]:
+        """put() for each entry, in order."""
+        return [
+            self.put(e.value, key=e.key, stream=stream, headers=e.headers, time=e.time,
+                     explicit_hash_key=e.explicit_hash_key)
+            for e in entries
+        ]  # fmt: skip
+
+    def put_and_wait(
+        self,
+        value: object,
+        *,
+        key: str,
+        stream: str | None = None,
+        headers: Headers | None = None,
+        time: datetime | None = None,
+        explicit_hash_key: int | None = None,
+    ) -> PutResult:
+        """put(), then the acknowledgement. Raises what failed the record."""
+        return self.put(
+            value, key=key, stream=stream, headers=headers, time=time, explicit_hash_key=explicit_hash_key
+        ).result()
+
+    def put_columns(self, keys: Any, values: Any, *, stream: str | None = None) -> ColumnsHandle:
+        """Take a column of keys and one of values without a Python object a record; values go as they are.
+
+        keys, values: Arrow binary or string arrays, or pairs (offsets, bytes). A row that can never be stored fails
+        alone. With on_full="raise" the rows that found no room fail with BufferFull. Returns when all are taken.
+        """
+        target = self._target(stream)
+        columns = _columns(keys, values)
+        handle = ColumnsHandle(columns[0].count, self._core.loop)
+        row = 0
+        while (row := _put_rows(target, columns, handle, row)) < handle.count:
+            if self._core.config.on_full == "raise":
+                handle.abandon_from(row, self._core.buffer_full())
+                break
+            latch = Latch()
+            self._core.room.when_freed(latch.set)
+            if (after := _put_rows(target, columns, handle, row)) == row:
+                self._wait(latch)
+            row = after
+            if self._state != "open":
+                handle.abandon_from(row, Closed("the producer was closed", what="producer"))
+                break
+        return handle
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Wait until everything put before has an outcome.
+
+        Raises PutFailed with every failure nobody looked at, TimedOut when some records are still on their way.
+        """
+        self._check_open(self.stream or "")
+        self._thread.run(self._core.flush(timeout_s))
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Flush, then end; records not acknowledged by then fail. Raises PutFailed. Safe to call twice."""
+        if self._begin_close() and self._thread.alive:
+            self._thread.run(self._core.close(timeout_s))
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except StreamkitError as failure:
+            if error is None:
+                raise
+            _log.warning("producer.close_failed code=%s error=%s", failure.code, failure)
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", "closed") == "open":
+            self._warn_open()
+            if self._begin_close() and self._thread.alive:
+                self._thread.call(_close_later, self._core)
+
+    def at_exit(self) -> None:
+        """Called when the interpreter ends with the producer open: a bounded flush."""
+        if self._state == "open":
+            with contextlib.suppress(StreamkitError):
+                self.flush(self._core.config.exit_flush_ms / 1000)
+            self._warn_open()
+            with contextlib.suppress(StreamkitError):
+                self.close(0)
+
+    def _target(self, stream: str | None) -> Target:
+        name = self._check_open(stream)
+        target = self._core.targets.get(name) or self._thread.run(self._core.target(name))
+        if name == self.stream:
+            self._default = target
+        return target
+
+    def _put_waiting(self, target: Target, arguments: tuple[str, bytes, bytes, int | None, bytes | None]) -> Handle:
+        while (handle := target.put(*arguments)) is None:
+            self._core.check_fits(arguments)
+            latch = Latch()
+            self._core.room.when_freed(latch.set)
+            if (handle := target.put(*arguments)) is not None:     # room may have come before the latch was there
+                return handle
+            self._wait(latch)
+            self._check_open(self.stream or "")
+        return handle
+
+    def _wait(self, latch: Latch) -> None:
+        if asyncio._get_running_loop() is self._core.loop:
+            raise InvalidUse("waiting for room here would stop the event loop that makes room",
+                             try_="use AsyncProducer there")  # fmt: skip
+        latch.wait()
+
+
+class AsyncProducer(_Base):
+    """Producer for coroutines of one event loop: `await put(…)` waits for room, `await handle` for the acknowledgement.
+
+    Settings are Producer's.
+    """
+
+    async def put(
+        self,
+        value: object,
+        *,
+        key: str,
+        stream: str | None = None,
+        headers: Headers | None = None,
+        time: datetime | None = None,
+        explicit_hash_key: int | None = None,
+    ) -> Handle:
+        """As Producer.put."""
+        target = self._default
+        if target is None or stream is not None:
+            target = await self._target(stream)
+        if headers is None and time is None and explicit_hash_key is None:
+            handle = target.put(key, target.encode(value), target.headers)
+            if handle is not None:
+                return handle
+        arguments = target.arguments(value, key, headers, time, explicit_hash_key)
+        while (handle := target.put(*arguments)) is None:
+            self._core.check_fits(arguments)
+            await self._freed()
+            self._check_open(stream)
+        return handle
+
+    async def put_many(self, entries: Iterable[PutEntry], *, stream: str | None = None) -> list[Handle]:
+        """put() for each entry, in order."""
+        return [
+            await self.put(e.value, key=e.key, stream=stream, headers=e.headers, time=e.time,
+                           explicit_hash_key=e.explicit_hash_key)
+            for e in entries
+        ]  # fmt: skip
+
+    async def put_and_wait(
+        self,
+        value: object,
+        *,
+        key: str,
+        stream: str | None = None,
+        headers: Headers | None = None,
+        time: datetime | None = None,
+        explicit_hash_key: int | None = None,
+    ) -> PutResult:
+        """put(), then the acknowledgement. Raises what failed the record."""
+        return await (
+            await self.put(
+                value, key=key, stream=stream, headers=headers, time=time, explicit_hash_key=explicit_hash_key
+            )
+        )
+
+    async def put_columns(self, keys: Any, values: Any, *, stream: str | None = None) -> ColumnsHandle:
+        """As Producer.put_columns."""
+        target = await self._target(stream)
+        columns = _columns(keys, values)
+        handle = ColumnsHandle(columns[0].count, self._core.loop)
+        row = 0
+        while (row := _put_rows(target, columns, handle, row)) < handle.count:
+            if self._core.config.on_full == "raise":
+                handle.abandon_from(row, self._core.buffer_full())
+                break
+            await self._freed()
+            if self._state != "open":
+                handle.abandon_from(row, Closed("the producer was closed", what="producer"))
+                break
+        return handle
+
+    async def flush(self, timeout_s: float | None = None) -> None:
+        """As Producer.flush."""
+        self._check_open(self.stream or "")
+        await self._core.flush(timeout_s)
+
+    async def close(self, timeout_s: float = 30.0) -> None:
+        """As Producer.close."""
+        if self._begin_close():
+            await self._core.close(timeout_s)
+
+    async def __aenter__(self) -> AsyncProducer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.close()
+        except StreamkitError as failure:
+            if error is None:
+                raise
+            _log.warning("producer.close_failed code=%s error=%s", failure.code, failure)
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", "closed") == "open":
+            self._warn_open()
+            loop = self._core.loop
+            if self._begin_close() and loop is not None and loop.is_running():
+                loop.call_soon_threadsafe(_close_later, self._core)
+
+    async def _target(self, stream: str | None) -> Target:
+        name = self._check_open(stream)
+        target = self._core.targets.get(name) or await self._core.target(name)
+        if name == self.stream:
+            self._default = target
+        return target
+
+    async def _freed(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._core.room.when_freed(partial(_complete, future))
+        await future
+
+
+_closing: set[asyncio.Task[None]] = set()            # asyncio itself keeps weak references only
+
+
+def _close_later(core: Core) -> None:
+    # For a producer that was collected while open, on the event loop: send what is left, within bounds.
+    async def close() -> None:
+        with contextlib.suppress(StreamkitError):    # nobody is left to tell; the sender logged each failed batch
+            await core.close(core.config.exit_flush_ms / 1000)
+
+    task = asyncio.get_running_loop().create_task(close())
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+def _complete(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _columns(keys: Any, values: Any) -> tuple[Column, Column]:
+    def whole(source: Any) -> Any:
+        return source.combine_chunks() if hasattr(source, "combine_chunks") else source
+
+    return Column(whole(keys), "keys"), Column(whole(values), "values")
+
+
+def _put_rows(target: Target, columns: tuple[Column, Column], handle: ColumnsHandle, row: int) -> int:
+    # The first row that found no room, or the count. A row that can never be stored fails alone.
+    while True:
+        try:
+            return target.accumulator.put_columns(columns[0], columns[1], handle, row)
+        except StreamkitError as error:
+            if "row" not in error.facts:
+                raise
+            handle.fail_row(error.facts["row"], error)
+            row = error.facts["row"] + 1
