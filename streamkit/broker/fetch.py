@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from streamkit.broker.shard_server import ShardServer
@@ -31,7 +32,7 @@ class FetchGuard(Protocol):
         """Raises LeaseLost."""
 
 
-def next_sequence(batches: list[Buffer], start: int) -> int:
+def next_sequence(batches: Sequence[Buffer], start: int) -> int:
     """One past the last record of `batches`; `start` when there are none."""
     if not batches:
         return start
@@ -105,7 +106,7 @@ class Fetches:
         self.resume(link)
         link.flush_soon()
 
-    def _answer(self, link: Link, frame: FetchFrame, shard: ShardServer, batches: list[Buffer]) -> None:
+    def _answer(self, link: Link, frame: FetchFrame, shard: ShardServer, batches: Sequence[Buffer]) -> None:
         if link.closed:
             return
         size = sum(map(len, batches))

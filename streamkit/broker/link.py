@@ -66,6 +66,7 @@ class Link(asyncio.BufferedProtocol):
         self._server = server
         self._config = server.config.link
         self._paused = False
+        self._writing_paused = False
         self._transport: Connection | None = None
         self._greeting: asyncio.TimerHandle | None = None
         self.wire = Wire(
@@ -103,9 +104,17 @@ class Link(asyncio.BufferedProtocol):
             self.balance()
         self.flush()
 
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
     def resume_writing(self) -> None:
-        self._server.service.fetches.resume(self)
-        self.flush()
+        self._writing_paused = False
+        self._resume_held()
+
+    def _resume_held(self) -> None:
+        if not self.closed:
+            self._server.service.fetches.resume(self)
+            self.flush()
 
     def eof_received(self) -> bool:
         return False
@@ -149,6 +158,8 @@ class Link(asyncio.BufferedProtocol):
             self._transport.writelines(parts)
         if self.wire.state is State.CLOSED:
             self._transport.close()
+        elif self.held and not self._writing_paused:
+            self._server.loop.call_soon(self._resume_held)     # the kernel took it all: nobody else will call
 
     def flush_soon(self) -> None:
         """At the end of this loop turn, once, whatever else is answered until then."""
@@ -162,8 +173,9 @@ class Link(asyncio.BufferedProtocol):
         return waiting + self.wire.writer.queued_bytes + self.reading_bytes
 
     def has_room(self) -> bool:
-        """Whether another fetch may be answered now."""
-        if self.outgoing_bytes() >= self._config.write_bytes_max:
+        """Whether another fetch may be answered now; when not, held ones are resumed once there is room."""
+        gathered = self.wire.writer.queued_bytes + self.reading_bytes
+        if self._writing_paused or gathered >= self._config.write_bytes_max:
             return False
         if self._server.answer_room():
             return True

@@ -75,7 +75,10 @@ class ShardServer:
             self._check_records(bytes(frame))
         log = self.log
         before = log.log_end
-        appended = log.append(frame, now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability)
+        # A PutFrame is a buffer over its batch, which type checkers for this Python cannot say.
+        appended = log.append(
+            frame, now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability  # type: ignore[arg-type]
+        )
         end = appended.end_sequence
         if appended.duplicate:
             self.duplicates += 1
