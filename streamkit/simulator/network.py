@@ -45,15 +45,16 @@ class NetworkFaults:
 
 
 class _Pipe:
-    """One direction. `stalled` is set by the network while the link lets nothing through."""
+    """One direction, with chances of its own. `stalled` is set by the network while the link lets nothing through."""
 
     __slots__ = (
-        "arrives", "buffered", "closing", "from_end", "in_flight", "network", "stalled", "timer", "to_end", "unread",
-        "waiting",
+        "arrives", "buffered", "closing", "from_end", "in_flight", "network", "stalled", "timer", "to_end", "uniform",
+        "unread", "waiting",
     )
 
     def __init__(self, network: SimulatedNetwork, from_end: SimulatedTransport, to_end: SimulatedTransport) -> None:
         self.network = network
+        self.uniform = random.Random(network.draw.getrandbits(64)).random
         self.from_end = from_end
         self.to_end = to_end
         self.waiting: deque[bytes] = deque()      # in the sender's transport buffer
@@ -75,15 +76,15 @@ class _Pipe:
     def _send(self, data: bytes) -> None:
         faults = self.network.faults
         now = self.network.loop.time()
-        seconds = -math.log(1.0 - self.network.uniform()) * faults.delay_seconds
-        if faults.slow and self.network.uniform() < faults.slow:
-            seconds += self.network.uniform() * faults.slow_seconds
+        seconds = -math.log(1.0 - self.uniform()) * faults.delay_seconds
+        if faults.slow and self.uniform() < faults.slow:
+            seconds += self.uniform() * faults.slow_seconds
         self.arrives = max(self.arrives, now + seconds)
         self.unread += len(data)
-        if faults.cut_up and len(data) > 1 and self.network.uniform() < faults.cut_up:
-            cut = 1 + int(self.network.uniform() * (len(data) - 1))
+        if faults.cut_up and len(data) > 1 and self.uniform() < faults.cut_up:
+            cut = 1 + int(self.uniform() * (len(data) - 1))
             self.in_flight.append((self.arrives, data[:cut]))
-            self.arrives += faults.delay_seconds * self.network.uniform()
+            self.arrives += faults.delay_seconds * self.uniform()
             data = data[cut:]
         self.in_flight.append((self.arrives, data))
         self.schedule()
@@ -112,7 +113,7 @@ class _Pipe:
             self.timer = True
             self.network.soon(end, self._go_on)
             return
-        if self.network.faults.broken and self.network.uniform() < self.network.faults.broken:
+        if self.network.faults.broken and self.uniform() < self.network.faults.broken:
             self.network.break_connection(self)
             return
         now = self.network.loop.time()
@@ -309,7 +310,8 @@ class SimulatedNetwork:
     def __init__(self, loop: SimulatedLoop, seed: int, faults: NetworkFaults) -> None:
         self.loop = loop
         self.faults = faults
-        self.uniform = random.Random(seed).random
+        self.draw = random.Random(seed)
+        self.uniform = self.draw.random
         self.listeners: dict[str, _Listener] = {}
         self.ends: dict[SimulatedTransport, None] = {}
         self._stalled: set[tuple[str, str]] = set()

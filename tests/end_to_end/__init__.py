@@ -1,0 +1,1 @@
+"""Whole processes on loopback, killed and stopped under load."""

@@ -7,7 +7,6 @@ import streamkit
 from tests.tidy.sources import PACKAGE
 
 
-
 def test_every_public_name_exists_and_knows_its_home():
     for name in streamkit.__all__:
         assert getattr(streamkit, name) is not None

@@ -1,0 +1,180 @@
+"""What was asked for and what was answered: the history of one run, kept outside the nodes.
+
+It believes nobody. A put is *pending* until its outcome is known: *stored* (with the shard and sequence that were
+promised), *refused* (it must not matter whether it is there) or *unknown* (it may be there, once). Reads and
+checkpoints are noted as they are answered. `checkers.py` judges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from streamkit._core.batch import Batch
+from streamkit.protocol.messages import Checkpoint, Checkpointed, LeaseGrant
+from streamkit.runtime.interfaces import Buffer
+
+PENDING, STORED, REFUSED, UNKNOWN = "pending", "stored", "refused", "unknown"
+
+
+@dataclass(slots=True)
+class Put:
+    """One record. number: grows with every put of its producer."""
+
+    producer: str
+    key: str
+    number: int
+    outcome: str = PENDING
+    shard: bytes = b""
+    sequence: int = -1
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Marks:
+    """The last positions of a shard that one reader was told."""
+
+    log_start: int = 0
+    high_watermark: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSeen:
+    """A checkpoint and its answer; order is the order of the answers. asked: when it was sent."""
+
+    worker: str
+    shard: bytes
+    lease_epoch: int
+    sequence: int
+    result: str
+    asked: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrantSeen:
+    worker: str
+    shard: bytes
+    lease_epoch: int
+    checkpoint: int
+    seen: int
+
+
+@dataclass(slots=True)
+class History:
+    """`moment` counts what is noted; it orders asking and answering."""
+
+    puts: dict[bytes, Put] = field(default_factory=dict)
+    read: dict[bytes, dict[int, bytes]] = field(default_factory=dict)
+    final: dict[bytes, dict[int, bytes]] = field(default_factory=dict)
+    processed: dict[bytes, set[int]] = field(default_factory=dict)
+    marks: dict[tuple[str, bytes], Marks] = field(default_factory=dict)
+    checkpoints: list[CheckpointSeen] = field(default_factory=list)
+    grants: list[GrantSeen] = field(default_factory=list)
+    final_checkpoints: dict[bytes, int] = field(default_factory=dict)
+    moment: int = 0
+    wrong: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+
+    def tick(self) -> int:
+        self.moment += 1
+        return self.moment
+
+    def note(self, seconds: float, text: str) -> None:
+        self.log.append(f"{seconds:10.6f} {text}")
+
+    # ---- puts ------------------------------------------------------------------------------------------------------
+
+    def putting(self, value: bytes, producer: str, key: str, number: int) -> Put:
+        put = Put(producer, key, number)
+        self.puts[value] = put
+        self.tick()
+        return put
+
+    # ---- reads -----------------------------------------------------------------------------------------------------
+
+    def told(self, reader: str, shard: bytes, log_start: int, high_watermark: int) -> None:
+        """Positions that came with an answer; for one reader they never fall."""
+        marks = self.marks.setdefault((reader, shard), Marks())
+        if high_watermark < marks.high_watermark:
+            self.wrong.append(f"high watermark of {_name(shard)} fell from {marks.high_watermark} to {high_watermark}")
+        if log_start < marks.log_start:
+            self.wrong.append(f"log start of {_name(shard)} fell from {marks.log_start} to {log_start}")
+        marks.log_start, marks.high_watermark = log_start, high_watermark
+
+    def fetched(self, reader: str, shard: bytes, start: int, batches: Sequence[Buffer], high_watermark: int) -> int:
+        """Notes every record of an answer; the sequence to fetch next."""
+        into = self.final if reader == "final" else self.read
+        seen = into.setdefault(shard, {})
+        next_sequence = start
+        for raw in batches:
+            header = Batch(raw).read_header()
+            if not header.base_sequence <= next_sequence < header.end_sequence:
+                self.wrong.append(
+                    f"{reader} asked {_name(shard)} for {next_sequence} and got "
+                    f"{header.base_sequence}..{header.end_sequence}"
+                )
+            if header.end_sequence > high_watermark:
+                self.wrong.append(f"{reader} read {_name(shard)} up to {header.end_sequence}, above {high_watermark}")
+            if not header.is_control:
+                for record in Batch(raw, None, next_sequence):
+                    self.saw(reader, seen, shard, record.sequence, bytes(record.data))
+            next_sequence = header.end_sequence
+        return next_sequence
+
+    def saw(self, reader: str, seen: dict[int, bytes], shard: bytes, sequence: int, value: bytes) -> None:
+        before = seen.setdefault(sequence, value)
+        if before != value:
+            self.wrong.append(f"{reader} read another record than before at {_name(shard)} {sequence}")
+        if value not in self.puts:
+            self.wrong.append(f"{reader} read a record at {_name(shard)} {sequence} that nobody put")
+
+    def processing(self, worker: str, shard: bytes, sequence: int, value: bytes) -> None:
+        self.saw(worker, self.read.setdefault(shard, {}), shard, sequence, value)
+        self.processed.setdefault(shard, set()).add(sequence)
+
+    # ---- leases ----------------------------------------------------------------------------------------------------
+
+    def granted(self, worker: str, grants: tuple[LeaseGrant, ...]) -> None:
+        for grant in grants:
+            self.grants.append(
+                GrantSeen(worker, grant.shard.uuid, grant.lease_epoch, grant.checkpoint, self.tick())
+            )
+
+    def checkpointed(self, worker: str, asked: int, request: Checkpoint, answer: Checkpointed) -> None:
+        self.tick()
+        for item, result in zip(request.items, answer.results, strict=True):
+            self.checkpoints.append(
+                CheckpointSeen(worker, item.shard, item.lease_epoch, item.sequence, result, asked)
+            )
+
+    # ---- the whole ---------------------------------------------------------------------------------------------------
+
+    def digest(self) -> str:
+        """The same for two runs in which the same things happened."""
+        parts = hashlib.sha256()
+        for value, put in self.puts.items():
+            parts.update(b"%s %s %s %d;" % (value[:40], put.outcome.encode(), put.shard, put.sequence))
+        for shard, records in self.final.items():
+            for sequence, value in sorted(records.items()):
+                parts.update(b"%s %d %s;" % (shard, sequence, value[:40]))
+        for checkpoint in self.checkpoints:
+            parts.update(repr(checkpoint).encode())
+        parts.update("\n".join(self.log).encode())
+        return parts.hexdigest()[:16]
+
+    def counts(self) -> dict[str, int]:
+        outcomes = {PENDING: 0, STORED: 0, REFUSED: 0, UNKNOWN: 0}
+        for put in self.puts.values():
+            outcomes[put.outcome] += 1
+        return {
+            **outcomes,
+            "read": sum(map(len, self.read.values())),
+            "processed": sum(map(len, self.processed.values())),
+            "checkpoints": sum(checkpoint.result == "ok" for checkpoint in self.checkpoints),
+            "fenced": sum(checkpoint.result == "fenced" for checkpoint in self.checkpoints),
+        }
+
+
+def _name(shard: bytes) -> str:
+    return f"shard {shard.hex()[:8]}"

@@ -1,0 +1,218 @@
+"""One seed, one run, one verdict; or many seeds, shared out among processes.
+
+    start the node ▸ create the stream ▸ clients begin ▸ harm for a while ▸ heal ▸ everything must come to rest
+                   ▸ read everything ▸ judge
+
+The quiet phase at the end is where liveness is seen: every put gets its answer and the application's checkpoints reach
+the end of every shard, within a bounded virtual time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import gc
+import logging
+import multiprocessing
+import random
+import sys
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamkit.errors import StreamkitError
+from streamkit.simulator.checkers import judge
+from streamkit.simulator.cluster import Cluster
+from streamkit.simulator.faults import Faults, draw_faults
+from streamkit.simulator.loop import Gone, OutOfTime, Stuck
+from streamkit.simulator.nemesis import Nemesis
+from streamkit.simulator.oracle import History
+from streamkit.simulator.workload import Workload
+from streamkit.simulator.world import World
+
+QUIET_SECONDS = 90.0
+_CHUNK_SEEDS = 25
+
+
+@dataclass(slots=True)
+class Report:
+    """violations: empty when every promise was kept. command: replays the run. log: what happened when."""
+
+    seed: int
+    violations: list[str]
+    counts: dict[str, int] = field(default_factory=dict)
+    node_starts: int = 0
+    acts: tuple[str, ...] = ()
+    virtual_seconds: float = 0.0
+    callbacks: int = 0
+    seconds: float = 0.0
+    digest: str = ""
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def command(self) -> str:
+        return f"streamkit simulate --seed {self.seed}"
+
+    def __str__(self) -> str:
+        if not self.violations:
+            return f"seed {self.seed}: every promise was kept"
+        lines = [f"seed {self.seed}: {len(self.violations)} violations; replay with: {self.command}"]
+        return "\n".join([*lines, *(f"  {violation}" for violation in self.violations[:20])])
+
+
+def run(seed: int, faults: Faults | None = None) -> Report:
+    """A whole life of a cluster. faults: None draws them from the seed, as `streamkit simulate` does."""
+    began = time.perf_counter()
+    faults = faults or draw_faults(random.Random(f"faults {seed}"))
+    world = World(seed, faults)
+    history = History()
+    with _quiet_collection(), _watched_log(history, world):
+        violations = _live(world, history)
+        violations += judge(history, rot=faults.rot)
+        report = Report(
+            seed=seed,
+            violations=violations,
+            counts=history.counts(),
+            node_starts=sum("start node" in line for line in history.log),
+            acts=tuple(faults.acts),
+            virtual_seconds=world.loop.time(),
+            callbacks=world.loop.callbacks,
+            digest=history.digest(),
+            log=history.log,
+        )
+        world.close()
+        del world, history
+        gc.collect()
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def _live(world: World, history: History) -> list[str]:
+    try:
+        world.loop.seconds_max = 4 * QUIET_SECONDS
+        cluster: Cluster = world.loop.run_until_complete(_life(world, history))
+    except (Stuck, OutOfTime) as error:
+        return [f"no progress: {error}"]
+    except _TooLate as error:
+        return [str(error)]
+    except StreamkitError as error:
+        return [f"the run broke off: {type(error).__name__}: {error}"]
+    violations = [f"unhandled {text}" for text in world.loop.unhandled]
+    if not world.faults.rot:
+        violations += [f"the node did not start: {failure}" for failure in cluster.failures]
+    return violations
+
+
+class _TooLate(Exception):
+    """Something that must happen in the quiet phase did not."""
+
+
+async def _life(world: World, history: History) -> Cluster:
+    cluster = Cluster(world, history)
+    workload = Workload(world, history)
+    cluster.start()
+    await _within(QUIET_SECONDS, cluster.ready.wait(), "the node starts")
+    await workload.create_stream()
+    supervisor = asyncio.get_running_loop().create_task(cluster.supervise())
+    workload.start()
+    nemesis = Nemesis(world, cluster, workload)
+    await nemesis.harm()
+    await nemesis.heal()
+    await _within(QUIET_SECONDS, workload.producers_done(), "every put is answered")
+    await _within(QUIET_SECONDS, workload.read_all(), "everything can be read")
+    await _within(QUIET_SECONDS, workload.workers_done(), "checkpoints reach the end of every shard")
+    supervisor.cancel()
+    return cluster
+
+
+async def _within(seconds: float, work: Awaitable[Any], what: str) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except TimeoutError:
+        raise _TooLate(f"not within {seconds:.0f} quiet seconds: {what}") from None
+
+
+class _ErrorLog(logging.Handler):
+    """What the product logs as an error with a cause that is no StreamkitError is a defect."""
+
+    def __init__(self, history: History, world: World) -> None:
+        super().__init__(logging.DEBUG)
+        self._history = history
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        facts = getattr(record, "facts", "")
+        self._history.note(self._world.loop.time(), f"{record.levelname.lower()} {record.getMessage()} {facts}")
+        if error is not None and not isinstance(error, StreamkitError | OSError | Gone):
+            self._history.wrong.append(f"logged {record.getMessage()}: {error!r}")
+
+
+@contextlib.contextmanager
+def _watched_log(history: History, world: World) -> Iterator[None]:
+    logger = logging.getLogger("streamkit")
+    before = logger.level, logger.propagate, logger.handlers
+    logger.handlers = [_ErrorLog(history, world)]
+    logger.propagate = False
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.level, logger.propagate, logger.handlers = before
+
+
+@contextlib.contextmanager
+def _quiet_collection() -> Iterator[None]:
+    """Code of killed processes is thrown away at the end, all at once; what it would have said is not heard."""
+    hook, collecting = sys.unraisablehook, gc.isenabled()
+    gc.disable()
+    sys.unraisablehook = _ignore
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            yield
+    finally:
+        sys.unraisablehook = hook
+        if collecting:
+            gc.enable()
+
+
+def _ignore(_: Any) -> None:
+    return
+
+
+def _run_chunk(seeds: range) -> list[Report]:
+    gc.freeze()
+    reports = [run(seed) for seed in seeds]
+    for report in reports:
+        if not report.violations:
+            report.log = []
+    return reports
+
+
+def run_many(
+    first: int, count: int, *, processes: int = 1, on_report: Callable[[Report], None] | None = None
+) -> list[Report]:
+    """Seeds [first, first + count); those that broke a promise. on_report: called for each as it comes in."""
+    chunks = [range(at, min(at + _CHUNK_SEEDS, first + count)) for at in range(first, first + count, _CHUNK_SEEDS)]
+    failed: list[Report] = []
+    for reports in _chunk_reports(chunks, processes):
+        for report in reports:
+            if on_report is not None:
+                on_report(report)
+            if report.violations:
+                failed.append(report)
+    return failed
+
+
+def _chunk_reports(chunks: list[range], processes: int) -> Iterator[list[Report]]:
+    if processes <= 1:
+        yield from map(_run_chunk, chunks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
+        yield from pool.map(_run_chunk, chunks)

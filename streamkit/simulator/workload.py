@@ -1,0 +1,306 @@
+"""Who uses the stream: producers, workers of one application, and a plain reader, as processes of their own.
+
+They run the shipped client, producer and consumer. Every record says who put it and when, so that the oracle can tell
+one from another; its padding makes batches large enough to be torn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+from streamkit._core.batch import Batch
+from streamkit.client.client import AsyncClient
+from streamkit.client.config import ClientConfig
+from streamkit.consumer.checkpointer import HeldLease
+from streamkit.consumer.config import ConsumerConfig
+from streamkit.consumer.failure import RetryPolicy
+from streamkit.consumer.handler import Outcome
+from streamkit.consumer.member import Member
+from streamkit.errors import DataError, NotFound, PutFailed, StreamkitError, Unavailable
+from streamkit.model.sequence import parse_sequence_number
+from streamkit.model.shard import Shard
+from streamkit.model.stream import Durability, StreamConfig, StreamDescription
+from streamkit.producer.producer import AsyncProducer
+from streamkit.protocol import messages as m
+from streamkit.runtime.interfaces import Runtime
+from streamkit.simulator.cluster import ADDRESS
+from streamkit.simulator.loop import Process
+from streamkit.simulator.oracle import PENDING, REFUSED, STORED, UNKNOWN, History, Put
+from streamkit.simulator.world import World
+
+STREAM = "orders"
+APPLICATION = "billing"
+MEMBERSHIP_MS = 1_000
+DELIVERY_MS = 40_000
+CLIENT = ClientConfig(connect_timeout_ms=1_000, request_timeout_ms=2_000, reconnect_first_ms=20, reconnect_most_ms=200)
+
+
+class RecordingClient(AsyncClient):
+    """The shipped client; what matters to the oracle is written down as it is answered."""
+
+    def __init__(self, name: str, runtime: Runtime, history: History) -> None:
+        super().__init__(ADDRESS, runtime, config=CLIENT)
+        self.name = name
+        self.history = history
+
+    async def call(self, message: m.Message, *, timeout_ms: int | None = None) -> m.Message:
+        asked = self.history.tick()
+        answer = await super().call(message, timeout_ms=timeout_ms)
+        if isinstance(answer, m.Membership):
+            self.history.granted(self.name, answer.granted)
+        elif isinstance(message, m.Checkpoint) and isinstance(answer, m.Checkpointed):
+            self.history.checkpointed(self.name, asked, message, answer)
+        return answer
+
+
+class Workload:
+    """Everybody who uses the stream in one run."""
+
+    def __init__(self, world: World, history: History) -> None:
+        self.world = world
+        self.history = history
+        self.draw = random.Random(world.draw.getrandbits(64))
+        self.producing: dict[Process, asyncio.Task[None]] = {}
+        self.working: dict[Process, asyncio.Task[None]] = {}
+        self.shards: tuple[Shard, ...] = ()
+        self._names = 0
+
+    # ---- processes ------------------------------------------------------------------------------------------------
+
+    def _start(self, kind: str, main: Any) -> tuple[Process, asyncio.Task[None]]:
+        self._names += 1
+        process, runtime = self.world.new_process(f"{kind}-{self._names}")
+        work: Coroutine[Any, Any, None] = main(process, runtime)
+        return process, self.world.start(process, work)
+
+    def start_producer(self, records: int) -> None:
+        async def main(process: Process, runtime: Runtime) -> None:
+            client = RecordingClient(process.name, runtime, self.history)
+            await self._produce(client, process.name, records)
+            await client.close()
+
+        process, task = self._start("producer", main)
+        self.producing[process] = task
+
+    async def _produce(self, client: RecordingClient, name: str, records: int) -> None:
+        """Puts in bursts; every outcome goes to the oracle as the producer learns it."""
+        draw = random.Random(self.draw.getrandbits(64))
+        await _find_stream(client)
+        producer = AsyncProducer(
+            STREAM, client=client, codec="bytes", linger_ms=draw.choice((0, 5, 20)),
+            batch_bytes_max=draw.choice((1_000, 20_000)), delivery_timeout_ms=DELIVERY_MS,
+        )  # fmt: skip
+        pause_seconds = self.world.faults.busy_seconds / max(1, records)
+        for number in range(records):
+            key = f"k{draw.randrange(self.world.faults.keys)}"
+            value, put = self.new_value(name, key, number)
+            while True:
+                try:
+                    handle = await producer.put(value, key=key)
+                    break
+                except Unavailable:
+                    await asyncio.sleep(0.05)
+            handle.add_done_callback(partial(self._settled, put))
+            if draw.random() < 0.3:
+                await asyncio.sleep(draw.random() * 6 * pause_seconds)
+        with contextlib.suppress(PutFailed):       # each of them is known to the oracle
+            await producer.close(2 * DELIVERY_MS / 1000)
+
+    def _settled(self, put: Put, handle: Any) -> None:
+        error = handle.exception()
+        if error is None:
+            result = handle.result()
+            put.outcome = STORED if result.sequence_number else UNKNOWN
+            if result.sequence_number:
+                parsed = parse_sequence_number(result.sequence_number)
+                put.shard, put.sequence = self.shards[parsed.ordinal].uuid, parsed.sequence
+            return
+        put.error = str(error)
+        put.outcome = UNKNOWN if error.facts.get("sent") else REFUSED
+
+    # ---- workers --------------------------------------------------------------------------------------------------
+
+    def start_worker(self) -> None:
+        async def main(process: Process, runtime: Runtime) -> None:
+            client = RecordingClient(process.name, runtime, self.history)
+            config = ConsumerConfig(
+                streams=(STREAM,), application=APPLICATION, start="trim_horizon", worker=process.name, codec="bytes",
+                membership_ms=MEMBERSHIP_MS, checkpoint_interval_ms=200, batch_records_max=50, drain_seconds=1,
+                retry=RetryPolicy(first_ms=10, last_ms=100), stall_seconds=0,
+            )  # fmt: skip
+            await _find_stream(client)
+            await Member(client, config, lambda lease, _: Processing(self, lease, process.name), None).run()
+
+        process, task = self._start("worker", main)
+        self.working[process] = task
+
+    def kill_worker(self, draw: random.Random) -> None:
+        """Another process takes its place."""
+        process = draw.choice(list(self.working))
+        self.world.kill(process)
+        del self.working[process]
+        self.start_worker()
+
+    # ---- what the nemesis may choose from ---------------------------------------------------------------------------
+
+    def machines(self) -> list[str]:
+        return [process.machine for process in (*self.producing, *self.working)]
+
+    def producer_processes(self) -> list[Process]:
+        return list(self.producing)
+
+    def worker_processes(self) -> list[Process]:
+        return list(self.working)
+
+    def kill_producer(self, draw: random.Random) -> None:
+        """Another takes its place, with an identity of its own; what it had under way nobody will know."""
+        process = draw.choice(list(self.producing))
+        self.world.kill(process)
+        del self.producing[process]
+        for put in self.history.puts.values():
+            if put.producer == process.name and put.outcome == PENDING:
+                put.outcome = UNKNOWN
+        self.start_producer(self.world.faults.records // 4)
+
+    def start(self) -> None:
+        """Everybody begins."""
+        faults = self.world.faults
+        for _ in range(faults.producers):
+            self.start_producer(faults.records // faults.producers)
+        for _ in range(faults.workers):
+            self.start_worker()
+        self._start("reader", self._tail)
+
+    # ---- the life of a run ------------------------------------------------------------------------------------------
+
+    async def create_stream(self) -> None:
+        """With the node up and nothing wrong yet."""
+        process, runtime = self.world.new_process("operator")
+        config = StreamConfig(shards=self.world.faults.shards, durability=Durability(self.world.faults.durability))
+
+        async def main() -> StreamDescription:
+            client = AsyncClient(ADDRESS, runtime, config=CLIENT)
+            stream = await client.create_stream(STREAM, config)
+            await client.close()
+            return stream
+
+        self.shards = (await self.world.start(process, main())).shards
+
+    async def producers_done(self) -> None:
+        """Every producer has ended by itself."""
+        await asyncio.gather(*self.producing.values())
+
+    async def workers_done(self) -> None:
+        """The application's checkpoints have reached the end of every shard."""
+        process, runtime = self.world.new_process("auditor")
+
+        async def main() -> None:
+            client = RecordingClient(process.name, runtime, self.history)
+            while True:
+                try:
+                    answer = await client.call(m.DescribeApplication(APPLICATION))
+                except StreamkitError:
+                    await asyncio.sleep(0.1)
+                    continue
+                assert isinstance(answer, m.ApplicationDescribed)
+                if len(answer.leases) == len(self.shards) and all(
+                    lease.checkpoint >= lease.high_watermark for lease in answer.leases
+                ):
+                    break
+                await asyncio.sleep(0.1)
+            for lease in answer.leases:
+                self.history.final_checkpoints[self.shards[lease.ordinal].uuid] = lease.checkpoint
+            await client.close()
+
+        await self.world.start(process, main())
+
+    async def _tail(self, process: Process, runtime: Runtime) -> None:
+        """Reads every shard from its beginning, for as long as the run lasts."""
+        client = RecordingClient(process.name, runtime, self.history)
+        stream = await _find_stream(client)
+        await asyncio.gather(*[self._follow(client, shard) for shard in stream.shards])
+
+    async def _follow(self, client: RecordingClient, shard: Shard, *, until_end: bool = False) -> None:
+        at, history = 0, self.history
+        while True:
+            try:
+                fetched = await client.fetch(
+                    shard, at, bytes_max=self.draw.choice((1, 10_000, 1 << 20)), wait_ms=0 if until_end else 200
+                )
+            except DataError as error:
+                if not self.world.faults.rot:
+                    history.wrong.append(f"{client.name} could not read: {type(error).__name__}: {error}")
+                return
+            except StreamkitError:
+                await asyncio.sleep(0.05)
+                continue
+            history.told(client.name, shard.uuid, fetched.log_start, fetched.high_watermark)
+            at = history.fetched(client.name, shard.uuid, at, fetched.batches, fetched.high_watermark)
+            if at != fetched.next_sequence:
+                history.wrong.append(f"{client.name} was sent on to {fetched.next_sequence} from {at}")
+                at = fetched.next_sequence
+            if until_end and at >= fetched.high_watermark:
+                return
+
+    async def read_all(self) -> None:
+        """Every record of every shard, once all is quiet."""
+        process, runtime = self.world.new_process("final")
+
+        async def main() -> None:
+            client = RecordingClient("final", runtime, self.history)
+            stream = await _find_stream(client)
+            for shard in stream.shards:
+                await self._follow(client, shard, until_end=True)
+            await client.close()
+
+        await self.world.start(process, main())
+
+    def new_value(self, producer: str, key: str, number: int) -> tuple[bytes, Put]:
+        value = f"{producer}/{key}/{number} ".encode() + self.draw.randbytes(self.draw.choice((0, 30, 300, 3000)))
+        return value, self.history.putting(value, producer, key, number)
+
+
+async def _find_stream(client: AsyncClient) -> StreamDescription:
+    while True:
+        try:
+            return await client.stream(STREAM)
+        except NotFound:
+            raise
+        except StreamkitError:
+            await asyncio.sleep(0.05)
+
+
+class Processing:
+    """User code of one lease: takes a while, now and then fails, and tells the oracle what it was given."""
+
+    whole = True
+
+    def __init__(self, workload: Workload, lease: HeldLease, worker: str) -> None:
+        self._workload = workload
+        self._lease = lease
+        self._worker = worker
+        self._draw = random.Random(workload.draw.getrandbits(64))
+
+    async def initialize(self) -> None:
+        await asyncio.sleep(self._draw.random() * 0.01)
+
+    async def run(self, batch: Batch[Any]) -> Outcome:
+        await asyncio.sleep(self._draw.random() * self._draw.choice((0.0, 0.001, 0.02)))
+        if self._draw.random() < 0.02:
+            return Outcome(0, RuntimeError("the simulated handler fails"))
+        for record in batch:
+            self._workload.history.processing(
+                self._worker, self._lease.shard.uuid, record.sequence, bytes(record.data)
+            )
+        return Outcome(len(batch))
+
+    async def shutdown_requested(self) -> None:
+        await asyncio.sleep(self._draw.random() * 0.01)
+
+    async def lease_lost(self) -> None:
+        await asyncio.sleep(0)
