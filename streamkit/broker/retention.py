@@ -8,11 +8,12 @@ import logging
 from streamkit.broker.streams import Streams
 from streamkit.errors import StreamkitError
 from streamkit.runtime.interfaces import Clock
-from streamkit.storage import ShardLog
+from streamkit.storage.retention import SegmentAge, drop_point
 
 logger = logging.getLogger("streamkit.broker")
 
 _SHARDS_A_TURN = 64
+_HOUR_MS = 3_600_000
 
 
 async def retain(streams: Streams, clock: Clock, seconds: float) -> None:
@@ -34,31 +35,20 @@ async def retain_once(streams: Streams, now_ms: int) -> int:
         config = streams.catalog.streams[shard.stream_name].config
         log = shard.log
         try:
-            before = min(
-                expired_before(
-                    log, now_ms=now_ms, retention_ms=config.retention_hours * 3_600_000,
-                    retention_bytes=config.retention_bytes,
-                ),
-                shard.high_watermark,
+            point = drop_point(
+                [
+                    SegmentAge(end=segment.end, size_bytes=segment.position, last_append_ms=segment.last_append_ms)
+                    for segment in log.segments[:-1]
+                    if segment.sealed
+                ],
+                stored_bytes=log.stored_bytes, now_ms=now_ms, retention_ms=config.retention_hours * _HOUR_MS,
+                retention_bytes=config.retention_bytes,
             )
-            if before > log.log_start:
-                kept_from = log.log_start
-                log.drop_before(before)
-                shard.trimmed_records += log.trim_to - kept_from
+            trimmed_to = log.trim_to
+            log.drop_before(min(point, shard.high_watermark))
+            if log.trim_to > trimmed_to:
+                shard.trimmed_records += log.trim_to - trimmed_to
                 trimmed += 1
         except (StreamkitError, OSError) as error:
             logger.error("retention.failed", extra={"facts": {"shard": shard.shard.id, "error": str(error)}})
     return trimmed
-
-
-def expired_before(log: ShardLog, *, now_ms: int, retention_ms: int, retention_bytes: int | None) -> int:
-    """Everything before this sequence may go: whole segments too old, or beyond the bytes to keep."""
-    before, kept_bytes = log.log_start, log.stored_bytes
-    for segment in log.segments[:-1]:
-        old = segment.last_append_ms < now_ms - retention_ms
-        surplus = retention_bytes is not None and kept_bytes - segment.position >= retention_bytes
-        if not old and not surplus:
-            break
-        kept_bytes -= segment.position
-        before = segment.end
-    return before
