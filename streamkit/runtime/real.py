@@ -23,11 +23,6 @@ from typing import Any, TypeVar
 from streamkit.errors import ConnectionFailed, InvalidUse, TimedOut
 from streamkit.runtime.interfaces import Listener, ProtocolFactory, Runtime
 
-try:
-    import uvloop
-except ImportError:                        # a platform without uvloop
-    uvloop = None                          # type: ignore[assignment]
-
 T = TypeVar("T")
 _LISTEN_BACKLOG = 1024
 
@@ -178,8 +173,12 @@ class RealExecutor:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop where there is one."""
-    return asyncio.new_event_loop() if uvloop is None else uvloop.new_event_loop()
+    """uvloop where there is one; loaded here, because the import of a client needs no loop yet."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 class LoopThread:
