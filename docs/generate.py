@@ -6,6 +6,7 @@ command-line.md, errors.md, configuration.md. A test runs this with --check, so 
 from __future__ import annotations
 
 import sys
+from inspect import cleandoc
 from pathlib import Path
 
 import click
@@ -52,7 +53,7 @@ def command_line() -> str:
 def _command(path: str, command: click.Command) -> list[str]:
     arguments = [p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)]
     lines = [f"## streamkit {path}", "", "```", " ".join(["streamkit", path, *arguments]), "```", ""]
-    lines += [(command.help or "").replace("\b\n", "").strip()]
+    lines += [cleandoc(command.help or "")]
     options = [p for p in command.params if isinstance(p, click.Option) and not set(p.opts) & SHARED]
     if options:
         lines += ["", *(_option(option) for option in options)]

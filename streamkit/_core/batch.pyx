@@ -632,6 +632,7 @@ cdef class Record:
     def headers(self):
         """Text to bytes; not to be changed."""
         cdef size_t size = u16_at(self.at + 2)
+        cdef size_t start
         if size == 0:
             return NO_HEADERS
         start = self.key_start() + u16_at(self.at)

@@ -114,6 +114,7 @@ def put(
         raise click.UsageError("--key and --key-from exclude each other")
     if not values and not files and sys.stdin.isatty():
         raise click.UsageError("there is nothing to put: no VALUE, no --file, and stdin is a terminal")
+    from streamkit.errors import InvalidRequest
     from streamkit.producer.producer import Producer
 
     named = _headers(headers)
@@ -129,7 +130,12 @@ def put(
             if chosen not in by_codec:
                 content_type = {} if chosen == "json" else {"content-type": chosen}
                 by_codec[chosen] = {**content_type, **named} or None
-            tally.add(entry, producer.put(entry.data, key=entry.key, headers=by_codec[chosen]))
+            try:
+                handle = producer.put(entry.data, key=entry.key, headers=by_codec[chosen])
+            except InvalidRequest as error:
+                tally.fail(entry, error)       # this record alone; the others go on
+                continue
+            tally.add(entry, handle)
         producer.flush(invocation.timeout_seconds)
         while tally.pending:
             tally.settle()
