@@ -348,6 +348,7 @@ cdef class RecordContext:
 cdef RecordContext NOWHERE = RecordContext("", "")
 
 
+@cython.no_gc_clear                      # a cleared Py_buffer would not be released to its exporter
 @cython.final
 cdef class Batch:
     """Records of one sealed batch, decoded when looked at.

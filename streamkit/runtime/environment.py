@@ -22,3 +22,8 @@ def host_name() -> str:
 
 def python_version() -> str:
     return platform.python_version()
+
+
+def token(size: int) -> str:
+    """That many random bytes in hexadecimal, so that two processes do not choose the same name."""
+    return os.urandom(size).hex()

@@ -1,0 +1,240 @@
+"""How far a shard is finished, told to the coordinator: coalesced, numbered, repeated until it is answered.
+
+`HeldLease` is what this worker knows of a lease it owns. `CheckpointWriter` gathers the positions of all held leases
+into one message at a time; a message that was not answered is sent again unchanged, so that its numbers are
+recognised. `Checkpointer` is what user code sees of it, from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+from streamkit._core.batch import Batch, Record
+from streamkit.errors import InvalidUse, LeaseLost, StreamkitError, TimedOut, Unavailable
+from streamkit.model.shard import Shard
+from streamkit.protocol.messages import Checkpoint, Checkpointed, CheckpointItem, LeaseGrant, Message
+from streamkit.runtime.backoff import Backoff
+from streamkit.runtime.interfaces import Random
+
+log = logging.getLogger("streamkit.consumer")
+
+Call = Callable[[Message], Awaitable[Message]]
+
+
+class HeldLease:
+    """One lease while it is held.
+
+    finished: sequence of the first record not yet finished; live(): the same while a handler runs. asked: what
+    manual checkpoints cover. stored: what the coordinator has. attempts: of records that failed and are not finished.
+    """
+
+    def __init__(self, grant: LeaseGrant, shard: Shard, *, manual: bool) -> None:
+        self.grant = grant
+        self.shard = shard
+        self.stream = grant.stream
+        self.lease_epoch = grant.lease_epoch
+        self.manual = manual
+        self.finished = grant.checkpoint
+        self.asked = grant.checkpoint
+        self.stored = grant.checkpoint
+        self.attempts: dict[int, int] = dict(grant.attempts)
+        self.live: Callable[[], int] | None = None
+        self.lost = False
+        self.owner_told = ""               # why it was lost, when that is known
+        self._number = 0
+        self._attempts_stored = dict(grant.attempts)
+        self._waiters: list[tuple[int, concurrent.futures.Future[None]]] = []
+
+    @property
+    def position(self) -> int:
+        """What a checkpoint written now would say."""
+        if self.manual:
+            return self.asked
+        return max(self.finished, self.live() if self.live is not None else 0)
+
+    def next_item(self) -> CheckpointItem | None:
+        """The checkpoint that is due, with the next number; None when nothing changed."""
+        position = max(self.position, self.stored)
+        attempts = {sequence: count for sequence, count in self.attempts.items() if sequence >= position}
+        if self.lost or (position == self.stored and attempts == self._attempts_stored):
+            return None
+        self._number += 1
+        return CheckpointItem(self.shard.uuid, self.lease_epoch, self._number, position, attempts)
+
+    def answered(self, item: CheckpointItem, result: str) -> None:
+        if result == "fenced":
+            self.lose()
+            return
+        self.stored = max(self.stored, item.sequence)
+        self._attempts_stored = dict(item.attempts)
+        for sequence, waiter in self._waiters:
+            if sequence <= self.stored:
+                waiter.set_result(None)
+        self._waiters = [entry for entry in self._waiters if entry[0] > self.stored]
+
+    def when_stored(self, sequence: int, waiter: concurrent.futures.Future[None]) -> None:
+        """Complete `waiter` when the coordinator has `sequence`, or with LeaseLost. On the worker's loop."""
+        if sequence <= self.stored:
+            waiter.set_result(None)
+        elif self.lost:
+            waiter.set_exception(self.lease_lost())
+        else:
+            self._waiters.append((sequence, waiter))
+
+    def lose(self) -> None:
+        self.lost = True
+        waiters, self._waiters = self._waiters, []
+        for _, waiter in waiters:
+            waiter.set_exception(self.lease_lost())
+
+    def lease_lost(self) -> LeaseLost:
+        return LeaseLost(
+            f"{self.shard.id} of {self.stream} is no longer this worker's; it must stop",
+            try_="nothing to do; if it happens often: streamkit lag", shard=self.shard.id, stream=self.stream,
+            lease_epoch=self.lease_epoch, owner=self.owner_told,
+        )
+
+
+class CheckpointWriter:
+    """The one sender of checkpoints of a worker."""
+
+    def __init__(self, application: str, worker: str, call: Call, random: Random, interval_ms: int) -> None:
+        self.leases: dict[bytes, HeldLease] = {}
+        self.on_lost: Callable[[HeldLease], None] | None = None
+        self._application = application
+        self._worker = worker
+        self._call = call
+        self._random = random
+        self._interval_s = interval_ms / 1000
+        self._nudged = asyncio.Event()
+        self._sending = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Write what is due, every interval or when nudged, until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await self._nudged.wait()
+            except TimeoutError:
+                self._nudged.clear()
+            self._nudged.clear()
+            await self.flush()
+
+    def nudge(self) -> None:
+        self._nudged.set()
+
+    async def flush(self, only: HeldLease | None = None) -> None:
+        """Write what is due now and wait for the answer. Connection trouble is waited out while a lease is held."""
+        async with self._sending:
+            leases = [only] if only is not None else list(self.leases.values())
+            due = [(lease, item) for lease in leases if (item := lease.next_item()) is not None]
+            backoff = Backoff(self._random, 50, 2_000)
+            while due:
+                message = Checkpoint(self._application, self._worker, tuple(item for _, item in due))
+                try:
+                    answer = await self._call(message)
+                except (Unavailable, TimedOut) as error:
+                    log.warning("checkpoint.retrying application=%s error=%s", self._application, error)
+                    await asyncio.sleep(backoff.next_ms() / 1000)
+                    due = [(lease, item) for lease, item in due if not lease.lost]
+                    continue
+                except StreamkitError as error:
+                    log.error("checkpoint.refused application=%s error=%s", self._application, error)
+                    for lease, _ in due:
+                        self._lose(lease)
+                    return
+                assert isinstance(answer, Checkpointed) and len(answer.results) == len(due), "a result an item"
+                for (lease, item), result in zip(due, answer.results, strict=True):
+                    if result == "fenced":
+                        self._lose(lease)
+                    lease.answered(item, result)
+                return
+
+    def _lose(self, lease: HeldLease) -> None:
+        lease.lose()
+        if self.on_lost is not None:
+            self.on_lost(lease)
+
+
+class Checkpointing:
+    """A checkpoint on its way: await it, or call `result()` in a thread; left alone, it is written within a second."""
+
+    def __init__(self, stored: concurrent.futures.Future[None], hurry: Callable[[], None]) -> None:
+        self._stored = stored
+        self._hurry = hurry
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self._hurry()
+        return asyncio.wrap_future(self._stored).__await__()
+
+    def result(self, timeout_s: float | None = None) -> None:
+        """Wait in a thread until it is stored. Raises LeaseLost, TimedOut."""
+        self._hurry()
+        try:
+            self._stored.result(timeout_s)
+        except concurrent.futures.TimeoutError as cause:
+            raise TimedOut(f"no answer to the checkpoint within {timeout_s} s", sent=True) from cause
+
+
+class Checkpointer:
+    """What user code does with a lease's position. Every method may be called from any thread."""
+
+    def __init__(
+        self, lease: HeldLease, loop: asyncio.AbstractEventLoop, hurry: Callable[[], None], covered: Callable[[], int]
+    ) -> None:
+        self._lease = lease
+        self._loop = loop
+        self._nudge = hurry
+        self._covered = covered            # one past what a checkpoint without `at` covers now
+        self.deadline_s: float | None = None
+
+    @property
+    def fencing_token(self) -> int:
+        """Grows with every change of owner: a store that refuses older ones refuses zombies."""
+        return self._lease.lease_epoch
+
+    @property
+    def deadline(self) -> float | None:
+        """While shutting down: seconds left until the lease goes; else None."""
+        return None if self.deadline_s is None else max(0.0, self.deadline_s - self._loop.time())
+
+    @property
+    def position(self) -> int:
+        """Sequence of the first record that no checkpoint covers yet."""
+        return max(self._lease.asked, self._lease.stored)
+
+    def checkpoint(self, at: Record[Any] | Batch | int | None = None) -> Checkpointing:
+        """Everything up to and with `at` (a record, a batch, or its sequence) is finished; None: what was processed.
+
+        Never covers a record whose processing failed. Raises LeaseLost.
+        """
+        lease = self._lease
+        if lease.lost:
+            raise lease.lease_lost()
+        position = self._position(at)
+        lease.asked = max(lease.asked, position)
+        if not lease.manual:
+            lease.finished = max(lease.finished, position)
+        stored: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._loop.call_soon_threadsafe(lease.when_stored, position, stored)
+        return Checkpointing(stored, self._hurry)
+
+    def _position(self, at: Record[Any] | Batch | int | None) -> int:
+        covered = self._covered()
+        if at is None:
+            return covered
+        last = at.end_sequence - 1 if isinstance(at, Batch) else at if isinstance(at, int) else at.sequence
+        position = last + 1
+        if position > covered:
+            raise InvalidUse(
+                f"a checkpoint at sequence {position - 1} would cover records that were not delivered or that failed",
+                try_="checkpoint a record or batch that was handed to you", sequence=position - 1,
+            )
+        return position
+
+    def _hurry(self) -> None:
+        self._loop.call_soon_threadsafe(self._nudge)

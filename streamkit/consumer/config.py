@@ -1,0 +1,79 @@
+"""What a worker was asked to do, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from streamkit.consumer.failure import RetryPolicy
+from streamkit.errors import InvalidUse
+from streamkit.model.codec import Codec, find_codec
+from streamkit.model.position import parse_position
+
+OnExhausted = Literal["block", "dead_letter", "pause", "skip", "stop"]
+Start = str | datetime | Mapping[str, str]
+_POLICIES = ("block", "dead_letter", "pause", "skip", "stop")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerConfig:
+    """How one worker of an application consumes.
+
+    start: for shards that the application has no position of. on_exhausted: None means "dead_letter" when one is
+    named, else "block". prefetch_bytes_max: fetched and not yet finished, over all shards of the worker.
+    """
+
+    streams: tuple[str, ...]
+    application: str
+    start: Start
+    worker: str
+    codec: Codec | str = "auto"
+    checkpoint: Literal["auto", "manual"] = "auto"
+    checkpoint_interval_ms: int = 1_000
+    checkpoint_records: int = 10_000       # finished since the last one: write without waiting for the interval
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    dead_letter: str | None = None
+    on_exhausted: OnExhausted | None = None
+    batch_records_max: int = 10_000
+    prefetch_bytes_max: int = 64 * 1024 * 1024
+    fetch_bytes_max: int = 4 * 1024 * 1024
+    fetch_wait_ms: int = 500
+    leases_max: int | None = None
+    membership_ms: int = 10_000
+    stall_seconds: int = 300               # 0: do not watch
+    drain_seconds: int = 30
+
+    def __post_init__(self) -> None:
+        if not self.streams or not all(isinstance(name, str) and name for name in self.streams):
+            raise _wrong("stream", self.streams, "the name of a stream, or several")
+        if not isinstance(self.application, str) or not self.application:
+            raise _wrong("application", self.application, "a name")
+        if self.checkpoint not in ("auto", "manual"):
+            raise _wrong("checkpoint", self.checkpoint, '"auto" or "manual"')
+        if self.on_exhausted is not None and self.on_exhausted not in _POLICIES:
+            raise _wrong("on_exhausted", self.on_exhausted, ", ".join(f'"{policy}"' for policy in _POLICIES))
+        if self.on_exhausted == "dead_letter" and not self.dead_letter:
+            raise _wrong("dead_letter", self.dead_letter, 'the name of a stream, because on_exhausted="dead_letter"')
+        for name in ("checkpoint_interval_ms", "checkpoint_records", "batch_records_max", "prefetch_bytes_max",
+                     "fetch_bytes_max", "membership_ms", "drain_seconds"):
+            if getattr(self, name) <= 0:
+                raise _wrong(name, getattr(self, name), "a number above 0")
+        if self.leases_max is not None and self.leases_max <= 0:
+            raise _wrong("leases_max", self.leases_max, "a number above 0, or None for no bound")
+        find_codec(self.codec)
+        if not isinstance(self.start, Mapping):
+            parse_position(self.start)
+
+    @property
+    def policy(self) -> OnExhausted:
+        return self.on_exhausted or ("dead_letter" if self.dead_letter else "block")
+
+
+def stream_names(stream: str | Sequence[str]) -> tuple[str, ...]:
+    return (stream,) if isinstance(stream, str) else tuple(stream)
+
+
+def _wrong(name: str, value: object, wanted: str) -> InvalidUse:
+    return InvalidUse(f"{name} must be {wanted}; got {value!r}", try_=f"pass {name}=…", argument=name)

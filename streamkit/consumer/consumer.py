@@ -1,0 +1,190 @@
+"""The function style: decorate a function, run it; it gets every record of the stream, shared with other workers.
+
+    consumer = Consumer("orders", application="billing", start="trim_horizon")
+
+    @consumer.handler
+    def bill(order: dict, ctx: Context) -> None: ...
+
+    consumer.run()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import queue
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeVar, overload
+
+from streamkit._core.batch import Batch
+from streamkit.client.pool import Connector
+from streamkit.consumer.checkpointer import HeldLease
+from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream_names
+from streamkit.consumer.failure import RetryPolicy
+from streamkit.consumer.feed import FeedReport, feed_values
+from streamkit.consumer.handler import Context, Driver, FunctionDriver, Handler, Outcome
+from streamkit.consumer.running import Running, worker_name
+from streamkit.consumer.stage import Stage
+from streamkit.errors import Closed, InvalidUse
+from streamkit.model.codec import Codec, Decoding
+from streamkit.runtime.interfaces import Runtime
+from streamkit.runtime.real import LoopThread
+
+F = TypeVar("F", bound=Callable[..., Any])
+_LOOK_S = 0.5                              # how often a waiting `batches()` looks whether the worker still lives
+
+
+class Consumer(Running):
+    """A worker of `application`. The first parameter's annotation decides what the handler gets.
+
+    start: for shards the application has no position of; there is no safe default. stream: one name, or several.
+    `def` handlers run in threads, `async def` handlers on the caller's loop. At least once: a record may come again
+    after a crash; it is never passed over unless on_exhausted="skip" was chosen.
+    """
+
+    def __init__(
+        self,
+        stream: str | Sequence[str],
+        *,
+        application: str,
+        start: Start,
+        codec: Codec | str = "auto",
+        checkpoint: Literal["auto", "manual"] = "auto",
+        checkpoint_interval_ms: int = 1_000,
+        retry: RetryPolicy | None = None,
+        dead_letter: str | None = None,
+        on_exhausted: OnExhausted | None = None,
+        batch_records_max: int = 10_000,
+        prefetch_bytes_max: int = 64 * 1024 * 1024,
+        leases_max: int | None = None,
+        worker: str | None = None,
+        membership_ms: int = 10_000,
+        stall_seconds: int = 300,
+        drain_seconds: int = 30,
+        url: str | Connector | None = None,
+        runtime: Runtime | None = None,
+        loop_thread: LoopThread | None = None,
+    ) -> None:
+        config = ConsumerConfig(
+            streams=stream_names(stream), application=application, start=start, worker=worker_name(worker),
+            codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
+            retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
+            batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
+            membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
+        )
+        super().__init__(config, url, runtime, loop_thread)
+        self._handler: Handler | None = None
+        self._handoff: _Handoff | None = None
+
+    @overload
+    def handler(self, fn: F) -> F: ...
+    @overload
+    def handler(self, fn: None = None) -> Callable[[F], F]: ...
+
+    def handler(self, fn: F | None = None) -> F | Callable[[F], F]:
+        """The function that gets the records; it is returned unchanged. Raises InvalidUse for what can never work."""
+        if fn is None:
+            return self.handler
+        if self._handler is not None:
+            raise InvalidUse(
+                f"{self._handler.name!r} handles these records already", try_="use a second application", handler=fn
+            )
+        self._handler = Handler.inspected(fn, self.config.codec)
+        return fn
+
+    def batches(self) -> Iterator[Batch[Any]]:
+        """Pull style: the previous batch counts as done when the next is asked for.
+
+        A loop that is left by `break` or an exception leaves its last batch unfinished: it comes again. The loop ends
+        when `stop` is called elsewhere.
+        """
+        if self._handler is not None:
+            raise InvalidUse(f"{self._handler.name!r} handles these records already", try_="use a second application")
+        handoff = self._handoff = _Handoff()
+        self.start()
+        try:
+            while (offered := self._offered(handoff)) is not None:
+                batch, finished = offered
+                try:
+                    yield batch
+                except GeneratorExit:
+                    finished.set_exception(Closed("the loop over batches ended", what="batches"))
+                    raise
+                if not finished.done():
+                    finished.set_result(None)
+        finally:
+            handoff.closed = True
+            self.stop()
+            self._handoff = None
+
+    def _offered(self, handoff: _Handoff) -> tuple[Batch[Any], concurrent.futures.Future[None]] | None:
+        while self.running or not handoff.offers.empty():
+            try:
+                return handoff.offers.get(timeout=_LOOK_S)
+            except queue.Empty:
+                continue
+        return None
+
+    def feed(self, values: Iterable[Any], *, key: str = "test") -> FeedReport:
+        """Unit test: handle these values as if they had been put, without a broker and without waiting."""
+        self.check()
+        assert self._handler is not None, "check() refuses a consumer without a handler"
+        return feed_values(self.config, self._handler, values, key)
+
+    # ---- what Running asks for -----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        if self._handler is None and self._handoff is None:
+            raise InvalidUse("there is no handler", try_="decorate a function with @consumer.handler")
+
+    def decoding(self) -> Decoding:
+        return self._handler.decoding if self._handler is not None else Decoding(self.config.codec)
+
+    def make_driver(self, lease: HeldLease, context: Context, threads: Stage, coroutines: Stage) -> Driver:
+        if self._handler is None:
+            assert self._handoff is not None, "check() refuses a consumer with neither"
+            return _HandoffDriver(self._handoff, context)
+        return FunctionDriver(self._handler, context, coroutines if self._handler.is_async else threads)
+
+
+class _Handoff:
+    """Between the shards' drivers and the thread that loops over batches."""
+
+    def __init__(self) -> None:
+        self.offers: queue.SimpleQueue[tuple[Batch[Any], concurrent.futures.Future[None]]] = queue.SimpleQueue()
+        self.closed = False
+
+
+class _HandoffDriver:
+    """Offers each batch and waits until the loop comes back for the next."""
+
+    whole = True
+
+    def __init__(self, handoff: _Handoff, context: Context) -> None:
+        self._handoff = handoff
+        self._context = context
+        context.takes_batches()
+
+    async def initialize(self) -> None:
+        """The loop prepares itself."""
+
+    async def shutdown_requested(self) -> None:
+        """The loop is not asked."""
+
+    async def lease_lost(self) -> None:
+        """The loop is not told; what it does with its batch is not checkpointed any more."""
+
+    async def run(self, batch: Batch[Any]) -> Outcome:
+        finished: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._context.batch = batch
+        self._handoff.offers.put((batch, finished))
+        waiting = asyncio.wrap_future(finished)
+        try:
+            while not waiting.done() and not self._handoff.closed:
+                await asyncio.wait([waiting], timeout=_LOOK_S)
+        finally:
+            self._context.batch = None
+        if not waiting.done() or waiting.exception() is not None:
+            self._context.halt()
+            return Outcome(0)
+        return Outcome(len(batch))

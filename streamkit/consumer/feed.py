@@ -1,0 +1,200 @@
+"""`Consumer.feed`: a handler tried on values, without a broker, a network or a wait.
+
+The values are sealed into one batch and go through the same shard consumer as real records: same decoding, same
+retries, same policy. Waits take no time; what would block for ever ends the feed and is reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from streamkit._core.batch import Batch, Record, RecordContext, seal, stamped
+from streamkit.consumer.checkpointer import HeldLease
+from streamkit.consumer.config import ConsumerConfig
+from streamkit.consumer.failure import DeadRecord, reason_of
+from streamkit.consumer.handler import Context, FunctionDriver, Handler
+from streamkit.consumer.shard_consumer import ShardConsumer, Statistics, Surroundings, make_checkpointer
+from streamkit.errors import InvalidUse
+from streamkit.model.codec import find_codec
+from streamkit.model.limits import BATCH_RECORDS_MAX, HASH_KEYS
+from streamkit.model.shard import Shard
+from streamkit.protocol.conversion import shard_to_wire
+from streamkit.protocol.messages import LeaseGrant
+from streamkit.runtime.real import LoopThread, RealClock, RealRandom
+
+_SHARD = Shard(ordinal=0, uuid=b"\xfe" * 16, hash_start=0, hash_end=HASH_KEYS, created_ms=0)
+_WAITS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class FeedFailure:
+    """A record that was not handled."""
+
+    record: Record[Any]
+    reason: str
+    attempts: int
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeedReport:
+    """handled: records the handler finished. blocked: the record that would have held up the shard. paused: why.
+
+    checkpoint: how many leading values are finished, as the checkpoint after the feed says. stopped: the error of
+    on_exhausted="stop".
+    """
+
+    handled: int
+    dead_letter: tuple[FeedFailure, ...]
+    skipped: int
+    retries: int
+    blocked: FeedFailure | None
+    paused: str | None
+    stopped: BaseException | None
+    checkpoint: int
+
+
+class _Inline:
+    """A stage that is no other place."""
+
+    async def call(self, work: Callable[..., Any], *args: Any) -> Any:
+        result = work(*args)
+        return await result if inspect.isawaitable(result) else result
+
+
+class _Values:
+    """The source: batches made of values, then nothing for ever; `exhausted` is called once."""
+
+    def __init__(self, batches: list[Batch[Any]], exhausted: Callable[[], None]) -> None:
+        self._batches = batches
+        self._exhausted = exhausted
+
+    async def next(self) -> Batch[Any]:
+        self._exhausted()
+        await asyncio.Event().wait()
+        raise AssertionError("an event that nobody sets")
+
+    def next_nowait(self) -> Batch[Any] | None:
+        return self._batches.pop(0) if self._batches else None
+
+    def finished(self, batch: Batch[Any]) -> None:
+        """Nothing is counted here."""
+
+
+class _Feed:
+    """One feed, and everything around the shard consumer."""
+
+    def __init__(self, config: ConsumerConfig, handler: Handler, values: Iterable[Any], key: str) -> None:
+        self._config = config
+        self._handler = handler
+        self._batches = _sealed(config, handler, list(values), key)
+        self._dead: list[FeedFailure] = []
+        self._paused: str | None = None
+        self._waits = 0
+        self._held_up = False
+        self._statistics = Statistics()
+        self._consumer: ShardConsumer | None = None
+
+    async def run(self) -> FeedReport:
+        grant = LeaseGrant(self._config.streams[0], shard_to_wire(_SHARD), 1, 0, 0, False)
+        lease = HeldLease(grant, _SHARD, manual=self._config.checkpoint == "manual")
+        context = Context(lease, self._config.application, self._config.worker)
+        make_checkpointer(lease, context, asyncio.get_running_loop(), _nothing)
+        around = Surroundings(
+            config=self._config, clock=RealClock(), random=RealRandom(), statistics=self._statistics,
+            dead_letters=self, flush=self._flush, nudge=_nothing, pause=self._pause, wait=self._wait,
+        )
+        consumer = self._consumer = ShardConsumer(
+            lease, context, FunctionDriver(self._handler, context, _Inline()),
+            _Values(list(self._batches), self._end), around,
+        )
+        await consumer.run()
+        await self._flush(lease)
+        await asyncio.sleep(0)             # lets checkpoints that the handler did not wait for be told
+        error = consumer.last_error
+        blocked = None
+        if self._held_up and error is not None:
+            record = self._record(lease.finished)
+            attempts = lease.attempts.get(lease.finished, 1)
+            blocked = FeedFailure(record, reason_of(error), attempts, error)
+        return FeedReport(
+            handled=self._statistics.records, dead_letter=tuple(self._dead), skipped=self._statistics.skipped,
+            retries=self._statistics.retries, blocked=blocked, paused=self._paused, stopped=consumer.failed,
+            checkpoint=lease.stored,
+        )
+
+    def _record(self, sequence: int) -> Record[Any]:
+        batch = next(batch for batch in self._batches if sequence < batch.end_sequence)
+        return batch[sequence - batch.first_sequence]
+
+    def _end(self) -> None:
+        assert self._consumer is not None, "the consumer runs"
+        self._consumer.drain(60.0)
+
+    async def put(self, dead: DeadRecord) -> None:
+        self._dead.append(FeedFailure(dead.record, reason_of(dead.error), dead.attempts, dead.error))
+
+    async def _flush(self, lease: HeldLease) -> None:
+        item = lease.next_item()
+        if item is not None:
+            lease.answered(item, "ok")
+
+    async def _pause(self, lease: HeldLease, reason: str) -> None:
+        self._paused = reason
+        self._end()
+
+    async def _wait(self, seconds: float, event: asyncio.Event) -> None:
+        self._waits += 1
+        if self._statistics.poisoned or self._waits > _WAITS_MAX:
+            self._held_up = True
+            self._end()
+
+
+def _nothing() -> None:
+    """Nobody is waiting for this."""
+
+
+def _sealed(config: ConsumerConfig, handler: Handler, values: list[Any], key: str) -> list[Batch[Any]]:
+    codec = find_codec(config.codec)
+    context = RecordContext(
+        config.streams[0], _SHARD.id, 0, 0, handler.decoding.decode, decode_for=handler.decoding.decode_for,
+        codec=handler.decoding.codec.name, uuid=_SHARD.uuid,
+    )
+    now_ms = RealClock().now_ms()
+    batches: list[Batch[Any]] = []
+    for start in range(0, len(values), BATCH_RECORDS_MAX):
+        try:
+            records = [
+                (key.encode(), value if isinstance(value, bytes) else codec.encode(value), b"", now_ms, None)
+                for value in values[start : start + BATCH_RECORDS_MAX]
+            ]
+        except TypeError as cause:
+            raise InvalidUse(
+                f"a value cannot be encoded as {codec.name}: {cause}", try_="feed it as bytes", codec=codec.name
+            ) from cause
+        whole = stamped(seal(records), base_sequence=start, append_time_ms=now_ms, shard_uuid=_SHARD.uuid)
+        batches.append(Batch(whole, context))
+    return batches
+
+
+def feed_values(config: ConsumerConfig, handler: Handler, values: Iterable[Any], key: str) -> FeedReport:
+    """Blocks until every value was handled or the shard is held up."""
+    feed = _Feed(config, handler, values, key)
+    work: Callable[[], Awaitable[FeedReport]] = feed.run
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(feed.run())     # in the caller's thread, where a debugger can follow
+    thread = LoopThread("streamkit-feed")  # the caller's loop is busy with the caller
+    try:
+        return thread.run(_awaited(work))
+    finally:
+        thread.stop()
+
+
+async def _awaited(work: Callable[[], Awaitable[FeedReport]]) -> FeedReport:
+    return await work()

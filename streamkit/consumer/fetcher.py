@@ -1,0 +1,183 @@
+"""Batches ahead of the handler: long polls in a pipeline, under one byte budget for the whole worker.
+
+A shard that holds nothing may always fetch, so that none starves; the others share what the budget leaves. Bytes
+count from arrival until the batch is finished, before and after decompression. A broken connection is waited out
+here; nobody above notices but for the time it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any
+
+from streamkit._core.batch import Batch, RecordContext
+from streamkit.client.client import AsyncClient
+from streamkit.errors import SequenceTrimmed, StreamkitError, TimedOut, Unavailable
+from streamkit.model.shard import Shard
+from streamkit.runtime.backoff import Backoff
+
+log = logging.getLogger("streamkit.consumer")
+
+_FETCH_BYTES_MIN = 64 * 1024
+
+
+class Budget:
+    """Bytes fetched and not finished, of all shards of a worker."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.used_bytes = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    def take(self, count: int) -> None:
+        self.used_bytes += count
+
+    def give_back(self, count: int) -> None:
+        self.used_bytes -= count
+        assert self.used_bytes >= 0, "what is given back was taken"
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+
+    async def room_for(self, count: int) -> None:
+        """Until `count` more bytes fit."""
+        while self.used_bytes + count > self.bytes_max and self.used_bytes:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    def wake(self) -> None:
+        """Let the next waiter look again: the one before it did not use its turn."""
+        self.give_back(0)
+
+
+def held_bytes(batch: Batch[Any]) -> int:
+    """What a batch costs while it is held: as it came, and unpacked when that is another copy."""
+    return batch.batch_bytes + (batch.raw_bytes if batch.raw_bytes > batch.batch_bytes else 0)
+
+
+class Fetcher:
+    """One shard, from `start` on. Run it as a task; take batches with `next`."""
+
+    def __init__(
+        self, client: AsyncClient, shard: Shard, context: RecordContext, start: int, budget: Budget, *,
+        application: str = "", session: int = 0, lease_epoch: int = 0, bytes_max: int = 4 << 20, wait_ms: int = 500,
+        records_lost_ok: bool = True,
+    ) -> None:
+        self.position = start              # where the next fetch begins
+        self.high_watermark = 0
+        self.lost_to_retention = 0
+        self._client = client
+        self._shard = shard
+        self._context = context
+        self._budget = budget
+        self._application = application
+        self._session = session
+        self._lease_epoch = lease_epoch
+        self._bytes_max = bytes_max
+        self._wait_ms = wait_ms
+        self._records_lost_ok = records_lost_ok
+        self._ask_bytes = min(1 << 20, bytes_max)
+        self._queue: deque[Batch[Any]] = deque()
+        self._held_bytes = 0
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._failed: StreamkitError | None = None
+
+    async def run(self) -> None:
+        """Fetch until cancelled, or until an error that waiting does not cure; `next` raises that one."""
+        backoff = Backoff(self._client.runtime.random, 50, 2_000)
+        while self._failed is None:
+            await self._wait_for_room()
+            try:
+                await self._fetch()
+                backoff.reset()
+            except (Unavailable, TimedOut) as error:
+                log.warning("fetch.retrying stream=%s shard=%s error=%s", self._context.stream, self._shard.id, error)
+                await asyncio.sleep(backoff.next_ms() / 1000)
+            except SequenceTrimmed as error:
+                self._go_on_after_retention(error)
+            except StreamkitError as error:
+                self._failed = error
+        self._arrived.set()
+
+    async def next(self) -> Batch[Any]:
+        """The next batch, in order; may be a control batch. Raises what ended `run`."""
+        while not self._queue:
+            if self._failed is not None:
+                raise self._failed
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._queue.popleft()
+
+    def next_nowait(self) -> Batch[Any] | None:
+        return self._queue.popleft() if self._queue else None
+
+    def finished(self, batch: Batch[Any]) -> None:
+        """The batch is done with: its bytes may be used for others."""
+        self._give_back(held_bytes(batch))
+
+    def close(self) -> None:
+        """Whatever is still held is given back; after the task has ended."""
+        self._queue.clear()
+        self._give_back(self._held_bytes)
+
+    def _give_back(self, count: int) -> None:
+        self._held_bytes -= count
+        self._budget.give_back(count)
+        self._room.set()
+
+    async def _wait_for_room(self) -> None:
+        # A shard with nothing in hand fetches at once. Otherwise it waits for the budget, or for its own last batch.
+        while self._held_bytes and self._budget.used_bytes + self._ask_bytes > self._budget.bytes_max:
+            self._room.clear()
+            room = asyncio.ensure_future(self._budget.room_for(self._ask_bytes))
+            own = asyncio.ensure_future(self._room.wait())
+            try:
+                await asyncio.wait([room, own], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                room.cancel()
+                own.cancel()
+                self._budget.wake()
+
+    async def _fetch(self) -> None:
+        crowded = self._budget.used_bytes >= self._budget.bytes_max
+        ask_bytes = _FETCH_BYTES_MIN if crowded else self._ask_bytes
+        fetched = await self._client.fetch(
+            self._shard, self.position, bytes_max=ask_bytes, wait_ms=self._wait_ms,
+            application=self._application, session=self._session, lease_epoch=self._lease_epoch,
+        )
+        self.high_watermark = fetched.high_watermark
+        arrived_bytes = 0
+        for buffer in fetched.batches:
+            batch: Batch[Any] = Batch(buffer, self._context, self.position)
+            assert batch.base_sequence <= self.position, "a fetch leaves no record out"
+            if batch.end_sequence <= self.position:
+                continue
+            self.position = batch.end_sequence
+            self._queue.append(batch)
+            size = held_bytes(batch)
+            self._held_bytes += size
+            self._budget.take(size)
+            arrived_bytes += batch.batch_bytes
+        if self._queue:
+            self._arrived.set()
+        if 2 * arrived_bytes > ask_bytes:
+            self._ask_bytes = min(2 * self._ask_bytes, self._bytes_max)
+        elif 8 * arrived_bytes < ask_bytes:
+            self._ask_bytes = max(self._ask_bytes // 2, min(_FETCH_BYTES_MIN, self._bytes_max))
+
+    def _go_on_after_retention(self, error: SequenceTrimmed) -> None:
+        log_start = int(error.facts.get("log_start", 0))
+        if not self._records_lost_ok or log_start <= self.position:
+            self._failed = error
+            return
+        lost = log_start - self.position
+        self.lost_to_retention += lost
+        self.position = log_start
+        log.error("records.lost_to_retention application=%s stream=%s shard=%s records=%d", self._application,
+                  self._context.stream, self._shard.id, lost)

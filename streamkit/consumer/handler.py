@@ -1,0 +1,376 @@
+"""User code as the shard consumer drives it: functions on records or batches, processors, and the pull style.
+
+A driver runs one batch, or a part of one, and answers with how far it came. The loops here are all that Python does
+for a record: take the next one from the batch's C iterator, and call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, NoReturn, Protocol
+
+from streamkit._core.batch import Batch, Record
+from streamkit.consumer.checkpointer import Checkpointer, Checkpointing, HeldLease
+from streamkit.consumer.failure import PauseAsked, RetryLater, raise_rejected
+from streamkit.consumer.processor import RecordProcessor, ShardContext
+from streamkit.consumer.stage import Stage, Stopping
+from streamkit.errors import BatchFailure, InvalidUse
+from streamkit.model.codec import Codec, Decoding
+
+_YIELD_EVERY = 256                         # records of a coroutine handler between two turns of the loop
+_values = attrgetter("value")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """done: leading records that are finished. failed: indexes that failed, when the handler named them."""
+
+    done: int
+    error: BaseException | None = None
+    failed: tuple[int, ...] = ()
+
+
+class Driver(Protocol):
+    """One lease's user code. whole: it takes a batch at once, so a failure does not say which record it was."""
+
+    whole: bool
+
+    async def initialize(self) -> None: ...
+    async def run(self, batch: Batch[Any]) -> Outcome: ...
+    async def shutdown_requested(self) -> None: ...
+    async def lease_lost(self) -> None: ...
+
+
+class Context:
+    """What a handler may know and do besides handling. Valid while the handler runs.
+
+    record: the one in hand (record handlers); batch: the batch in hand. stopping: set when the shard is to be given
+    up soon. log: a logger bound to application, stream and shard.
+    """
+
+    __slots__ = (
+        "_halt", "_index", "_lease", "_records", "application", "batch", "checkpointer", "log", "shard", "stopping",
+        "stream", "worker",
+    )  # fmt: skip
+
+    def __init__(self, lease: HeldLease, application: str, worker: str) -> None:
+        self.application = application
+        self.worker = worker
+        self.stream = lease.stream
+        self.shard = lease.shard.id
+        self.stopping = Stopping()
+        self.batch: Batch[Any] | None = None
+        self.checkpointer: Checkpointer | None = None
+        self.log = logging.LoggerAdapter(
+            logging.getLogger("streamkit.consumer.handler"),
+            {"application": application, "stream": self.stream, "shard": self.shard, "worker": worker},
+        )
+        self._lease = lease
+        self._records = True
+        self._index = 0
+        self._halt = False
+
+    @property
+    def record(self) -> Record[Any]:
+        if self.batch is None or not self._records:
+            raise InvalidUse("there is no single record in hand", try_="use ctx.batch in a batch handler")
+        return self.batch[self._index]
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first time; the batch's attempt is that of its first record."""
+        if self.batch is None:
+            return 1
+        sequence = self.batch.first_sequence + (self._index if self._records else 0)
+        return self._lease.attempts.get(sequence, 0) + 1
+
+    @property
+    def fencing_token(self) -> int:
+        """Grows with every change of the shard's owner: a store that refuses older ones refuses zombies."""
+        return self._lease.lease_epoch
+
+    def checkpoint(self, at: Record[Any] | Batch[Any] | int | None = None) -> Checkpointing:
+        """Everything up to and with `at` is finished; None: up to and with what is in hand. Raises LeaseLost."""
+        assert self.checkpointer is not None, "a context has a checkpointer before its handler runs"
+        return self.checkpointer.checkpoint(at)
+
+    def retry_later(self, seconds: float) -> NoReturn:
+        """Give the record back; it comes again after that time, before all later ones."""
+        raise RetryLater(f"asked for again in {seconds} s", seconds=seconds)
+
+    def reject(self, reason: str) -> NoReturn:
+        """No retry will help: to the dead-letter stream at once, or what on_exhausted says."""
+        raise_rejected(reason)
+
+    def pause(self, reason: str) -> NoReturn:
+        """Stop at this record until an operator resumes the application."""
+        raise PauseAsked(reason or "paused by the handler")
+
+    def in_hand(self) -> int:
+        """Sequence of the first record not finished, while the handler runs."""
+        batch = self.batch
+        if batch is None:
+            return 0
+        return batch.first_sequence + self._index
+
+    def covered(self) -> int:
+        """One past what a checkpoint without a position covers now."""
+        batch = self.batch
+        if batch is None:
+            return self._lease.finished
+        return batch.first_sequence + self._index + 1 if self._records else batch.end_sequence
+
+    def takes_batches(self) -> None:
+        """The driver hands over whole batches: there is no record in hand."""
+        self._records = False
+
+    def halt(self) -> None:
+        """Stop after the record in hand."""
+        self.stopping.set()
+        self._halt = True
+
+
+# ---- functions -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handler:
+    """A decorated function. takes: "value", "record", "data" or "batch"."""
+
+    function: Callable[..., Any]
+    name: str
+    takes: str
+    annotation: Any
+    with_context: bool
+    is_async: bool
+    decoding: Decoding
+
+    @classmethod
+    def inspected(cls, function: Callable[..., Any], codec: Codec | str) -> Handler:
+        """Raises InvalidUse for what can never work: no parameter, too many, a generator, an unknown type."""
+        name = getattr(function, "__name__", type(function).__name__)
+        if not callable(function):
+            raise InvalidUse(f"{function!r} is not a function", try_="decorate a def or an async def")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise InvalidUse(f"handler {name!r} is a generator; it would never run", try_="return instead of yield")
+        target = function if inspect.isroutine(function) else type(function).__call__
+        parameters = [
+            parameter for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+        needed = [parameter for parameter in parameters if parameter.default is parameter.empty]
+        if not parameters or len(needed) > 2:
+            raise InvalidUse(
+                f"handler {name!r} takes {len(needed)} arguments; it is called with the record, and the context",
+                try_=f"write def {name}(value) or def {name}(value, ctx: Context)", handler=name,
+            )
+        annotation = _annotation(target, parameters[0], name)
+        takes, inner = _taken(annotation)
+        return cls(
+            function=function, name=name, takes=takes, annotation=inner, with_context=len(parameters) > 1,
+            is_async=inspect.iscoroutinefunction(target), decoding=_decoding(name, codec, inner),
+        )
+
+
+def _annotation(function: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
+    if parameter.annotation is parameter.empty:
+        return Any
+    if not isinstance(parameter.annotation, str):
+        return parameter.annotation
+    try:
+        return typing.get_type_hints(function)[parameter.name]
+    except (NameError, AttributeError, TypeError) as cause:
+        # Names of the function around the handler are not found this way; those that are not in it either are wrong.
+        closure = inspect.getclosurevars(function) if inspect.isfunction(function) else None
+        found = {**closure.globals, **closure.nonlocals} if closure else {}
+        if parameter.annotation in found:
+            return found[parameter.annotation]
+        raise InvalidUse(
+            f"handler {name!r} takes {parameter.annotation!r}; known: dict, list, str, int, float, bytes, Record, "
+            f"Batch, and types that can be seen from where it stands",
+            try_="correct the name, or import the type at the top of the module", handler=name,
+        ) from cause
+
+
+def _taken(annotation: Any) -> tuple[str, Any]:
+    origin = typing.get_origin(annotation) or annotation
+    arguments = typing.get_args(annotation)
+    if origin is Record:
+        return "record", arguments[0] if arguments else Any
+    if origin is Batch:
+        return "batch", arguments[0] if arguments else Any
+    return ("data", bytes) if annotation is bytes else ("value", annotation)
+
+
+def _decoding(name: str, codec: Codec | str, annotation: Any) -> Decoding:
+    try:
+        return Decoding(codec, annotation)
+    except InvalidUse as cause:
+        raise InvalidUse(
+            f"handler {name!r}: {cause}", try_=cause.try_, handler=name
+        ) from cause
+
+
+class FunctionDriver:
+    """A handler on the records of one lease."""
+
+    def __init__(self, handler: Handler, context: Context, stage: Stage) -> None:
+        self.whole = handler.takes == "batch"
+        self._handler = handler
+        self._context = context
+        self._stage = stage
+        self._arguments: tuple[Context, ...] = (context,) if handler.with_context else ()
+        if self.whole:
+            context.takes_batches()
+
+    async def initialize(self) -> None:
+        """Functions have nothing to prepare."""
+
+    async def shutdown_requested(self) -> None:
+        """Functions have nothing to put away."""
+
+    async def lease_lost(self) -> None:
+        """Functions have nothing to give up."""
+
+    async def run(self, batch: Batch[Any]) -> Outcome:
+        context = self._context
+        context._index = 0
+        context.batch = batch
+        handler = self._handler
+        work: Callable[..., Any]
+        if self.whole:
+            work = whole_batch_async if handler.is_async else whole_batch
+        else:
+            work = each_record_async if handler.is_async else each_record
+        try:
+            outcome: Outcome = await self._stage.call(work, handler, context, batch, self._arguments)
+        finally:
+            context._lease.finished = max(context._lease.finished, context.in_hand() if not self.whole else 0)
+            context.batch = None
+        return outcome
+
+
+def _items(handler: Handler, batch: Batch[Any]) -> Iterable[Any]:
+    if handler.takes == "record":
+        return batch
+    return batch.values() if handler.takes == "data" else map(_values, batch)
+
+
+def each_record(handler: Handler, context: Context, batch: Batch[Any], arguments: tuple[Context, ...]) -> Outcome:
+    """One call a record, in order, until one raises or the shard is to be given up."""
+    function = handler.function
+    done = 0
+    try:
+        for item in _items(handler, batch):
+            if context._halt:
+                break
+            context._index = done
+            function(item, *arguments)
+            done += 1
+    except Exception as error:
+        context._index = done
+        return Outcome(done, error)
+    context._index = done
+    return Outcome(done)
+
+
+async def each_record_async(
+    handler: Handler, context: Context, batch: Batch[Any], arguments: tuple[Context, ...]
+) -> Outcome:
+    """The same for a coroutine function; the loop gets its turn now and then even if it never waits."""
+    function = handler.function
+    done = 0
+    try:
+        for item in _items(handler, batch):
+            if context._halt:
+                break
+            context._index = done
+            await function(item, *arguments)
+            done += 1
+            if not done % _YIELD_EVERY:
+                await asyncio.sleep(0)
+    except Exception as error:
+        context._index = done
+        return Outcome(done, error)
+    context._index = done
+    return Outcome(done)
+
+
+def whole_batch(handler: Handler, context: Context, batch: Batch[Any], arguments: tuple[Context, ...]) -> Outcome:
+    """One call for all."""
+    try:
+        handler.function(batch, *arguments)
+    except Exception as error:
+        return failed_batch(batch, error)
+    return Outcome(len(batch))
+
+
+async def whole_batch_async(
+    handler: Handler, context: Context, batch: Batch[Any], arguments: tuple[Context, ...]
+) -> Outcome:
+    try:
+        await handler.function(batch, *arguments)
+    except Exception as error:
+        return failed_batch(batch, error)
+    return Outcome(len(batch))
+
+
+def failed_batch(batch: Batch[Any], error: Exception) -> Outcome:
+    """A BatchFailure names records, the others are finished; anything else fails them all."""
+    if not isinstance(error, BatchFailure) or not error.failed:
+        return Outcome(0, error)
+    failed = sorted({record.sequence - batch.first_sequence for record in error.failed})
+    if failed[0] < 0 or failed[-1] >= len(batch):
+        return Outcome(0, error)
+    return Outcome(failed[0], error.__cause__ or error, tuple(failed))
+
+
+# ---- processors ------------------------------------------------------------------------------------------
+
+
+class ProcessorDriver:
+    """A RecordProcessor, or anything with its methods."""
+
+    whole = True
+
+    def __init__(
+        self, processor: RecordProcessor, context: Context, shard: ShardContext, threads: Stage, coroutines: Stage
+    ) -> None:
+        self._processor = processor
+        self._context = context
+        context.takes_batches()
+        self._shard = shard
+        self._threads = threads
+        self._coroutines = coroutines
+
+    async def _call(self, name: str, *args: Any) -> None:
+        method = getattr(self._processor, name, None)
+        if method is not None:
+            stage = self._coroutines if inspect.iscoroutinefunction(method) else self._threads
+            await stage.call(method, *args)
+
+    async def initialize(self) -> None:
+        await self._call("initialize", self._shard)
+
+    async def run(self, batch: Batch[Any]) -> Outcome:
+        self._context._index = 0
+        self._context.batch = batch
+        try:
+            await self._call("process", batch, self._context.checkpointer)
+        except Exception as error:
+            return failed_batch(batch, error)
+        finally:
+            self._context.batch = None
+        return Outcome(len(batch))
+
+    async def shutdown_requested(self) -> None:
+        await self._call("shutdown_requested", self._context.checkpointer)
+
+    async def lease_lost(self) -> None:
+        await self._call("lease_lost")

@@ -1,0 +1,200 @@
+"""Membership: join, show signs of life, learn which leases come and go, and know by oneself when it is too late.
+
+The worker's own deadline is earlier than the coordinator's: the moment it sent the last heartbeat that was answered,
+plus the time-out, less a tenth. Past it the worker gives its leases up without waiting for anybody. When its
+connection breaks, one heartbeat's time (less a tenth) is left, as the coordinator counts it too.
+
+    joining ──Membership──▶ member ──deadline, or "not a member"──▶ joining, with all leases lost
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streamkit.client.client import AsyncClient
+from streamkit.errors import (
+    ApplicationNotFound,
+    ConnectionFailed,
+    LeaseLost,
+    StreamkitError,
+    StreamNotFound,
+    TimedOut,
+    Unavailable,
+)
+from streamkit.protocol.messages import (
+    Heartbeat,
+    JoinApplication,
+    LeaseGrant,
+    LeaveApplication,
+    Membership,
+    ReleaseLeases,
+)
+from streamkit.runtime.backoff import Backoff
+
+log = logging.getLogger("streamkit.consumer")
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Called on the loop, in the order things were learned."""
+
+    granted: Callable[[LeaseGrant], None]
+    draining: Callable[[bytes], None]
+    lost: Callable[[bytes], None]
+
+
+class LeaseKeeper:
+    """One membership. `run` as a task until it is cancelled; then `leave`."""
+
+    def __init__(self, client: AsyncClient, join: JoinApplication, listeners: Listeners) -> None:
+        self.session = 0
+        self.joined = asyncio.Event()
+        self._client = client
+        self._clock = client.runtime.clock
+        self._join = join
+        self._listeners = listeners
+        self._owned: dict[bytes, int] = {}
+        self._done_with: set[tuple[bytes, int]] = set()    # released here; a late answer may still name them
+        self._missing: tuple[str, ...] = ()
+        self._deadline_ms = 0
+        self._membership_ms = join.membership_ms
+
+    async def run(self) -> None:
+        """Raises StreamNotFound when none of the streams exists any more, and what makes a join impossible."""
+        backoff = Backoff(self._client.runtime.random, 50, 1_000)
+        watch = asyncio.get_running_loop().create_task(self._watch_deadline())
+        try:
+            while True:
+                try:
+                    await (self._beat() if self.session else self._enter())
+                    backoff.reset()
+                except (LeaseLost, ApplicationNotFound) as error:
+                    log.warning("worker.expelled application=%s worker=%s error=%s", self._join.application,
+                                self._join.worker, error)
+                    self._lose_everything()
+                except (Unavailable, TimedOut) as error:
+                    if isinstance(error, ConnectionFailed):
+                        self._shorten_deadline()
+                    log.warning("worker.heartbeat_failed application=%s error=%s", self._join.application, error)
+                    await asyncio.sleep(backoff.next_ms() / 1000)
+        finally:
+            watch.cancel()
+
+    async def release(self, shard: bytes, lease_epoch: int) -> None:
+        """The lease is finished with; told until it is heard, or until the session is over."""
+        session = self.session
+        if self._owned.get(shard) != lease_epoch:
+            return
+        del self._owned[shard]
+        self._done_with.add((shard, lease_epoch))
+        backoff = Backoff(self._client.runtime.random, 50, 1_000)
+        message = ReleaseLeases(self._join.application, self._join.worker, ((shard, lease_epoch),))
+        while session and session == self.session:
+            try:
+                await self._client.call(message)
+                return
+            except (Unavailable, TimedOut):
+                await asyncio.sleep(backoff.next_ms() / 1000)
+            except StreamkitError as error:
+                log.info("lease.release_refused error=%s", error)
+                return
+
+    def disown(self, shard: bytes, lease_epoch: int) -> None:
+        """The coordinator said that the lease is somebody else's."""
+        if self._owned.get(shard) == lease_epoch:
+            del self._owned[shard]
+
+    async def leave(self) -> None:
+        """Say so once; a coordinator that does not hear it waits for the time-out."""
+        session, self.session = self.session, 0
+        self.joined.clear()
+        if not session:
+            return
+        try:
+            await self._client.call(
+                LeaveApplication(self._join.application, self._join.worker, session),
+                timeout_ms=self._membership_ms // 2,
+            )
+        except StreamkitError as error:
+            log.info("worker.leave_unheard application=%s error=%s", self._join.application, error)
+
+    async def _enter(self) -> None:
+        for stream in self._join.streams:
+            with contextlib.suppress(StreamNotFound):
+                await self._client.stream(stream)          # a node that makes missing streams makes it now
+        sent_ms = self._clock.monotonic_ms()
+        answer = await self._client.call(self._join)
+        assert isinstance(answer, Membership), "a join is answered with a membership"
+        self._owned.clear()
+        self._done_with.clear()
+        self.session = answer.session
+        self._learn(answer, sent_ms)
+        self.joined.set()
+        log.info("worker.joined application=%s worker=%s session=%d", self._join.application, self._join.worker,
+                 self.session)
+
+    async def _beat(self) -> None:
+        session = self.session
+        sent_ms = self._clock.monotonic_ms()
+        wait_ms = self._membership_ms * 3 // 10
+        answer = await self._client.call(
+            Heartbeat(self._join.application, self._join.worker, session, tuple(self._owned.items()), wait_ms),
+            timeout_ms=self._membership_ms,
+        )
+        assert isinstance(answer, Membership), "a heartbeat is answered with a membership"
+        if session == self.session:        # else the deadline passed meanwhile, and everything was given up
+            self._learn(answer, sent_ms)
+        quick = self._clock.monotonic_ms() - sent_ms < wait_ms // 4
+        if quick and not (answer.granted or answer.lost or answer.draining):
+            await asyncio.sleep(wait_ms / 1000)            # a coordinator that does not let heartbeats wait
+
+    def _learn(self, answer: Membership, sent_ms: int) -> None:
+        self._membership_ms = answer.membership_ms
+        self._deadline_ms = sent_ms + answer.membership_ms * 9 // 10
+        for shard in answer.lost:
+            if self._owned.pop(shard, None) is not None:
+                self._listeners.lost(shard)
+        for grant in answer.granted:
+            lease = (grant.shard.uuid, grant.lease_epoch)
+            if lease in self._done_with or self._owned.get(lease[0]) == lease[1]:
+                continue
+            if lease[0] in self._owned:
+                self._listeners.lost(lease[0])
+            self._owned[lease[0]] = lease[1]
+            self._listeners.granted(grant)
+        for shard in answer.draining:
+            if shard in self._owned:
+                self._listeners.draining(shard)
+        if answer.missing != self._missing:
+            self._missing = answer.missing
+            for stream in answer.missing:
+                log.warning("stream.missing application=%s stream=%s", self._join.application, stream)
+        if answer.missing and set(answer.missing) >= set(self._join.streams):
+            name = answer.missing[0]
+            raise StreamNotFound(f'stream "{name}" does not exist any more', try_="streamkit stream list", stream=name)
+
+    def _shorten_deadline(self) -> None:
+        heartbeat_ms = self._membership_ms * 3 // 10
+        self._deadline_ms = min(self._deadline_ms, self._clock.monotonic_ms() + heartbeat_ms * 9 // 10)
+
+    async def _watch_deadline(self) -> None:
+        while True:
+            now_ms = self._clock.monotonic_ms()
+            if self.session and now_ms >= self._deadline_ms:
+                log.warning("worker.deadline_passed application=%s worker=%s leases=%d", self._join.application,
+                            self._join.worker, len(self._owned))
+                self._lose_everything()
+            left_ms = self._deadline_ms - now_ms if self.session else self._membership_ms
+            await asyncio.sleep(min(max(left_ms, 10), self._membership_ms // 10) / 1000)
+
+    def _lose_everything(self) -> None:
+        # A new session follows: what this one held is fenced by then, even if the coordinator never noticed.
+        self.session = 0
+        self.joined.clear()
+        owned, self._owned = self._owned, {}
+        for shard in owned:
+            self._listeners.lost(shard)

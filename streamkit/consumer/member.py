@@ -1,0 +1,241 @@
+"""One worker: a membership, the leases it brings, and a shard consumer for each.
+
+    start ──▶ join ──▶ leases come and go ──stop──▶ every shard drained, checkpointed, released ──▶ leave
+
+Runs on the client's event loop. It ends when it is told to, when the application's streams are gone, when a policy
+says stop, or when a part of it fails; the leases are given up in order in each case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from streamkit._core.batch import RecordContext
+from streamkit.client.client import AsyncClient
+from streamkit.consumer.checkpointer import CheckpointWriter, HeldLease
+from streamkit.consumer.config import ConsumerConfig, Start
+from streamkit.consumer.dead_letters import DeadLetters, NoDeadLetters
+from streamkit.consumer.fetcher import Budget, Fetcher
+from streamkit.consumer.handler import Context, Driver
+from streamkit.consumer.lease_keeper import LeaseKeeper, Listeners
+from streamkit.consumer.shard_consumer import ShardConsumer, Statistics, Surroundings, make_checkpointer
+from streamkit.errors import LeaseLost, StreamkitError, TimedOut, Unavailable
+from streamkit.model.codec import Decoding
+from streamkit.model.position import parse_position
+from streamkit.protocol.conversion import position_to_wire, shard_from_wire
+from streamkit.protocol.messages import JoinApplication, LeaseGrant, PauseLease
+from streamkit.runtime.backoff import Backoff
+from streamkit.runtime.tasks import Tasks
+
+log = logging.getLogger("streamkit.consumer")
+
+MakeDriver = Callable[[HeldLease, Context], Driver]
+_LEAVE_S = 5.0                             # for what is left to do when every shard has had its drain time
+
+
+class _Held:
+    """A lease with everything that runs for it."""
+
+    def __init__(self, lease: HeldLease, consumer: ShardConsumer, fetcher: Fetcher) -> None:
+        self.lease = lease
+        self.consumer = consumer
+        self.fetcher = fetcher
+        self.running: asyncio.Task[None] | None = None
+        self.stall_told = False
+
+
+class Member:
+    """make_driver: user code for a lease. decoding: how `value` is made, None for bytes."""
+
+    def __init__(
+        self, client: AsyncClient, config: ConsumerConfig, make_driver: MakeDriver, decoding: Decoding | None
+    ) -> None:
+        self.statistics = Statistics()
+        self.budget = Budget(config.prefetch_bytes_max)
+        self._client = client
+        self._config = config
+        self._make_driver = make_driver
+        self._decoding = decoding
+        self._held: dict[bytes, _Held] = {}
+        self._stop = asyncio.Event()
+        self._failed: BaseException | None = None
+        self._tasks = Tasks("consumer", self._fail)
+        random = client.runtime.random
+        self._writer = CheckpointWriter(
+            config.application, config.worker, client.call, random, config.checkpoint_interval_ms
+        )
+        self._writer.on_lost = self._on_fenced
+        self._keeper = LeaseKeeper(
+            client, join_message(config), Listeners(self._on_granted, self._on_draining, self._on_lost)
+        )
+        self._around = Surroundings(
+            config=config, clock=client.runtime.clock, random=random, statistics=self.statistics,
+            dead_letters=DeadLetters(client, config.dead_letter) if config.dead_letter else NoDeadLetters(),
+            flush=self._writer.flush, nudge=self._writer.nudge, pause=self._pause, wait=wait_or_event,
+        )
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """"stream/shard" of every lease held now."""
+        return tuple(sorted(f"{held.lease.stream}/{held.lease.shard.id}" for held in self._held.values()))
+
+    def stop(self) -> None:
+        """Ask `run` to end in order."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Until stopped. Raises what ended it otherwise."""
+        keeping = self._tasks.start(self._keeper.run(), "keeper")
+        self._tasks.start(self._writer.run(), "checkpoints")
+        self._tasks.start(self._watch_stalls(), "stalls")
+        try:
+            await self._stop.wait()
+        finally:
+            await self._drain()
+            keeping.cancel()
+            await self._keeper.leave()
+            await self._tasks.close()
+        if self._failed is not None:
+            raise self._failed
+
+    async def _drain(self) -> None:
+        # Heartbeats go on meanwhile: the leases are ours until each is released.
+        for held in self._held.values():
+            held.consumer.drain(self._config.drain_seconds)
+        running = [held.running for held in self._held.values() if held.running is not None]
+        if running:
+            _, late = await asyncio.wait(running, timeout=self._config.drain_seconds + _LEAVE_S)
+            for task in late:
+                task.cancel()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failed is None:
+            self._failed = error
+        self._stop.set()
+
+    # ---- leases come and go --------------------------------------------------------------------------------
+
+    def _on_granted(self, grant: LeaseGrant) -> None:
+        config = self._config
+        shard = shard_from_wire(grant.shard)
+        lease = HeldLease(grant, shard, manual=config.checkpoint == "manual")
+        context = Context(lease, config.application, config.worker)
+        decoding = self._decoding
+        records = RecordContext(
+            grant.stream, shard.id, shard.ordinal, shard.created_ms, decoding.decode if decoding else None,
+            decode_for=decoding.decode_for if decoding else None, codec=decoding.codec.name if decoding else "bytes",
+            uuid=shard.uuid,
+        )
+        fetcher = Fetcher(
+            self._client, shard, records, grant.checkpoint, self.budget, application=config.application,
+            session=self._keeper.session, lease_epoch=grant.lease_epoch, bytes_max=config.fetch_bytes_max,
+            wait_ms=config.fetch_wait_ms,
+        )
+        make_checkpointer(lease, context, asyncio.get_running_loop(), self._writer.nudge)
+        consumer = ShardConsumer(lease, context, self._make_driver(lease, context), fetcher, self._around)
+        before = self._held.get(shard.uuid)
+        held = self._held[shard.uuid] = _Held(lease, consumer, fetcher)
+        self._writer.leases[shard.uuid] = lease
+        log.info("lease.granted application=%s stream=%s shard=%s lease_epoch=%d position=%d", config.application,
+                 grant.stream, shard.id, grant.lease_epoch, grant.checkpoint)
+        held.running = self._tasks.start(self._live(held, before), shard.id)
+        if self._stop.is_set():
+            consumer.drain(config.drain_seconds)
+
+    def _on_draining(self, shard: bytes) -> None:
+        if (held := self._held.get(shard)) is not None:
+            held.consumer.drain(self._config.drain_seconds)
+
+    def _on_lost(self, shard: bytes) -> None:
+        held = self._held.get(shard)
+        if held is not None and not held.lease.lost:
+            held.lease.lose()
+        if held is not None and held.running is not None:
+            held.running.cancel()
+
+    def _on_fenced(self, lease: HeldLease) -> None:
+        self._keeper.disown(lease.shard.uuid, lease.lease_epoch)
+        if (held := self._held.get(lease.shard.uuid)) is not None and held.lease is lease and held.running is not None:
+            held.running.cancel()
+
+    async def _live(self, held: _Held, before: _Held | None) -> None:
+        # A shard whose earlier lease still winds up here is begun only after that: one call at a time.
+        lease = held.lease
+        if before is not None and before.running is not None and not before.running.done():
+            await asyncio.wait([before.running])
+        fetching = asyncio.get_running_loop().create_task(held.fetcher.run())
+        try:
+            await held.consumer.run()
+        except LeaseLost as error:
+            lease.lose()
+            log.info("lease.lost error=%s", error)
+        except StreamkitError as error:
+            log.error("shard.failed stream=%s shard=%s error=%s", lease.stream, lease.shard.id, error)
+            await wait_or_event(1.0, self._stop)           # so that a lease does not come and go in a tight circle
+        finally:
+            fetching.cancel()
+            await asyncio.wait([fetching])
+            held.fetcher.close()
+            if self._held.get(lease.shard.uuid) is held:
+                del self._held[lease.shard.uuid]
+                self._writer.leases.pop(lease.shard.uuid, None)
+        if held.consumer.failed is not None:
+            self._fail(held.consumer.failed)
+        if not lease.lost:
+            await self._keeper.release(lease.shard.uuid, lease.lease_epoch)
+            log.info("lease.released stream=%s shard=%s position=%d", lease.stream, lease.shard.id, lease.stored)
+
+    async def _pause(self, lease: HeldLease, reason: str) -> None:
+        message = PauseLease(
+            self._config.application, self._config.worker, lease.shard.uuid, lease.lease_epoch, reason
+        )
+        backoff = Backoff(self._client.runtime.random, 100, 5_000)
+        while True:
+            try:
+                await self._client.call(message)
+                return
+            except (Unavailable, TimedOut):
+                await asyncio.sleep(backoff.next_ms() / 1000)
+
+    async def _watch_stalls(self) -> None:
+        # A handler that hangs keeps its lease, because the process lives; people are told.
+        while self._config.stall_seconds:
+            await asyncio.sleep(min(self._config.stall_seconds, 10))
+            now_s = asyncio.get_running_loop().time()
+            for held in self._held.values():
+                since_s = held.consumer.busy_since_s
+                stalled = since_s is not None and now_s - since_s > self._config.stall_seconds
+                if stalled and not held.stall_told:
+                    log.warning("handler.stalled application=%s stream=%s shard=%s sequence=%d seconds=%d",
+                                self._config.application, held.lease.stream, held.lease.shard.id,
+                                held.lease.position, now_s - (since_s or now_s))
+                held.stall_told = stalled
+
+
+async def wait_or_event(seconds: float, event: asyncio.Event) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def join_message(config: ConsumerConfig) -> JoinApplication:
+    """What a worker says first."""
+    kind, value, by_shard = start_to_wire(config.start)
+    return JoinApplication(
+        application=config.application, worker=config.worker, streams=config.streams, start_kind=kind,
+        start_value=value, start_by_shard=by_shard, membership_ms=config.membership_ms,
+        leases_max=config.leases_max or 0, drain_ms=config.drain_seconds * 1000,
+    )
+
+
+def start_to_wire(start: Start) -> tuple[str, int, dict[str, str]]:
+    """(kind, value, by shard) of JoinApplication. Raises InvalidPosition."""
+    if isinstance(start, Mapping):
+        return "per_shard", 0, dict(start)
+    assert isinstance(start, str | datetime), "ConsumerConfig checked it"
+    kind, value = position_to_wire(parse_position(start))
+    return kind, value, {}

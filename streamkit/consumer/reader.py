@@ -1,0 +1,243 @@
+"""Reading without an application: no lease, no checkpoint, every shard, from a position to a position.
+
+Records of one shard come in order; shards take turns as their batches arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from streamkit._core.batch import Batch, Record, RecordContext
+from streamkit.client.client import AsyncClient
+from streamkit.client.pool import Connector
+from streamkit.consumer.config import Start
+from streamkit.consumer.fetcher import Budget, Fetcher
+from streamkit.errors import InvalidPosition, InvalidUse
+from streamkit.model.codec import Codec, Decoding
+from streamkit.model.position import AtSequence, Position, parse_position
+from streamkit.model.sequence import parse_sequence_number
+from streamkit.model.shard import Shard
+from streamkit.runtime.interfaces import Runtime
+from streamkit.runtime.real import LoopThread
+
+_PREFETCH_BYTES = 64 * 1024 * 1024
+_QUEUE_BATCHES = 64
+
+
+class AsyncReader:
+    """`async for record in AsyncReader("orders", start="trim_horizon", until="latest")`.
+
+    start: as for a consumer, or a mapping from shard to sequence number (then only those shards are read). until:
+    None to go on for ever; "latest" for what is there now; an aware datetime for what arrived before. limit: records.
+    annotation: what `record.value` is checked against.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        *,
+        start: Start,
+        until: str | datetime | None = None,
+        limit: int | None = None,
+        codec: Codec | str = "auto",
+        annotation: Any = None,
+        prefetch_bytes_max: int = _PREFETCH_BYTES,
+        url: str | Connector | None = None,
+        runtime: Runtime | None = None,
+        client: AsyncClient | None = None,
+    ) -> None:
+        if not isinstance(start, Mapping):
+            parse_position(start)
+        if until is not None and until != "latest" and not isinstance(until, datetime):
+            raise InvalidPosition(
+                f"{until!r} is not an end", try_='use None, "latest" or an aware datetime', position=str(until)
+            )
+        if limit is not None and limit < 0:
+            raise InvalidUse(f"limit must be 0 or more, got {limit}", try_="pass limit=None for no limit", limit=limit)
+        self.stream = stream
+        self._start = start
+        self._until = until
+        self._limit = limit
+        self._decoding = Decoding(codec, annotation)
+        self._budget = Budget(prefetch_bytes_max)
+        self._url = url
+        self._runtime = runtime
+        self._client = client
+
+    def __aiter__(self) -> AsyncIterator[Record[Any]]:
+        return self._records()
+
+    async def _records(self) -> AsyncIterator[Record[Any]]:
+        async for batch in self.batches():
+            for record in batch:
+                yield record
+
+    async def batches(self) -> AsyncIterator[Batch[Any]]:
+        """Whole batches, cut only at `until` and `limit`. Raises StreamNotFound, SequenceTrimmed …"""
+        client = self._client or AsyncClient(self._url, self._runtime)
+        try:
+            left = self._limit
+            async for batch in self._read(client):
+                if left is not None and left <= len(batch):
+                    if left:
+                        yield batch.part(0, left)
+                    return
+                if left is not None:
+                    left -= len(batch)
+                yield batch
+        finally:
+            if client is not self._client:
+                await client.close()
+
+    async def to_arrow(self, limit: int | None = None) -> Any:
+        """A pyarrow.Table: sequence, arrived, time, key, data. Raises InvalidUse when it would never end."""
+        import pyarrow  # type: ignore[import-untyped]
+
+        if self._until is None and limit is None and self._limit is None:
+            raise InvalidUse("a table needs an end", try_='pass until="latest", or limit=…')
+        parts = []
+        rows = 0
+        async for batch in self.batches():
+            if limit is not None and rows + len(batch) >= limit:
+                parts.append(batch.part(0, limit - rows).to_arrow())
+                break
+            rows += len(batch)
+            parts.append(batch.to_arrow())
+        return pyarrow.Table.from_batches(parts) if parts else _empty_table(pyarrow)
+
+    async def _read(self, client: AsyncClient) -> AsyncIterator[Batch[Any]]:
+        stream = await client.stream(self.stream)
+        arrived: asyncio.Queue[Batch[Any] | BaseException | None] = asyncio.Queue(_QUEUE_BATCHES)
+        loop = asyncio.get_running_loop()
+        shards = [shard for shard in stream.shards if not isinstance(self._start, Mapping) or shard.id in self._start]
+        ends = [await self._end(client, shard) for shard in shards]
+        pumps = [
+            loop.create_task(self._pump(client, shard, end, arrived)) for shard, end in zip(shards, ends, strict=True)
+        ]
+        try:
+            ended = 0
+            while ended < len(pumps):
+                item = await arrived.get()
+                if isinstance(item, BaseException):
+                    raise item
+                if item is None:
+                    ended += 1
+                else:
+                    yield item
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            if pumps:
+                await asyncio.wait(pumps)
+
+    async def _end(self, client: AsyncClient, shard: Shard) -> int | None:
+        if self._until is None:
+            return None
+        return (await client.resolve_position(shard, parse_position(self._until))).sequence
+
+    async def _pump(
+        self, client: AsyncClient, shard: Shard, end: int | None, arrived: asyncio.Queue[Any]
+    ) -> None:
+        # One shard's batches into the common queue, then None; or the error that ended it.
+        decoding = self._decoding
+        context = RecordContext(
+            self.stream, shard.id, shard.ordinal, shard.created_ms, decoding.decode, decode_for=decoding.decode_for,
+            codec=decoding.codec.name, uuid=shard.uuid,
+        )
+        try:
+            start = (await client.resolve_position(shard, self._position(shard))).sequence
+            if end is None or start < end:
+                fetcher = Fetcher(client, shard, context, start, self._budget, records_lost_ok=False)
+                fetching = asyncio.get_running_loop().create_task(fetcher.run())
+                try:
+                    await _copy(fetcher, end, arrived)
+                finally:
+                    fetching.cancel()
+                    await asyncio.wait([fetching])
+                    fetcher.close()
+        except Exception as error:
+            await arrived.put(error)
+        else:
+            await arrived.put(None)
+
+    def _position(self, shard: Shard) -> Position:
+        if not isinstance(self._start, Mapping):
+            return parse_position(self._start)
+        text = self._start[shard.id]
+        if text in ("trim_horizon", "latest"):
+            return parse_position(text)
+        return AtSequence(parse_sequence_number(text).sequence)
+
+
+async def _copy(fetcher: Fetcher, end: int | None, arrived: asyncio.Queue[Any]) -> None:
+    while True:
+        batch = fetcher.next_nowait() or await fetcher.next()
+        wanted = batch
+        if end is not None and batch.end_sequence > end:
+            wanted = batch.part(0, max(0, end - batch.first_sequence))
+        if not batch.is_control and len(wanted):
+            await arrived.put(wanted)
+        fetcher.finished(batch)
+        if end is not None and batch.end_sequence >= end:
+            return
+
+
+def _empty_table(pyarrow: Any) -> Any:
+    moment = pyarrow.timestamp("ms", tz="UTC")
+    columns = {"sequence": pyarrow.int64(), "arrived": moment, "time": moment, "key": pyarrow.string(),
+               "data": pyarrow.binary()}
+    return pyarrow.schema(list(columns.items())).empty_table()
+
+
+class Reader:
+    """AsyncReader for callers that are not coroutines; `for record in Reader(…)` starts anew each time."""
+
+    def __init__(
+        self,
+        stream: str,
+        *,
+        start: Start,
+        until: str | datetime | None = None,
+        limit: int | None = None,
+        codec: Codec | str = "auto",
+        annotation: Any = None,
+        prefetch_bytes_max: int = _PREFETCH_BYTES,
+        url: str | Connector | None = None,
+        runtime: Runtime | None = None,
+        loop_thread: LoopThread | None = None,
+    ) -> None:
+        self._reader = AsyncReader(
+            stream, start=start, until=until, limit=limit, codec=codec, annotation=annotation,
+            prefetch_bytes_max=prefetch_bytes_max, url=url, runtime=runtime,
+        )
+        self._thread = loop_thread
+
+    def __iter__(self) -> Iterator[Record[Any]]:
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self) -> Iterator[Batch[Any]]:
+        """Whole batches, cut only at `until` and `limit`."""
+        thread = self._thread or LoopThread.shared()
+        source = self._reader.batches()
+        try:
+            while (batch := thread.run(_next(source))) is not None:
+                yield batch
+        finally:
+            if thread.alive:
+                thread.run(_close(source))
+
+    def to_arrow(self, limit: int | None = None) -> Any:
+        """A pyarrow.Table: sequence, arrived, time, key, data."""
+        return (self._thread or LoopThread.shared()).run(self._reader.to_arrow(limit))
+
+
+async def _next(source: AsyncIterator[Batch[Any]]) -> Batch[Any] | None:
+    return await anext(source, None)
+
+
+async def _close(source: Any) -> None:
+    await source.aclose()

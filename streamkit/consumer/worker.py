@@ -1,0 +1,83 @@
+"""The class style: one processor object a shard, for those who want the whole life of a lease.
+
+    Worker("orders", application="totals", start="latest", processor=Totals).run()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from streamkit.client.pool import Connector
+from streamkit.consumer.checkpointer import HeldLease
+from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream_names
+from streamkit.consumer.failure import RetryPolicy
+from streamkit.consumer.handler import Context, Driver, ProcessorDriver
+from streamkit.consumer.processor import RecordProcessor, ShardContext
+from streamkit.consumer.running import Running, worker_name
+from streamkit.consumer.stage import Stage
+from streamkit.errors import InvalidUse
+from streamkit.model.codec import Codec, Decoding
+from streamkit.runtime.interfaces import Runtime
+from streamkit.runtime.real import LoopThread
+
+
+class Worker(Running):
+    """A worker of `application` with `processor`: a class, or a function that makes an object for each shard.
+
+    checkpoint: "manual" leaves it to the processor; "auto" also checkpoints each batch that `process` handled.
+    """
+
+    def __init__(
+        self,
+        stream: str | Sequence[str],
+        *,
+        application: str,
+        start: Start,
+        processor: Callable[[], RecordProcessor],
+        codec: Codec | str = "auto",
+        annotation: Any = None,
+        checkpoint: Literal["auto", "manual"] = "manual",
+        checkpoint_interval_ms: int = 1_000,
+        retry: RetryPolicy | None = None,
+        dead_letter: str | None = None,
+        on_exhausted: OnExhausted | None = None,
+        batch_records_max: int = 10_000,
+        prefetch_bytes_max: int = 64 * 1024 * 1024,
+        leases_max: int | None = None,
+        worker: str | None = None,
+        membership_ms: int = 10_000,
+        stall_seconds: int = 300,
+        drain_seconds: int = 30,
+        url: str | Connector | None = None,
+        runtime: Runtime | None = None,
+        loop_thread: LoopThread | None = None,
+    ) -> None:
+        config = ConsumerConfig(
+            streams=stream_names(stream), application=application, start=start, worker=worker_name(worker),
+            codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
+            retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
+            batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
+            membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
+        )
+        if not callable(processor):
+            raise InvalidUse("processor must be a class, or a function that makes one", try_="pass processor=YourClass")
+        super().__init__(config, url, runtime, loop_thread)
+        self._processor = processor
+        self._decoding = Decoding(codec, annotation)
+
+    def decoding(self) -> Decoding:
+        return self._decoding
+
+    def make_driver(self, lease: HeldLease, context: Context, threads: Stage, coroutines: Stage) -> Driver:
+        shard = ShardContext(
+            stream=lease.stream,
+            shard=lease.shard.id,
+            application=self.config.application,
+            worker=self.config.worker,
+            position=lease.grant.checkpoint,
+            fencing_token=lease.lease_epoch,
+            previous_owner_crashed=lease.grant.previous_owner_crashed,
+            takeovers_without_progress=lease.grant.takeovers_without_progress,
+        )
+        return ProcessorDriver(self._processor(), context, shard, threads, coroutines)
