@@ -80,6 +80,8 @@ cdef class Segment:
         self.slot.file = <PyObject*>file
         self.slot.fd = file.fileno()
         self.node_files()[self] = None
+        self.shard.node.tick += 1
+        self.used = self.shard.node.tick
 
     cdef dict node_files(self):
         return self.shard.node.open_segments
@@ -176,13 +178,13 @@ cdef class NodeLog:
                 self.tail_bytes -= shard.forget_oldest()
         return 0
 
-    def close_surplus_files(self) -> None:
-        """Close the files used longest ago until the bound holds, except those being written to."""
+    def close_surplus_files(self, keep: Segment) -> None:
+        """Close the files used longest ago until the bound holds, except those being written to, and `keep`."""
         cdef Segment segment
         surplus = len(self.open_segments) - self.files_open_max
         if surplus <= 0:
             return
-        idle = sorted((<Segment>segment for segment in self.open_segments if (<Segment>segment).in_flight == 0),
+        idle = sorted((<Segment>segment for segment in self.open_segments if (<Segment>segment).in_flight == 0 and segment is not keep),
                       key=lambda segment: segment.used)
         for segment in idle[: surplus + self.files_open_max // 8]:
             segment.close_file()
@@ -571,9 +573,15 @@ cdef class ShardCore:
                 segment.memo_sequence, segment.memo_position = sequence, position
                 return found
             wanted = header.batch_bytes if size - offset >= HEADER_BYTES else HEADER_BYTES
-            if stop != STOP_SHORT or position + wanted > segment.written_position:
+            if stop == STOP_SHORT and position + wanted <= segment.written_position and offset + <uint64_t>wanted > <uint64_t>size:
+                window = max(window, wanted)
+                continue
+            if sequence >= start:
                 break
-            window = max(window, wanted)
+            after, behind = self.resume_after(segment, position, sequence)
+            if behind > start:
+                break
+            position, sequence = after, behind      # the damage lies before what is asked for
         raise self.damaged(segment, position, sequence)
 
     def missing(self, segment, sequence: int):

@@ -1,8 +1,8 @@
 """A checkpoint: what was written to segments is synced, and each shard's `super` says how far.
 
-    snapshot (loop) ─ the flusher has written that much ─▶ write (another thread) ─▶ applied (loop) ─▶ journal files free
+    snapshot (loop) ─ the flusher has written that much ─▶ write (other thread) ─▶ applied (loop) ─▶ journal files free
 
-Order on disk: trailers and segments, then producers' state, index and epochs, then `super`, each synced before the next.
+Order on disk: trailers and segments; producers' state, index and epochs; `super`; each synced before the next.
 A crash between any two leaves the older `super`, whose claims still hold.
 
     epochs:  "SKE1", crc u32 of the rest, then (epoch u32, start sequence u64)*, little-endian
@@ -197,6 +197,8 @@ def pack_epochs(epochs: list[tuple[int, int]]) -> bytes:
 
 def unpack_epochs(data: bytes) -> list[tuple[int, int]] | None:
     """None when `data` is not a sound epochs file."""
-    if len(data) < 8 or data[:4] != b"SKE1" or (len(data) - 8) % 12 or crc32c(data[8:]) != struct.unpack_from("<I", data, 4)[0]:
+    if len(data) < 8 or data[:4] != b"SKE1" or (len(data) - 8) % 12:
+        return None
+    if crc32c(data[8:]) != int.from_bytes(data[4:8], "little"):
         return None
     return [struct.unpack_from("<IQ", data, at) for at in range(8, len(data), 12)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from streamkit._core.files import crc32c
 from streamkit.runtime.interfaces import File
-from streamkit.storage.journal_files import HEADER_BYTES, read_header
+from streamkit.storage.journal_files import HEADER_BYTES
 
 ALIGNMENT = 4096
 KIND_BATCH = 1
@@ -90,13 +90,9 @@ def read_group(file: File, position: int, file_number: int, file_bytes: int, num
     return JournalGroup(number, position, size, crc, previous_crc, durable, tuple(listed))
 
 
-def read_groups(file: File) -> Iterator[JournalGroup | JournalHole]:
-    """The groups of one file in order, with the holes between them; nothing when its header is unsound."""
+def read_groups(file: File, number: int) -> Iterator[JournalGroup | JournalHole]:
+    """The groups that were written to the file under this number, in order, with the holes between them."""
     size = file.size()
-    header = read_header(file.read(HEADER_BYTES, 0))
-    if header is None:
-        return
-    number, _, _ = header
     position, expected = HEADER_BYTES, 0
     while position < size:
         group = read_group(file, position, number, size, expected)

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from streamkit._core.files import crc32c
 from streamkit._core.journal import Journal
-from streamkit._core.log import NodeLog
+from streamkit._core.log import NodeLog, Segment
 from streamkit._core.producers import ProducerTable
 from streamkit.errors import Closed, CorruptFile, DiskFailed, DiskFull
 from streamkit.runtime.interfaces import Disk, File, Flusher, Lock, Runtime
@@ -70,6 +70,7 @@ class LogDirectory:
         self._moved = asyncio.Event()
         self._work = asyncio.Event()
         self._trims: dict[bytes, ShardLog] = {}
+        self._unnamed: list[tuple[ShardLog, Segment]] = []   # segments whose names are not on disk yet
         self._checkpoint_at_ms: int | None = None
         self._checkpoint_now = False
         self._tender: asyncio.Task[None] | None = None
@@ -85,7 +86,15 @@ class LogDirectory:
         """
         directory = cls(path, runtime, config or StorageConfig())
         try:
-            await runtime.executor.run(directory._recover)
+            try:
+                await runtime.executor.run(directory._recover)
+            except OSError as cause:
+                if cause.errno not in _FULL or not runtime.disk.exists(f"{path}/reserve"):
+                    raise
+                directory._release_lock()
+                runtime.disk.remove(f"{path}/reserve")       # kept for this: recovery is idempotent, so once more
+                directory.shards.clear()
+                await runtime.executor.run(directory._recover)
         except OSError as cause:
             directory._release_lock()
             raise directory._disk_error(cause) from cause
@@ -97,7 +106,7 @@ class LogDirectory:
 
     def _recover(self) -> None:
         disk, config = self._disk, self.config
-        disk.make_directory(self.path)
+        self._make_root()
         self._lock = disk.lock(f"{self.path}/lock")
         disk.make_directory(f"{self.path}/journal")
         disk.make_directory(f"{self.path}/shards")
@@ -136,6 +145,10 @@ class LogDirectory:
         log = self._make_log(uuid, path, found.facts, found.generation, found)
         log.take_segments(recovery.make_segments(log, found))
         log.damages += found.damages
+        log.sealed_new += [
+            segment for segment, facts in zip(log.segments[:-1], found.segments, strict=False)
+            if segment.measured and not facts.get("sealed")
+        ]  # fmt: skip
         log.checkpoint_due = found.changed
         log.restore_ends(found.facts.sequence, found.log_end > max(durable, found.facts.sequence))
         self.shards[uuid] = log
@@ -144,7 +157,8 @@ class LogDirectory:
         self, uuid: bytes, path: str, facts: ShardFacts, generation: int, found: recovery.Found | None = None
     ) -> ShardLog:
         return ShardLog(
-            self._node, uuid, disk=self._disk, executor=self._runtime.executor, on_trim=self._want_trim, path=path,
+            self._node, uuid, disk=self._disk, executor=self._runtime.executor, on_roll=self._rolled,
+            on_trim=self._want_trim, path=path,
             facts=facts, generation=generation,
             log_end=found.log_end if found else 0,
             epoch=found.epoch if found else 0,
@@ -249,6 +263,18 @@ class LogDirectory:
             file.close()
         disk.sync_directory(self.path)
         self.node_id = body[:16]
+
+    def _make_root(self) -> None:
+        # A directory outlives a loss of power once the one that names it was synced.
+        missing = []
+        part = self.path.rstrip("/")
+        while part and not self._disk.exists(part):
+            missing.append(part)
+            part = part.rpartition("/")[0]
+        self._disk.make_directory(self.path)
+        for part in missing:
+            parent, slash, _ = part.rpartition("/")
+            self._disk.sync_directory(parent or slash or ".")
 
     def _read_node_facts(self) -> NodeFacts | None:
         path = f"{self.path}/super"
@@ -421,7 +447,7 @@ class LogDirectory:
     # ---- tending ----------------------------------------------------------------------------------------------
 
     def _wants_files(self) -> bool:
-        number, position, prepared, size, spares = self._journal.place
+        _, position, prepared, size, spares = self._journal.place
         if prepared < size and position + self.config.journal_step_bytes > prepared:
             return True
         return spares == 0 and position > size // 2
@@ -436,6 +462,8 @@ class LogDirectory:
                 self._fail(error if isinstance(error, OSError) else OSError(5, str(cause)))
             except OSError as cause:
                 if cause.errno in _FULL:
+                    if self._journal.starved:
+                        self._give_up_reserve()
                     self._set_full(0)
                 else:
                     self._fail(cause)
@@ -453,6 +481,7 @@ class LogDirectory:
         run = self._runtime.executor.run
         await self._prepare_journal()
         await self._watch_space()
+        await self._settle_names()
         retired = self._journal.collect_retired()
         if retired:
             self._old_journals += [file for file, _ in retired]
@@ -583,8 +612,8 @@ class LogDirectory:
         shard.facts, shard.generation = snapshot.facts, snapshot.generation
         shard.synced_end = max(shard.synced_end, snapshot.sequence)
         self._node.note_progress(shard)
-        if shard.segments:
-            shard.segments[-1].named = True
+        for segment in snapshot.segments:
+            segment.named = True
         self._drop_segments(shard, snapshot.log_start)
 
     def _drop_segments(self, shard: ShardLog, log_start: int) -> None:
@@ -608,6 +637,21 @@ class LogDirectory:
             else:
                 file.close()
                 self._disk.remove(file.path)
+
+    def _rolled(self, shard: ShardLog, segment: Segment) -> None:
+        self._unnamed.append((shard, segment))
+        self._work.set()
+
+    async def _settle_names(self) -> None:
+        """New segments of busy shards: once their names are on disk, large groups are synced in place."""
+        unnamed, self._unnamed = self._unnamed, []
+        for shard, segment in unnamed:
+            if not (segment.named or shard.dropped):
+                try:
+                    await self._runtime.executor.run(self._disk.sync_directory, shard.path)
+                except OSError as cause:
+                    raise SyncFailed(shard.path) from cause
+                segment.named = True
 
     def _want_trim(self, shard: ShardLog) -> None:
         self._trims[shard.uuid] = shard

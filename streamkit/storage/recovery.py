@@ -87,14 +87,16 @@ def replay_journal(disk: Disk, directory: str, shards: dict[bytes, tuple[str, Fo
             continue
         file = disk.open(f"{directory}/{name}")
         header = read_header(file.read(HEADER_BYTES, 0))
-        files.append((header[0] if header else int(name[: -len(SUFFIX)] or 0), file))
+        named = name[: -len(SUFFIX)]
+        # With its header gone, a file's groups still say which number they were written under.
+        files.append((header[0] if header else int(named) if named.isdigit() else 0, file))
     files.sort(key=lambda pair: pair[0])
     open_segments: dict[tuple[bytes, int], File] = {}
     last: tuple[File, JournalGroup] | None = None
     try:
         for number, file in files:
             replay.file_number = max(replay.file_number, number)
-            for item in read_groups(file):
+            for item in read_groups(file, number):
                 if isinstance(item, JournalHole):
                     replay.holes.append((file.path, item))
                     logger.error("journal.damaged", extra={"facts": {"path": file.path, "position": item.position}})
@@ -126,13 +128,15 @@ def _replay_group(
         replay.durable[uuid] = max(end, replay.durable.get(uuid, 0))
     batches = {entry: _read_batch(file, entry) for entry in group.entries if entry.kind == KIND_BATCH}
     whole = all(batches.values())
+    if torn is not None and not whole:
+        # Its sync cannot have returned: nothing of these shards in this group was acknowledged.
+        lost = {entry.uuid for entry in batches}
+        torn |= lost & shards.keys()
+        group = replace(group, entries=tuple(entry for entry in group.entries if entry.uuid not in lost))
     for entry in group.entries:
         known = shards.get(entry.uuid)
         if known is None:
             continue                                            # dropped since
-        if torn is not None and not whole and entry.kind == KIND_BATCH:
-            torn.add(entry.uuid)
-            continue                                            # never acknowledged: its sync cannot have returned
         replay.durable[entry.uuid] = max(entry.end, replay.durable.get(entry.uuid, 0))
         batch = batches.get(entry)
         path, found = known
@@ -180,10 +184,10 @@ def recover_shard(disk: Disk, path: str, uuid: bytes, found: Found, durable: int
     if found.changed:
         names = disk.list(path)
         found.bases = sorted(int(name[:-4]) for name in names if name.endswith(".log") and name[:-4].isdigit())
-    for base, after in zip(found.bases, [*found.bases[1:], None], strict=True):
+    for base, after in zip(found.bases, [*found.bases[1:], None], strict=False):
         if after is not None and after <= facts.log_start:
             _remove(disk, path, base)                           # a removal that was interrupted
-    found.bases = [base for base, after in zip(found.bases, [*found.bases[1:], None], strict=True)
+    found.bases = [base for base, after in zip(found.bases, [*found.bases[1:], None], strict=False)
                    if after is None or after > facts.log_start]  # fmt: skip
     found.epoch, found.last_append_ms = facts.epoch, facts.last_append_ms
     found.epochs = _read_epochs(disk, path)
@@ -207,7 +211,7 @@ class _Scan:
         start = self._start()
         self._begin_producers(start)
         self.sequence = start[1]
-        for base, after in zip(found.bases, [*found.bases[1:], None], strict=True):
+        for base, after in zip(found.bases, [*found.bases[1:], None], strict=False):
             segment: dict[str, int] = {"base": base, "end": base, "position": 0, "measured": 0}
             if base < start[0]:
                 segment["end"] = after if after is not None else base
@@ -215,9 +219,8 @@ class _Scan:
                 found.segments.append(segment)
                 continue
             if base != self.sequence and base != start[0]:
-                if self.durable <= self.sequence:
-                    _remove(self.disk, self.path, base)         # beyond a torn tail
-                    found.changed = True
+                if self.durable <= self.sequence or base < self.sequence:
+                    self._discard(base)
                     continue
                 self._lose(segment_name(base), 0, base, "missing records")
             if base == start[0] == facts.segment_base and start[2] == facts.position:
@@ -231,6 +234,12 @@ class _Scan:
         if self.sequence < self.durable:
             self._lose("", 0, self.durable, "missing records")
         found.log_end = self.sequence
+
+    def _discard(self, base: int) -> None:
+        # Beyond a torn tail, or left from before one: nothing in it was acknowledged. Gone for good before appends.
+        _remove(self.disk, self.path, base)
+        self.disk.sync_directory(self.path)
+        self.found.changed = True
 
     def _start(self) -> tuple[int, int, int]:
         """(segment base, sequence, position) to walk from: the checkpoint when its file reaches it."""
@@ -289,12 +298,12 @@ class _Scan:
 
     def _take(self, segment: dict[str, int], walked: Walk) -> None:
         found = self.found
-        for _, base, records, _, append_ms, epoch, flags, producer_id, producer_epoch, producer_sequence in walked.batches:
+        for _, base, records, _, append_ms, epoch, flags, who, who_epoch, who_sequence in walked.batches:
             found.last_append_ms = max(found.last_append_ms, append_ms)
             if flags & _FLAG_EPOCH_START and (not found.epochs or found.epochs[-1][0] < epoch):
                 found.epochs.append((epoch, base))
-            if producer_id:
-                found.producers.replay(producer_id, producer_epoch, producer_sequence, records, base, append_ms)
+            if who:
+                found.producers.replay(who, who_epoch, who_sequence, records, base, append_ms)
         if walked.batches:
             found.changed = True
             segment["first_append_ms"] = segment.get("first_append_ms", 0) or walked.batches[0][4]
@@ -308,13 +317,13 @@ class _Scan:
     def _step_over(self, segment: dict[str, int], file: File, size: int, walked: Walk) -> bool:
         """At an unsound place. True: damage was noted and the walk goes on behind it."""
         position = walked.position
-        if self.sequence >= self.durable:
-            self._cut(segment, file, position)
+        after = [base for base in self.found.bases if base > segment["base"]]
+        if self.sequence >= self.durable or (after and after[0] == self.sequence):
+            self._cut(segment, file, position)                  # in the second case a trailer that was torn
             return False
         place = find_batch(file.read(size - position, position), self.seed, self.sequence + 1, self.durable)
         segment["measured"] = 0
         if place is None:
-            after = [base for base in self.found.bases if base > segment["base"]]
             self._lose(file.path, position, after[0] if after else self.durable, "not a sound batch")
             segment["position"] = position
             segment["broken"] = 1
@@ -326,12 +335,13 @@ class _Scan:
 
     def _cut(self, segment: dict[str, int], file: File, position: int) -> None:
         # Zeros first: whatever becomes of the shorter size, no old batch follows the cut at once.
-        file.write([bytes(112)], position)
+        file.write([bytes(min(112, file.size() - position))], position)
         file.truncate(position)
         file.sync()
         segment["position"] = position
         self.found.changed = True
-        logger.info("segment.cut", extra={"facts": {"path": file.path, "position": position, "sequence": self.sequence}})
+        facts = {"path": file.path, "position": position, "sequence": self.sequence}
+        logger.info("segment.cut", extra={"facts": facts})
 
     def _lose(self, path: str, position: int, next_sequence: int, reason: str) -> None:
         self.found.damages.append(Damage(path or self.path, position, self.sequence, next_sequence, reason))

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from streamkit._core.index import SparseIndex
 from streamkit._core.log import NodeLog, Segment, ShardCore
 from streamkit._core.producers import ProducerTable
-from streamkit._core.segment import END, SHORT, find_batch, walk
+from streamkit._core.segment import END, SHORT, TRAILER_SIZE, find_batch, read_trailer, walk
 from streamkit.errors import CorruptFile, DiskFailed, DiskFull, SequenceTrimmed
 from streamkit.runtime.interfaces import Disk, Executor, File
+from streamkit.storage.retention import SegmentAge, drop_point
 from streamkit.storage.super_slots import ShardFacts
 
 logger = logging.getLogger("streamkit.storage")
@@ -41,7 +42,10 @@ class ShardLog(ShardCore):
     facts: what `super` said last; generation: of the slot it came from.
     """
 
-    __slots__ = ("_disk", "_executor", "_on_trim", "damages", "dropped", "facts", "generation", "path", "sealed_new", "trim_to")
+    __slots__ = (
+        "_disk", "_executor", "_on_roll", "_on_trim", "damages", "dropped", "facts", "generation", "path", "sealed_new",
+        "trim_to",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class ShardLog(ShardCore):
         *,
         disk: Disk,
         executor: Executor,
+        on_roll: Callable[[ShardLog, Segment], None],
         on_trim: Callable[[ShardLog], None],
         path: str,
         facts: ShardFacts,
@@ -64,7 +69,7 @@ class ShardLog(ShardCore):
             node, uuid, log_start=facts.log_start, log_end=log_end, epoch=epoch, last_append_ms=last_append_ms,
             producers=producers, epochs=epochs,
         )  # fmt: skip
-        self._disk, self._executor, self._on_trim = disk, executor, on_trim
+        self._disk, self._executor, self._on_roll, self._on_trim = disk, executor, on_roll, on_trim
         self.path = path
         self.facts, self.generation = facts, generation
         self.certain = facts.certain
@@ -90,7 +95,7 @@ class ShardLog(ShardCore):
             ) from None  # fmt: skip
         except OSError as cause:
             raise _disk_error(cause, self.segment_path(segment)) from cause
-        self.node.close_surplus_files()
+        self.node.close_surplus_files(segment)
 
     def roll(self, now_ms: int) -> Segment:
         """Begin a new segment; the last one is sealed by the next checkpoint."""
@@ -102,6 +107,8 @@ class ShardLog(ShardCore):
         segment.index_whole = segment.measured = True
         self.open_segment(segment)
         self.segments.append(segment)
+        if len(self.segments) > 1:
+            self._on_roll(self, segment)           # a busy shard: its name settles before the first large batch
         return segment
 
     def settle_name(self, segment: Segment) -> None:
@@ -137,9 +144,10 @@ class ShardLog(ShardCore):
 
     def _warm(self, segment: Segment, start: int, bytes_max: int) -> None:
         """On another thread: bring what read_segments() will ask for into the page cache, through a file of its own."""
-        if not self._disk.exists(self.segment_path(segment)):
-            return
-        file = self._disk.open(self.segment_path(segment))
+        try:
+            file = self._disk.open(self.segment_path(segment))
+        except FileNotFoundError:
+            return                                             # dropped meanwhile, or lost: reading says which
         try:
             index = self._read_index(segment, file) if not segment.index_whole else segment.index
             _, position = index.find(max(0, start - segment.base))
@@ -206,7 +214,7 @@ class ShardLog(ShardCore):
     def damaged(self, segment: Segment, position: int, sequence: int) -> CorruptFile:
         """The error for bytes that were written and are not a batch now; looks for where reading can go on."""
         path = self.segment_path(segment)
-        next_sequence = self._resume_after(segment, position, sequence)
+        _, next_sequence = self.resume_after(segment, position, sequence)
         damage = Damage(path, position, sequence, next_sequence, "not a sound batch")
         if damage not in self.damages:
             self.damages.append(damage)
@@ -218,7 +226,8 @@ class ShardLog(ShardCore):
             reason="not a sound batch", shard=self.uuid.hex(), sequence=sequence, next_sequence=next_sequence,
         )  # fmt: skip
 
-    def _resume_after(self, segment: Segment, position: int, sequence: int) -> int:
+    def resume_after(self, segment: Segment, position: int, sequence: int) -> tuple[int, int]:
+        """(position, sequence) of the first batch behind damage at `position`; the segment's end when there is none."""
         file = self._disk.open(self.segment_path(segment))
         try:
             at = position + 1
@@ -226,13 +235,13 @@ class ShardLog(ShardCore):
                 data = file.read(_WINDOW_BYTES, at)
                 found = find_batch(data, self.seed, sequence + 1, segment.end)
                 if found:
-                    return found[1]
+                    return at + found[0], found[1]
                 if len(data) < _WINDOW_BYTES:
                     break
                 at += len(data) - 200                          # a header may lie across the border
         finally:
             file.close()
-        return segment.end
+        return segment.written_position, segment.end
 
     # ---- times ------------------------------------------------------------------------------------------------
 
@@ -249,7 +258,8 @@ class ShardLog(ShardCore):
             if found.batches:
                 segment.first_append_ms = found.batches[0][4]
             elif found.stop == SHORT:
-                segment.first_append_ms = walk(segment.file.read(found.needed, 0), 0, segment.base, self.seed).batches[0][4]
+                found = walk(segment.file.read(found.needed, 0), 0, segment.base, self.seed, with_body=False)
+                segment.first_append_ms = found.batches[0][4] if found.batches else 0
         return segment.first_append_ms
 
     def sequence_at_time(self, at_ms: int) -> int:
@@ -284,7 +294,37 @@ class ShardLog(ShardCore):
                 return None
         return None
 
+    def segment_ages(self) -> list[SegmentAge]:
+        """What the retention rule needs of the segments that may go, oldest first."""
+        ages = []
+        for segment in self.segments[:-1]:
+            if not segment.sealed or segment.end > self.synced_end:
+                break
+            newest_ms = self._last_time(segment)
+            ages.append(SegmentAge(end=segment.end, size_bytes=segment.position, last_append_ms=newest_ms))
+        return ages
+
+    def _last_time(self, segment: Segment) -> int:
+        if segment.last_append_ms == 0:
+            if segment.file is None:
+                self.open_segment(segment)
+            assert segment.file is not None, "just opened"
+            trailer = read_trailer(segment.file.read(TRAILER_SIZE, segment.position), self.seed)
+            after = self.segments[self.segments.index(segment) + 1]
+            segment.last_append_ms = trailer["last_append_ms"] if trailer else self._first_time(after)
+        return segment.last_append_ms
+
     # ---- retention --------------------------------------------------------------------------------------------
+
+    def retain(self, *, now_ms: int, retention_ms: int, retention_bytes: int | None) -> None:
+        """Drop what the stream need not keep any more; see retention.drop_point."""
+        if len(self.segments) > 1:
+            self.drop_before(
+                drop_point(
+                    self.segment_ages(), stored_bytes=self.stored_bytes, now_ms=now_ms, retention_ms=retention_ms,
+                    retention_bytes=retention_bytes,
+                )
+            )  # fmt: skip
 
     def drop_before(self, sequence: int) -> None:
         """Give up whole sealed segments that end at or before `sequence`; log_start moves once that is on disk."""
@@ -359,5 +399,6 @@ def _disk_error(cause: OSError, path: str) -> Exception:
             f"no space left to open {path}", try_="free space or add a disk", free_bytes=0, floor_bytes=0, path=path
         )
     return DiskFailed(
-        f"cannot open {path}: {cause.strerror}", try_="look at the disk, then restart the node", path=path, errno=cause.errno
-    )
+        f"cannot open {path}: {cause.strerror}", try_="look at the disk, then restart the node",
+        path=path, errno=cause.errno,
+    )  # fmt: skip
