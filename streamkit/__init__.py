@@ -17,21 +17,61 @@ if TYPE_CHECKING:
     from streamkit import errors as errors
     from streamkit._core.batch import Batch as Batch
     from streamkit._core.batch import Record as Record
+    from streamkit._core.outcome import PutHandle as PutHandle
     from streamkit.client.client import AsyncClient as AsyncClient
     from streamkit.client.sync import Client as Client
+    from streamkit.consumer.checkpointer import Checkpointer as Checkpointer
+    from streamkit.consumer.consumer import Consumer as Consumer
+    from streamkit.consumer.failure import RetryPolicy as RetryPolicy
+    from streamkit.consumer.handler import Context as Context
+    from streamkit.consumer.lag import Lag as Lag
+    from streamkit.consumer.processor import RecordProcessor as RecordProcessor
+    from streamkit.consumer.processor import ShardContext as ShardContext
+    from streamkit.consumer.reader import AsyncReader as AsyncReader
+    from streamkit.consumer.reader import Reader as Reader
+    from streamkit.consumer.worker import Worker as Worker
+    from streamkit.errors import BatchFailure as BatchFailure
+    from streamkit.model.codec import Codec as Codec
     from streamkit.model.stream import Durability as Durability
     from streamkit.model.stream import StreamConfig as StreamConfig
     from streamkit.model.stream import StreamDescription as StreamDescription
+    from streamkit.producer.entry import PutEntry as PutEntry
+    from streamkit.producer.entry import PutResult as PutResult
+    from streamkit.producer.producer import AsyncProducer as AsyncProducer
+    from streamkit.producer.producer import Producer as Producer
+    from streamkit.session import Session as Session
+    from streamkit.session import connect as connect
+    from streamkit.session import open as open
 
 # Public name → the module that defines it.
 _HOMES = {
     "AsyncClient": "streamkit.client.client",
+    "AsyncProducer": "streamkit.producer.producer",
+    "AsyncReader": "streamkit.consumer.reader",
     "Batch": "streamkit._core.batch",
+    "BatchFailure": "streamkit.errors",
+    "Checkpointer": "streamkit.consumer.checkpointer",
     "Client": "streamkit.client.sync",
+    "Codec": "streamkit.model.codec",
+    "Consumer": "streamkit.consumer.consumer",
+    "Context": "streamkit.consumer.handler",
     "Durability": "streamkit.model.stream",
+    "Lag": "streamkit.consumer.lag",
+    "Producer": "streamkit.producer.producer",
+    "PutEntry": "streamkit.producer.entry",
+    "PutHandle": "streamkit._core.outcome",
+    "PutResult": "streamkit.producer.entry",
+    "Reader": "streamkit.consumer.reader",
     "Record": "streamkit._core.batch",
+    "RecordProcessor": "streamkit.consumer.processor",
+    "RetryPolicy": "streamkit.consumer.failure",
+    "Session": "streamkit.session",
+    "ShardContext": "streamkit.consumer.processor",
     "StreamConfig": "streamkit.model.stream",
     "StreamDescription": "streamkit.model.stream",
+    "Worker": "streamkit.consumer.worker",
+    "connect": "streamkit.session",
+    "open": "streamkit.session",
 }
 
 __all__ = ["__version__", "errors", *sorted(_HOMES)]

@@ -8,6 +8,7 @@ Each role warms up, measures, checks its answer and prints one JSON line; a fail
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import resource
@@ -74,13 +75,22 @@ def records(count: int, seed: int = SEED) -> list[tuple[bytes, bytes]]:
     return [(b"%08d" % source.randrange(10**8), source.randbytes(VALUE_BYTES)) for _ in range(count)]
 
 
-def sealed_batches(count: int, records_each: int) -> list[bytes]:
-    """Batches without a producer id, so that putting one twice stores it twice."""
+def sealed_batches(count: int, records_each: int, shards: tuple[Shard, ...]) -> list[list[bytes]]:
+    """`count` batches a shard, of its own keys; without a producer id, so that putting one twice stores it twice."""
     now_ms = int(time.time() * 1000)
-    source = iter(records(count * records_each))
-    return [
-        seal([(*next(source), b"", now_ms, None) for _ in range(records_each)], codec=0) for _ in range(count)
-    ]  # fmt: skip
+    batches: list[list[bytes]] = [[] for _ in shards]
+    waiting: list[list[tuple[bytes, bytes, bytes, int, None]]] = [[] for _ in shards]
+    seed = SEED
+    while any(len(made) < count for made in batches):
+        for key, value in records(count * records_each * len(shards), seed):
+            hashed = int.from_bytes(hashlib.md5(key).digest(), "big")
+            at = next(i for i, shard in enumerate(shards) if shard.hash_start <= hashed < shard.hash_end)
+            waiting[at].append((key, value, b"", now_ms, None))
+            if len(waiting[at]) == records_each:
+                batches[at].append(seal(waiting[at], codec=0))
+                waiting[at].clear()
+        seed += 1
+    return [made[:count] for made in batches]
 
 
 class Pipeline:
@@ -92,9 +102,10 @@ class Pipeline:
         self.receipts: dict[bytes, list[int]] = {shard.uuid: [] for shard in shards}
         self.failures: list[BaseException] = []
 
-    async def put(self, turn: int, batch: bytes) -> None:
+    async def put(self, turn: int, batches: list[list[bytes]]) -> None:
         await self.room.acquire()
-        shard = self.shards[turn % len(self.shards)]
+        round_number, at = divmod(turn, len(self.shards))
+        shard, batch = self.shards[at], batches[at][round_number % len(batches[at])]
         started = time.perf_counter()
 
         def done(answer: PutReceipt | Exception) -> None:
@@ -118,18 +129,18 @@ async def sealed(options: dict[str, Any]) -> dict[str, Any]:
     """Whole sealed batches, as many under way as `window`: what the broker can take."""
     records_each, window_size, count = options["batch_records"], options["window"], options["batches"]
     window = Window(options["server_pid"])
-    batches = sealed_batches(min(count, 64 if records_each > 1 else 4096), records_each)
     async with AsyncClient(options["url"]) as client:
         stream = await client.describe_stream(options["stream"])
+        batches = sealed_batches(min(count, 16 if records_each > 1 else 4096), records_each, stream.shards)
         before = {s.ordinal: s.high_watermark for s in await client.describe_shards(stream.name)}
         pipeline = Pipeline(client, stream.shards, window_size, window.latencies_ms)
         warm = max(len(stream.shards), count // 20)
         for turn in range(warm):
-            await pipeline.put(turn, batches[turn % len(batches)])
+            await pipeline.put(turn, batches)
         await pipeline.drain(window_size)
         window.start()
         for turn in range(warm, warm + count):
-            await pipeline.put(turn, batches[turn % len(batches)])
+            await pipeline.put(turn, batches)
         await pipeline.drain(window_size)
         total = count * records_each
         result = window.stop(total, total * (KEY_BYTES + VALUE_BYTES), "")
@@ -153,10 +164,10 @@ async def open_loop(options: dict[str, Any]) -> dict[str, Any]:
     rate, count = options["rate"], options["records"]
     window = Window(options["server_pid"])
     seen_ms: list[float] = []
-    batches = sealed_batches(min(count, 4096), 1)
     async with AsyncClient(options["url"]) as client, AsyncClient(options["url"]) as reading:
         stream = await client.describe_stream(options["stream"])
         shard = stream.shards[0]
+        (batches,) = sealed_batches(min(count, 4096), 1, (shard,))
         start = (await client.resolve_position(shard, "latest")).sequence
         due_at: list[float] = []
         failures: list[BaseException] = []

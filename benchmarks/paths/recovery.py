@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.paths.clients import BATCH_BYTES, KEY_BYTES, VALUE_BYTES
+from benchmarks.paths.clients import BATCH_BYTES, KEY_BYTES, VALUE_BYTES, sealed_batches
 from benchmarks.paths.processes import Node, check, node, run_client, start_node
 from benchmarks.paths.report import Result
 from streamkit import Client
@@ -41,10 +41,13 @@ def recovery(log_bytes: int, shards: int) -> list[Result]:
 
 
 def _until_first_put(again: Node, before: list[int]) -> float:
-    started = time.perf_counter()
-    run_client("sealed", again, stream="orders", batches=1, batch_records=1, window=1)
-    seconds = time.perf_counter() - started
     with Client(url=again.url) as client:
+        started = time.perf_counter()
+        shard = client.describe_stream("orders").shards[0]
+        ((batch,),) = sealed_batches(1, 1, (shard,))
+        client.put_batch(shard, batch)
+        seconds = time.perf_counter() - started
         after = [s.high_watermark for s in client.describe_shards("orders")]
+    check(after[0] > before[0], "the put is below the high watermark")
     check(all(b >= a for a, b in zip(before, after, strict=True)), f"high watermarks {before} became {after}")
     return seconds

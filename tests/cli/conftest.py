@@ -26,7 +26,8 @@ class ServedNode:
 
     def json(self, *arguments: str, stdin: str | bytes = b"", exit_code: int = 0) -> list[dict]:
         """The JSON lines it printed; each says its schema first."""
-        lines = [json.loads(line) for line in self.run(*arguments, "--json", stdin=stdin, exit_code=exit_code).splitlines()]
+        printed = self.run(*arguments, "--json", stdin=stdin, exit_code=exit_code)
+        lines = [json.loads(line) for line in printed.splitlines()]
         assert all(next(iter(line)) == "schema" for line in lines)
         return lines
 
@@ -47,8 +48,9 @@ def run_command(*arguments: str, stdin: str | bytes = b"", timeout: float = 60) 
 def start_serve(directory: Path, *arguments: str) -> ServedNode:
     log = directory.with_suffix(".log")
     with log.open("ab") as errors:
+        command = [sys.executable, "-m", "streamkit.cli", "serve", "--data", str(directory), "--port", "0", "--json"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "streamkit.cli", "serve", "--data", str(directory), "--port", "0", "--json", *arguments],
+            [*command, *arguments],
             stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip
     assert process.stdout is not None

@@ -67,7 +67,7 @@ def test_a_segment_is_read_without_its_node_and_damage_is_found(tmp_path):
     node.run("put", "orders", "--lines", "--key", "k", stdin="".join(f"record {i}\n" for i in range(100)))
     node.process.terminate()
     node.process.wait(30)
-    files = [file for file in (tmp_path / "data").rglob("*.log") if b"record 42" in file.read_bytes() or file.stat().st_size]
+    files = [file for file in (tmp_path / "data").rglob("*.log") if file.stat().st_size]
     found = []
     for file in files:
         done = run_command("segment", "inspect", str(file), "--json")

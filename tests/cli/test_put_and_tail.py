@@ -91,7 +91,7 @@ def test_following_shows_what_arrives_and_stops_with_130(served):
 
     assert seen == ["one", "two"]
     assert process.wait(30) == 130
-    assert process.stderr.read() == ""
+    assert process.stderr.read().strip() == ""
 
 
 def test_a_head_that_closes_the_pipe_ends_tail_quietly(served):
