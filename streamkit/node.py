@@ -27,7 +27,7 @@ from streamkit.broker.server import Server, ServerConfig
 from streamkit.broker.service import Service
 from streamkit.broker.streams import Streams
 from streamkit.config import Config
-from streamkit.errors import InvalidConfig, NodeDraining, StreamkitError
+from streamkit.errors import DiskFull, InvalidConfig, NodeDraining, StreamkitError
 from streamkit.metadata.catalog import APPLICATIONS_STREAM, Catalog
 from streamkit.metadata.sqlite_store import SqliteStore
 from streamkit.metadata.store import Store
@@ -138,8 +138,12 @@ class Node:
         directory.on_durable.append(self._progressed)
         directory.on_failed.append(self._failed)
         push(self._end_background)
-        await coordinator.open()
         push(coordinator.close)
+        try:
+            await coordinator.open()
+        except DiskFull as error:
+            # Reads go on, and so may a node on a full disk; applications are answered with the same error.
+            logger.error("coordinator.unavailable", extra={"facts": {"error": str(error)}})
         push(server.close)
         self._run(retain(streams, runtime.clock, config.storage.retention_check_seconds))
         self._keep_time()
@@ -149,7 +153,14 @@ class Node:
     def _refuse_foreign(self) -> None:
         """A directory that holds something else is not touched."""
         disk = self.runtime.disk
-        names = disk.list(self.data_dir) if disk.exists(self.data_dir) else []
+        try:
+            names = disk.list(self.data_dir) if disk.exists(self.data_dir) else []
+        except OSError as error:
+            raise InvalidConfig(
+                f"{self.data_dir} cannot be a data directory: {(error.strerror or str(error)).lower()}",
+                try_="name a directory that this user may read and write, or one that does not exist yet",
+                file="", line=0, key="storage.data_dir", value=self.data_dir,
+            ) from error
         if names and not OURS.intersection(names) and names != ["lost+found"]:
             raise InvalidConfig(
                 f"{self.data_dir} is not a streamkit data directory: it holds {names[0]!r}",

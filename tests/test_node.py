@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,8 @@ from streamkit.errors import (
     ConnectionFailed,
     CorruptFile,
     DataDirectoryLocked,
+    DiskFailed,
+    DiskFull,
     NodeDraining,
     StreamkitError,
     StreamNotFound,
@@ -21,6 +24,7 @@ from streamkit.errors import (
 from streamkit.model.stream import StreamConfig
 from streamkit.node import Node, NodeOptions
 from streamkit.runtime.real import real_runtime
+from streamkit.runtime.real_disk import RealDisk
 from tests.broker.conftest import SMALL, batch_of, config, connect, start
 
 __all__ = ["connect", "start"]               # fixtures
@@ -165,6 +169,99 @@ async def test_no_permission_is_one_clear_error(start, tmp_path):
     (tmp_path / "data").mkdir(mode=0o500)
     with pytest.raises(StreamkitError):
         await start()
+
+
+class Shrinking(RealDisk):
+    """A disk whose free space the test decides."""
+
+    free = 100 << 30
+
+    def free_bytes(self, path):
+        return self.free
+
+
+async def test_a_full_disk_refuses_puts_serves_reads_and_recovers(tmp_path):
+    disk = Shrinking()
+    storage = replace(SMALL, free_bytes_min=1 << 30)
+    node = Node(
+        config(listen__health__enabled=True), replace(real_runtime(), disk=disk), data_dir=str(tmp_path / "data"),
+        options=NodeOptions(storage=storage),
+    )
+    await node.start()
+    async with AsyncClient(node.addresses.native) as client:
+        shard = await put_some(client)
+        disk.free = 5 << 20
+        await node._directory._watch_space()
+
+        with pytest.raises(DiskFull, match="5 MiB free"):
+            await client.put_batch(shard, batch_of(b"refused"))
+        with pytest.raises(DiskFull):
+            await client.create_stream("more")
+        assert len(await values(client, shard)) == 10
+        status, body = await get(node.addresses.health, "/ready")
+        assert (status, b"5 MiB free" in body) == (503, True)
+
+        disk.free = 100 << 30
+        await node._directory._watch_space()
+        await client.put_batch(shard, batch_of(b"taken again"))
+        assert (await get(node.addresses.health, "/ready"))[0] == 200
+    await node.stop()
+
+
+class Breaking(RealDisk):
+    """A disk whose syncs can be made to fail; the flusher goes through files opened here."""
+
+    broken = False
+
+    def start_flusher(self, source, on_progress):
+        return BreakableFlusher(self, source, on_progress)
+
+
+class BreakableFlusher:
+    """Carries out jobs on the loop, as the simulator does, and fails them when told to."""
+
+    def __init__(self, disk, source, on_progress):
+        self.disk, self.source, self.on_progress = disk, source, on_progress
+
+    def wake(self):
+        asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self):
+        while (job := self.source.take()) is not None:
+            if self.disk.broken:
+                self.source.finish(OSError(5, "Input/output error"))
+                self.on_progress()
+                return
+            for write in job:
+                write.file.write(write.buffers, write.position)
+                if write.sync:
+                    write.file.sync()
+            self.source.finish(None)
+            self.on_progress()
+
+    async def stop(self):
+        if not self.disk.broken:
+            self.flush()
+
+
+async def test_a_failed_sync_acknowledges_nothing_more_and_says_so(tmp_path):
+    disk = Breaking()
+    runtime = replace(real_runtime(), disk=disk)
+    node = Node(config(), runtime, data_dir=str(tmp_path / "data"), options=NodeOptions(storage=SMALL))
+    await node.start()
+    async with AsyncClient(node.addresses.native) as client:
+        shard = await put_some(client)
+        disk.broken = True
+        with pytest.raises(DiskFailed):
+            await client.put_batch(shard, batch_of(b"never safe"))
+        with pytest.raises(DiskFailed):
+            await client.put_batch(shard, batch_of(b"nor this"))
+
+        assert len(await values(client, shard)) == 10
+        described = await client.describe_node()
+        assert not described.ready
+        assert "read_only" in described.reasons[0]
+    await node.stop(1)
 
 
 async def get(address, path, host="127.0.0.1"):
