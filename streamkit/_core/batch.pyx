@@ -348,6 +348,27 @@ cdef class RecordContext:
 cdef RecordContext NOWHERE = RecordContext("", "")
 
 
+cdef int hold(object buffer, Py_buffer* source) except -1:
+    # The bytes of `buffer`, exported by whoever owns them. Not by a memoryview: the garbage collector may clear one
+    # that still has exports, and releasing our export would then crash (seen with CPython 3.11.7).
+    cdef Py_buffer seen
+    cdef Py_ssize_t skipped
+    PyObject_GetBuffer(buffer, source, PyBUF_SIMPLE)
+    if not isinstance(buffer, memoryview) or buffer.obj is None:
+        return 0
+    seen = source[0]
+    PyObject_GetBuffer(buffer.obj, source, PyBUF_SIMPLE)
+    skipped = <const uint8_t*>seen.buf - <const uint8_t*>source.buf
+    if skipped < 0 or skipped + seen.len > source.len:
+        PyBuffer_Release(source)
+        source[0] = seen
+        return 0
+    source.buf = seen.buf
+    source.len = seen.len
+    PyBuffer_Release(&seen)
+    return 0
+
+
 @cython.no_gc_clear                      # a cleared Py_buffer would not be released to its exporter
 @cython.final
 cdef class Batch:
@@ -361,7 +382,7 @@ cdef class Batch:
     def __cinit__(self, buffer not None, RecordContext context=None, first_sequence=0):
         cdef int answer
         SK_COUNT(live_counts[LIVE_BATCH], 1)
-        PyObject_GetBuffer(buffer, &self.source, PyBUF_SIMPLE)
+        hold(buffer, &self.source)
         self.raw = buffer
         self.context = NOWHERE if context is None else context
         answer = check_frame(<const uint8_t*>self.source.buf, self.source.len, &self.header)
