@@ -10,6 +10,7 @@ Called by the broker's service (`handle`, `check_fetch`, `connection_lost`) and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import msgspec
 from streamkit.errors import (
     Conflict,
     CorruptFile,
+    DiskFull,
     InvalidPosition,
     InvalidRequest,
     LimitReached,
@@ -39,6 +41,7 @@ from streamkit.runtime.interfaces import Clock
 log = logging.getLogger("streamkit.broker")
 
 _NAME_CHARACTERS_MAX = 128
+_FULL_RETRY_S = 0.2
 
 
 class CommandLog(Protocol):
@@ -98,7 +101,8 @@ class Coordinator:
         self._durable = 0                  # facts on disk
         self._flushed: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
-        self._failed: Exception | None = None
+        self._failed: Exception | None = None      # the log takes nothing more until the node is restarted
+        self._refused: DiskFull | None = None      # the last try found no room
         self._snapshot_wanted = False
         self._snapshot_bytes = 0
         self._since_snapshot = 0
@@ -149,12 +153,15 @@ class Coordinator:
             for future in futures:
                 _wake(future)
         if self._failed is None:
-            await self._settled()
+            with contextlib.suppress(DiskFull):        # nobody was promised what finds no room
+                await self._settled()
+        if self._writer is not None:
+            self._writer.cancel()
 
     async def handle(self, message: messages.Message, connection_id: int) -> messages.Message:
         """Answer one of the messages 30-46. Raises the typed error that the client is to get."""
-        if self._failed is not None:
-            raise self._failed
+        if (error := self._failed or self._refused) is not None:
+            raise error
         handler = self._handlers.get(type(message))
         assert handler is not None, f"{type(message).__name__} is not for the coordinator"
         return await handler(message, connection_id)
@@ -214,14 +221,25 @@ class Coordinator:
                 if batch:
                     await self._journal.append(batch)
                     self._since_snapshot += sum(map(len, batch))
+                    self._durable = upto
+                    batch = []
                 if image:
                     await self._journal.trim(await self._journal.append(image))
                     self._snapshot_bytes = sum(map(len, image))
                     self._since_snapshot = 0
+            except DiskFull as error:
+                # What was decided stays decided, and is written when there is room again.
+                log.warning("coordinator.log_waits error=%s", error)
+                self._queue[:0] = batch
+                self._refused = error
+                done.set_result(None)
+                await asyncio.sleep(_FULL_RETRY_S)
+                continue
             except Exception as error:
                 log.error("coordinator.log_failed error=%s", error)
                 self._failed = error
             else:
+                self._refused = None
                 self._durable = upto
             done.set_result(None)
 
@@ -229,8 +247,8 @@ class Coordinator:
         """Everything decided up to now is durable. Raises what stopped the log."""
         target = self._decided
         while self._durable < target:
-            if self._failed is not None:
-                raise self._failed
+            if (error := self._failed or self._refused) is not None:
+                raise error
             if self._flushed is None or self._flushed.done():
                 await asyncio.sleep(0)     # the writer starts with this turn of the loop
             else:
