@@ -123,10 +123,13 @@ ALWAYS = (
 )
 
 
-def judge(history: History, *, rot: bool = False) -> list[str]:
-    """Everything that is wrong with a history; rot: bits were flipped, so that records may be missing."""
+def judge(history: History, *, kept: bool = True) -> list[str]:
+    """Everything that is wrong with a history. kept: False when records may be missing at the end.
+
+    That is so when bits were flipped at rest, and when the run broke off before everything was read.
+    """
     found = list(history.wrong)
-    for checker in ALWAYS if rot else KEPT + ALWAYS:
+    for checker in KEPT + ALWAYS if kept else ALWAYS:
         found += checker(history)
     return found
 

@@ -10,7 +10,7 @@ import asyncio
 import random
 
 from streamkit.config import Config, HealthListener, ListenSection, NativeListener, StorageSection
-from streamkit.errors import StreamkitError
+from streamkit.errors import DiskFailed, DiskFull, StreamkitError
 from streamkit.metadata.memory_store import MemoryStore
 from streamkit.node import Node, NodeOptions
 from streamkit.runtime.interfaces import Runtime
@@ -64,7 +64,9 @@ class Cluster:
             await node.start()
         except (StreamkitError, OSError) as error:
             self.note(f"node did not start: {type(error).__name__}: {error}")
-            self.failures.append(f"{type(error).__name__}: {error}")
+            failing = isinstance(error, DiskFailed) and self.world.disk(NODE_MACHINE).faults.sync_fails
+            if not isinstance(error, DiskFull) and not failing:
+                self.failures.append(f"{type(error).__name__}: {error}")
             self._ended = True
             return
         self.note("node ready")

@@ -71,7 +71,7 @@ def run(seed: int, faults: Faults | None = None) -> Report:
     history = History()
     with _quiet_collection(), _watched_log(history, world):
         violations = _live(world, history)
-        violations += judge(history, rot=faults.rot)
+        violations += judge(history, kept=not faults.rot and not violations)
         report = Report(
             seed=seed,
             violations=violations,

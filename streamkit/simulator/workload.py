@@ -21,7 +21,7 @@ from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Outcome
 from streamkit.consumer.member import Member
-from streamkit.errors import DataError, NotFound, PutFailed, StreamkitError, Unavailable
+from streamkit.errors import DataError, NotFound, PutFailed, StreamExists, StreamkitError, Unavailable
 from streamkit.model.sequence import parse_sequence_number
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamConfig, StreamDescription
@@ -185,7 +185,15 @@ class Workload:
 
         async def main() -> StreamDescription:
             client = AsyncClient(ADDRESS, runtime, config=CLIENT)
-            stream = await client.create_stream(STREAM, config)
+            while True:
+                try:
+                    stream = await client.create_stream(STREAM, config)
+                    break
+                except StreamExists:
+                    stream = await client.describe_stream(STREAM)
+                    break
+                except Unavailable:
+                    await asyncio.sleep(0.05)
             await client.close()
             return stream
 
