@@ -43,6 +43,7 @@ cdef enum:                           # what `add` answers
 cdef enum:
     TABLE_ENTRY_BYTES = 4
     KEY_BYTES_MAX = 1024
+    COMPRESS_MIN = 512               # smaller bodies are sent as they are, and say nothing about the shard
     HEADERS_BYTES_MAX = 65535
     FIRST_SLAB_BYTES = 24576
     POOL_BYTES_MAX = 16777216
@@ -66,6 +67,7 @@ cdef class Budget:
 
 
 @cython.final
+@cython.no_gc_clear                  # __dealloc__ needs its budget; the cycle through `wake` is broken elsewhere
 cdef class Accumulator:
     """Open and sealed batches of one stream.
 
@@ -577,6 +579,7 @@ def no_shard() -> WrongShard:
 
 
 @cython.final
+@cython.no_gc_clear                  # __dealloc__ gives the slab back to its accumulator
 cdef class SealedBatch:
     """One sealed batch on its way. Its payload does not change, except by renumber() when nothing is in flight."""
 
@@ -609,7 +612,7 @@ cdef class SealedBatch:
     cdef int compress(self, Lane* lane) except -1:
         # Skipped for a shard whose last batches gained nothing; a new sample is taken every SKIPPED_BATCHES.
         cdef Accumulator accumulator = self.accumulator
-        if accumulator.codec == 0:
+        if accumulator.codec == 0 or self.size - HEADER_BYTES < COMPRESS_MIN:
             return 0
         if lane.skip:
             lane.skip -= 1

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamkit._core.accumulator import SealedBatch
-from streamkit.errors import SequenceGap, StreamkitError, TimedOut
+from streamkit.errors import SequenceGap, StreamkitError, TimedOut, UnknownProducer
 from streamkit.model.shard import Shard
 from streamkit.producer.verdict import REFRESHES_MAX, Verdict, is_in_doubt, judge
 from streamkit.protocol.messages import ProducerGiven
@@ -103,9 +103,9 @@ class Lane:
         for flight in self.window:
             error, flight.error = flight.error, None           # each answer counts once
             verdict = Verdict.RETRY if error is None else self._judge(flight, error)
-            refreshing = refreshing or verdict is Verdict.REFRESH
             if verdict is Verdict.REFRESH and self.refreshes >= REFRESHES_MAX and not is_passing(error):
                 verdict = Verdict.FAIL
+            refreshing = refreshing or verdict is Verdict.REFRESH
             if verdict is Verdict.RENAME:
                 plan.rename = True
                 if flight.in_doubt:        # an earlier try may lie in what the shard forgot
@@ -152,8 +152,10 @@ class Lane:
         self.renumber(0)
 
     def _judge(self, flight: Flight, error: StreamkitError) -> Verdict:
+        oldest = self.window[0].batch.sequence
+        if isinstance(error, UnknownProducer) and oldest == 0:
+            return Verdict.RETRY           # a gap like any other: the shard has not seen our first batch yet
         if isinstance(error, SequenceGap):
-            oldest = self.window[0].batch.sequence
             expected = error.facts.get("expected", oldest)
             if flight is self.window[0] and expected < oldest:
                 return Verdict.RENAME      # the shard lost batches that it had acknowledged

@@ -34,7 +34,8 @@ class FakeBroker:
     def __init__(self, shards: int = 2, record_bytes_max: int = 1 << 20) -> None:
         self.runtime = real_runtime()
         self.description = StreamDescription(
-            name="orders", status=StreamStatus.ACTIVE, config=StreamConfig(shards=shards, record_bytes_max=record_bytes_max),
+            name="orders", status=StreamStatus.ACTIVE,
+            config=StreamConfig(shards=shards, record_bytes_max=record_bytes_max),
             created_ms=1_700_000_000_000, map_version=1,
             shards=tuple(
                 Shard(ordinal=i, uuid=bytes([i]) * 16, hash_start=low, hash_end=high, created_ms=1_700_000_000_000)
@@ -66,7 +67,9 @@ class FakeBroker:
     async def close(self) -> None:
         self.closed = True
 
-    def put_batch(self, shard: Shard, batch: Any, on_done: Callable[[Any], None], timeout_ms: int | None = None) -> None:
+    def put_batch(
+        self, shard: Shard, batch: Any, on_done: Callable[[Any], None], timeout_ms: int | None = None
+    ) -> None:
         self._in_flight += 1
         self.in_flight_most = max(self.in_flight_most, self._in_flight)
         answer = self._take(shard.uuid, bytes(batch))
