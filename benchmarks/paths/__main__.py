@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.paths import consume, latency, produce, recovery, startup
 from benchmarks.paths.processes import CheckFailed
 from benchmarks.paths.report import Result, machine, markdown, write_json
+from streamkit.errors import StreamkitError
 
 GIB = 1 << 30
 
@@ -47,7 +48,7 @@ def main() -> int:
         started = time.perf_counter()
         try:
             found = MEASUREMENTS[name][1 if options.tiny else 0]()
-        except CheckFailed as error:
+        except (CheckFailed, StreamkitError) as error:
             print(f"{name:<14} FAILED: {error}", file=sys.stderr)
             failed += 1
             continue

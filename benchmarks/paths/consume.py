@@ -9,7 +9,8 @@ from streamkit import Client
 
 ROLES = {
     "read_objects": ("read, record objects", "Reader, every record's value touched"),
-    "read_raw": ("read, raw values", "Reader.batches(), list of bytes a batch"),
+    "read_raw": ("read, whole batches", "Reader.batches(), not decoded"),
+    "read_values": ("read, values", "Reader.batches(), list of bytes a batch"),
     "read_arrow": ("read, Arrow columns", "Reader.batches(), to_arrow()"),
     "consume": ("consume with checkpoints", "Worker, class style, record objects"),
 }

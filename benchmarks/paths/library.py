@@ -97,6 +97,21 @@ def read_objects(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_raw(options: dict[str, Any]) -> dict[str, Any]:
+    """Whole batches as they lie on disk, counted; nothing is decoded."""
+    window = Window(options["server_pid"])
+    url, stream, total = options["url"], options["stream"], options["records"]
+    window.start()
+    count = raw_bytes = 0
+    for batch in Reader(stream, start="trim_horizon", until="latest", url=url).batches():
+        count += len(batch)
+        raw_bytes += len(batch.raw)
+    result = window.stop(count, count * (KEY_BYTES + VALUE_BYTES), "")
+    check(count == total, f"{count} of {total} records came")
+    check(raw_bytes > total * (KEY_BYTES + VALUE_BYTES), f"{raw_bytes} bytes of batches came")
+    return {**result, "checked": f"{total:,} records"}
+
+
+def read_values(options: dict[str, Any]) -> dict[str, Any]:
     """A list of bytes for each batch."""
 
     def consume(reader: Reader) -> tuple[int, int]:
@@ -160,6 +175,7 @@ ROLES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "put": put,
     "read_objects": read_objects,
     "read_raw": read_raw,
+    "read_values": read_values,
     "read_arrow": read_arrow,
     "consume": consume,
 }

@@ -78,13 +78,17 @@ def _bound_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES_MAX, ADDRESS_SPACE_BYTES_MAX))
 
 
-def start_node(directory: Path, *arguments: str) -> Node:
-    """Returns when it serves. Raises CheckFailed with what it printed when it does not."""
+def start_node(directory: Path, **settings: str) -> Node:
+    """Returns when it serves. Raises CheckFailed with what it printed when it does not.
+
+    settings: STREAMKIT_… environment variables, without that prefix.
+    """
     started = time.perf_counter()
     errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  it outlives this function with the process that writes it
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamkit.cli", "serve", "--data", str(directory), "--port", "0", "--json", *arguments],
+        [sys.executable, "-m", "streamkit.cli", "serve", "--data", str(directory), "--port", "0", "--json"],
         stdout=subprocess.PIPE, stderr=errors, text=True, preexec_fn=_bound_memory, cwd=ROOT,
+        env={**os.environ, **{f"STREAMKIT_{name}": value for name, value in settings.items()}},
     )  # fmt: skip
     assert process.stdout is not None
     watchdog_deadline = started + START_SECONDS_MAX
@@ -102,10 +106,10 @@ def start_node(directory: Path, *arguments: str) -> Node:
 
 
 @contextlib.contextmanager
-def node(*arguments: str) -> Iterator[Node]:
+def node(**settings: str) -> Iterator[Node]:
     """A node on a temporary directory, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="streamkit-bench-", ignore_cleanup_errors=True) as directory:
-        running = start_node(Path(directory) / "data", *arguments)
+        running = start_node(Path(directory) / "data", **settings)
         try:
             yield running
         finally:

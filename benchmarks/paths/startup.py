@@ -36,14 +36,15 @@ def _median_ms(arguments: list[str], repeats: int) -> float:
 
 def many_shards(count: int) -> list[Result]:
     """A node with `count` idle shards: how long it takes to open them, and what each holds in memory."""
-    with node() as first:
+    limit = {"STREAMS__SHARDS_MAX": str(count + 10)}
+    with node(**limit) as first:
         empty_mib = first.memory_mib("VmRSS")
         with Client(url=first.url) as client:
             started = time.perf_counter()
             client.create_stream("idle", shards=count)
             created_seconds = time.perf_counter() - started
         first.stop()
-        second = start_node(first.directory)
+        second = start_node(first.directory, **limit)
         try:
             with Client(url=second.url) as client:
                 found = len(client.describe_stream("idle").shards)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,7 +64,7 @@ class Run:
                     time.sleep(early)
                 began = time.perf_counter()
                 handle = producer.put(self.value(number), key=str(number % KEYS))
-                handle.add_done_callback(lambda _, b=began: latencies.append((time.perf_counter() - b) * 1000))
+                handle.add_done_callback(partial(_note_latency, latencies, began))
                 pending.append((began, handle))
                 while pending and pending[0][1].done():
                     pending.popleft()[1].result()
@@ -137,6 +138,10 @@ def _wrong(message: str) -> Exception:
     from streamkit.errors import InternalError
 
     return InternalError(f"the check of the measurement failed: {message}", try_="run it again", incident="")
+
+
+def _note_latency(latencies_ms: list[float], began: float, _handle: object) -> None:
+    latencies_ms.append((time.perf_counter() - began) * 1000)
 
 
 def _latency_facts(latencies_ms: list[float]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from streamkit.cli.rendering import count, emit, note, size
 
 if TYPE_CHECKING:
     from streamkit.errors import StreamkitError
-    from streamkit.producer.producer import PutHandle
+    from streamkit.producer.producer import Handle
 
 UNPUT = b'{"schema":"streamkit.unput.v1"'
 SHOWN_MAX = 20                  # with more records, a summary instead of a line each
@@ -38,13 +38,13 @@ class Tally:
     invocation: Invocation
     failures: IO[bytes]
     show: bool
-    pending: deque[tuple[Entry, PutHandle]]
+    pending: deque[tuple[Entry, Handle]]
     records: int = 0
     data_bytes: int = 0
     failed: int = 0
     first_failure: StreamkitError | None = None
 
-    def add(self, entry: Entry, handle: PutHandle) -> None:
+    def add(self, entry: Entry, handle: Handle) -> None:
         self.pending.append((entry, handle))
         while self.pending and self.pending[0][1].done():
             self.settle()
