@@ -198,8 +198,8 @@ class Server:
             await listener.close()
         for link in list(self.links):
             link.say_goodbye("the node is stopping")
-        self.service.drain()
         deadline = self.loop.time() + seconds
+        await self.service.drain()
         # Looked at every 10 ms, once in a node's life: counting down in the hot path would cost every put.
         while self.service.under_way and self.loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_STEP_SECONDS)

@@ -97,15 +97,19 @@ class Service:
                     other.flush_soon()
 
     def _cannot_put(self, uuid: bytes) -> StreamkitError:
-        if self.draining:
-            return NodeDraining(f"node {self._node} is stopping", try_="try again when it is back", node=self._node)
-        return unknown_shard(uuid)
+        return self._is_draining() if self.draining else unknown_shard(uuid)
+
+    def _is_draining(self) -> NodeDraining:
+        return NodeDraining(f"node {self._node} is stopping", try_="try again when it is back", node=self._node)
 
     def _begin(self, link: Link, received: Received) -> None:
         if isinstance(received.message, m.Goodbye):
             return                                     # answers still leave; the peer closes when it has them
         operation = type(received.message).__name__
         self._counters.messages[operation] += 1
+        if self.draining and isinstance(received.message, m.JoinApplication | m.Heartbeat):
+            link.refuse(received.request_id, operation, self._is_draining())
+            return
         link.requests += 1
         task = self._loop.create_task(self._answer(link, received, operation))
         self._tasks.add(task)
@@ -130,10 +134,14 @@ class Service:
         self.fetches.forget(link)
         self.coordinator.connection_lost(link.number)
 
-    def drain(self) -> None:
-        """Nothing new is taken; what is under way is finished."""
+    async def drain(self) -> None:
+        """Nothing new is taken; what is under way is finished, and whoever waits for news is answered now."""
         self.draining = True
         self.fetches.drain()
+        try:
+            await self.coordinator.close()
+        except StreamkitError as error:
+            logger.warning("coordinator.unwritten", extra={"facts": {"error": str(error)}})
 
     @property
     def under_way(self) -> int:

@@ -1,5 +1,7 @@
 """The coordinator behind the wire: leases fence fetches, and survive a restart of the node."""
 
+import asyncio
+
 import pytest
 
 from streamkit.errors import LeaseLost
@@ -71,3 +73,14 @@ async def test_the_clock_runs_only_while_there_are_applications(owned, node, sta
     idle = await start("idle")
     await client.describe_node()
     assert idle._ticking.done()
+
+
+async def test_a_stop_does_not_wait_for_those_who_wait_for_news(owned, node):
+    client, membership, grant = owned
+    owns = ((grant.shard.uuid, grant.lease_epoch),)
+    news = asyncio.ensure_future(client.call(m.Heartbeat("billing", "w1", membership.session, owns, wait_ms=60_000)))
+    await client.describe_node()
+
+    await asyncio.wait_for(node.stop(60), 10)
+
+    assert (await asyncio.gather(news, return_exceptions=True))[0] is not None
