@@ -413,7 +413,9 @@ class Coordinator:
         return messages.Checkpointed(effects.results)
 
     async def _release(self, message: messages.ReleaseLeases, connection_id: int) -> messages.Message:
-        self._step(events.Release(message.application, message.leases, self._clock.monotonic_ms()))
+        self._step(events.Release(
+            message.application, message.leases, self._clock.monotonic_ms(), message.leaving_session
+        ))
         await self._settled()
         return messages.Done()
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import queue
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, overload
 
@@ -89,7 +90,7 @@ class Consumer(Running):
             raise InvalidUse(
                 f"{self._handler.name!r} handles these records already", try_="use a second application", handler=fn
             )
-        self._handler = Handler.inspected(fn, self.config.codec)
+        self._handler = Handler.inspected(fn, self.config.codec, sys._getframe(1).f_locals)
         return fn
 
     def batches(self) -> Iterator[Batch[Any]]:

@@ -1,8 +1,9 @@
 """Batches ahead of the handler: long polls in a pipeline, under one byte budget for the whole worker.
 
-A shard that holds nothing may always fetch, so that none starves; the others share what the budget leaves. Bytes
-count from arrival until the batch is finished, before and after decompression. A broken connection is waited out
-here; nobody above notices but for the time it takes.
+A shard that holds nothing may always fetch a little, so that none starves; the others share what the budget leaves.
+Bytes count from arrival until the batch is finished, before and after decompression; what is asked for counts too,
+above that little, scaled by how much the shard's last batches unpacked to. A broken connection is waited out here;
+nobody above notices but for the time it takes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from streamkit.runtime.backoff import Backoff
 
 log = logging.getLogger("streamkit.consumer")
 
-_FETCH_BYTES_MIN = 64 * 1024
+_FETCH_BYTES_MIN = 64 * 1024               # what a shard may always ask for
+_RATIO_FIRST = 2.0                         # held bytes for one fetched byte, before any was seen
 
 
 class Budget:
@@ -29,6 +31,7 @@ class Budget:
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
         self.used_bytes = 0
+        self.asked_bytes = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
 
     def take(self, count: int) -> None:
@@ -43,9 +46,14 @@ class Budget:
                 waiter.set_result(None)
                 break
 
+    @property
+    def left_bytes(self) -> int:
+        """What is neither held nor on its way; below 0 when shards that held nothing took their little."""
+        return self.bytes_max - self.used_bytes - self.asked_bytes
+
     async def room_for(self, count: int) -> None:
         """Until `count` more bytes fit."""
-        while self.used_bytes + count > self.bytes_max and self.used_bytes:
+        while self.left_bytes < count and self.used_bytes:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
@@ -82,6 +90,7 @@ class Fetcher:
         self._wait_ms = wait_ms
         self._records_lost_ok = records_lost_ok
         self._ask_bytes = min(1 << 20, bytes_max)
+        self._ratio = _RATIO_FIRST
         self._queue: deque[Batch[Any]] = deque()
         self._held_bytes = 0
         self._arrived = asyncio.Event()
@@ -133,9 +142,9 @@ class Fetcher:
 
     async def _wait_for_room(self) -> None:
         # A shard with nothing in hand fetches at once. Otherwise it waits for the budget, or for its own last batch.
-        while self._held_bytes and self._budget.used_bytes + self._ask_bytes > self._budget.bytes_max:
+        while self._held_bytes and self._budget.left_bytes < (wanted := self._wanted_bytes()):
             self._room.clear()
-            room = asyncio.ensure_future(self._budget.room_for(self._ask_bytes))
+            room = asyncio.ensure_future(self._budget.room_for(wanted))
             own = asyncio.ensure_future(self._room.wait())
             try:
                 await asyncio.wait([room, own], return_when=asyncio.FIRST_COMPLETED)
@@ -144,15 +153,27 @@ class Fetcher:
                 own.cancel()
                 self._budget.wake()
 
+    def _wanted_bytes(self) -> int:
+        # Once unpacked, and never more than could ever fit.
+        return min(int(self._ask_bytes * self._ratio), self._budget.bytes_max)
+
     async def _fetch(self) -> None:
-        crowded = self._budget.used_bytes >= self._budget.bytes_max
-        ask_bytes = _FETCH_BYTES_MIN if crowded else self._ask_bytes
-        fetched = await self._client.fetch(
-            self._shard, self.position, bytes_max=ask_bytes, wait_ms=self._wait_ms,
-            application=self._application, session=self._session, lease_epoch=self._lease_epoch,
-        )
+        budget = self._budget
+        room = int(budget.left_bytes / self._ratio)
+        ask_bytes = max(min(self._ask_bytes, room), int(_FETCH_BYTES_MIN / self._ratio))
+        asked_bytes = max(0, int(ask_bytes * self._ratio) - _FETCH_BYTES_MIN)
+        budget.asked_bytes += asked_bytes
+        try:
+            fetched = await self._client.fetch(
+                self._shard, self.position, bytes_max=ask_bytes, wait_ms=self._wait_ms,
+                application=self._application, session=self._session, lease_epoch=self._lease_epoch,
+            )
+        finally:
+            budget.asked_bytes -= asked_bytes
+            budget.wake()
         self.high_watermark = fetched.high_watermark
         arrived_bytes = 0
+        held_before = self._held_bytes
         for buffer in fetched.batches:
             batch: Batch[Any] = Batch(buffer, self._context, self.position)
             assert batch.base_sequence <= self.position, "a fetch leaves no record out"
@@ -166,6 +187,8 @@ class Fetcher:
             arrived_bytes += batch.batch_bytes
         if self._queue:
             self._arrived.set()
+        if arrived_bytes:
+            self._ratio = max(1.0, (self._held_bytes - held_before) / arrived_bytes)
         if 2 * arrived_bytes > ask_bytes:
             self._ask_bytes = min(2 * self._ask_bytes, self._bytes_max)
         elif 8 * arrived_bytes < ask_bytes:

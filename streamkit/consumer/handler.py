@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NoReturn, Protocol
@@ -55,8 +56,8 @@ class Context:
     """
 
     __slots__ = (
-        "_halt", "_index", "_lease", "_records", "application", "batch", "checkpointer", "log", "shard", "stopping",
-        "stream", "worker",
+        "_halt", "_index", "_lease", "_records", "application", "attempt_counted", "batch", "checkpointer", "log",
+        "shard", "stopping", "stream", "worker",
     )  # fmt: skip
 
     def __init__(self, lease: HeldLease, application: str, worker: str) -> None:
@@ -75,6 +76,7 @@ class Context:
         self._records = True
         self._index = 0
         self._halt = False
+        self.attempt_counted = False       # the attempt in hand was written down before it began
 
     @property
     def record(self) -> Record[Any]:
@@ -88,7 +90,7 @@ class Context:
         if self.batch is None:
             return 1
         sequence = self.batch.first_sequence + (self._index if self._records else 0)
-        return self._lease.attempts.get(sequence, 0) + 1
+        return self._lease.attempts.get(sequence, 0) + (0 if self.attempt_counted else 1)
 
     @property
     def fencing_token(self) -> int:
@@ -152,8 +154,11 @@ class Handler:
     decoding: Decoding
 
     @classmethod
-    def inspected(cls, function: Callable[..., Any], codec: Codec | str) -> Handler:
-        """Raises InvalidUse for what can never work: no parameter, too many, a generator, an unknown type."""
+    def inspected(cls, function: Callable[..., Any], codec: Codec | str, names: Mapping[str, Any]) -> Handler:
+        """names: local names of the place of decoration, for annotations that are text.
+
+        Raises InvalidUse for what can never work: no parameter, too many, a generator, an unknown type.
+        """
         name = getattr(function, "__name__", type(function).__name__)
         if not callable(function):
             raise InvalidUse(f"{function!r} is not a function", try_="decorate a def or an async def")
@@ -170,7 +175,7 @@ class Handler:
                 f"handler {name!r} takes {len(needed)} arguments; it is called with the record, and the context",
                 try_=f"write def {name}(value) or def {name}(value, ctx: Context)", handler=name,
             )
-        annotation = _annotation(target, parameters[0], name)
+        annotation = _annotation(target, parameters[0], name, names)
         takes, inner = _taken(annotation)
         return cls(
             function=function, name=name, takes=takes, annotation=inner, with_context=len(parameters) > 1,
@@ -178,19 +183,18 @@ class Handler:
         )
 
 
-def _annotation(function: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
+def _annotation(
+    function: Callable[..., Any], parameter: inspect.Parameter, name: str, names: Mapping[str, Any]
+) -> Any:
     if parameter.annotation is parameter.empty:
         return Any
     if not isinstance(parameter.annotation, str):
         return parameter.annotation
     try:
-        return typing.get_type_hints(function)[parameter.name]
-    except (NameError, AttributeError, TypeError) as cause:
-        # Names of the function around the handler are not found this way; those that are not in it either are wrong.
-        closure = inspect.getclosurevars(function) if inspect.isfunction(function) else None
-        found = {**closure.globals, **closure.nonlocals} if closure else {}
-        if parameter.annotation in found:
-            return found[parameter.annotation]
+        # Only this parameter: a name that the others cannot resolve does not matter.
+        alone = types.SimpleNamespace(__annotations__={"it": parameter.annotation})
+        return typing.get_type_hints(alone, getattr(function, "__globals__", {}), dict(names))["it"]
+    except (NameError, AttributeError, TypeError, SyntaxError) as cause:
         raise InvalidUse(
             f"handler {name!r} takes {parameter.annotation!r}; known: dict, list, str, int, float, bytes, Record, "
             f"Batch, and types that can be seen from where it stands",

@@ -53,6 +53,7 @@ class LeaseKeeper:
     def __init__(self, client: AsyncClient, join: JoinApplication, listeners: Listeners) -> None:
         self.session = 0
         self.joined = asyncio.Event()
+        self.leaving = False               # releases say so: what is given up must not come back
         self._client = client
         self._clock = client.runtime.clock
         self._join = join
@@ -92,7 +93,8 @@ class LeaseKeeper:
         del self._owned[shard]
         self._done_with.add((shard, lease_epoch))
         backoff = Backoff(self._client.runtime.random, 50, 1_000)
-        message = ReleaseLeases(self._join.application, self._join.worker, ((shard, lease_epoch),))
+        leaving_session = session if self.leaving else 0
+        message = ReleaseLeases(self._join.application, self._join.worker, ((shard, lease_epoch),), leaving_session)
         while session and session == self.session:
             try:
                 await self._client.call(message)

@@ -104,6 +104,7 @@ class Member:
 
     async def _drain(self) -> None:
         # Heartbeats go on meanwhile: the leases are ours until each is released.
+        self._keeper.leaving = True
         for held in self._held.values():
             held.consumer.drain(self._config.drain_seconds)
         running = [held.running for held in self._held.values() if held.running is not None]
@@ -120,6 +121,9 @@ class Member:
     # ---- leases come and go --------------------------------------------------------------------------------
 
     def _on_granted(self, grant: LeaseGrant) -> None:
+        if self._stop.is_set():
+            self._tasks.start(self._keeper.release(grant.shard.uuid, grant.lease_epoch), "refusal")
+            return
         config = self._config
         shard = shard_from_wire(grant.shard)
         lease = HeldLease(grant, shard, manual=config.checkpoint == "manual")
@@ -143,8 +147,6 @@ class Member:
         log.info("lease.granted application=%s stream=%s shard=%s lease_epoch=%d position=%d", config.application,
                  grant.stream, shard.id, grant.lease_epoch, grant.checkpoint)
         held.running = self._tasks.start(self._live(held, before), shard.id)
-        if self._stop.is_set():
-            consumer.drain(config.drain_seconds)
 
     def _on_draining(self, shard: bytes) -> None:
         if (held := self._held.get(shard)) is not None:

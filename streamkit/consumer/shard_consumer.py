@@ -245,6 +245,7 @@ class ShardConsumer:
             outcome = await self._driver.run(part)
         finally:
             self.busy_since_s = None
+            self.context.attempt_counted = False
             self.lease.live = None
         self._around.statistics.records += outcome.done
         if outcome.error is not None:
@@ -416,6 +417,7 @@ class ShardConsumer:
     async def _mark(self, record: Record[Any]) -> None:
         lease = self.lease
         lease.attempts[record.sequence] = lease.attempts.get(record.sequence, 0) + 1
+        self.context.attempt_counted = True
         await self._around.flush(lease)
         if lease.lost:
             raise lease.lease_lost()

@@ -97,7 +97,11 @@ class Applications:
             ) from None
 
     def _balance(self, application: Application, now_ms: int) -> None:
-        plan = balance(application.holdings(), application.candidates())
+        staying = [
+            candidate for candidate in application.candidates()
+            if (application.name, candidate.session) not in self.membership.leaving
+        ]
+        plan = balance(application.holdings(), staying)
         if plan.grants:
             grants = tuple((shard, session, application.leases.row(shard)[2] + 1) for shard, session in plan.grants)
             self._decide(facts.LeasesGranted(application.name, grants))
@@ -191,6 +195,8 @@ class Applications:
 
     def _release(self, event: events.Release) -> None:
         application = self.application(event.application)
+        if event.leaving in application.members:
+            self.membership.leaving.add((application.name, event.leaving))
         freed = []
         for shard, lease_epoch in dict.fromkeys(event.leases):
             if shard in application.leases and application.leases.row(shard)[2] == lease_epoch \

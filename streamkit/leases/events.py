@@ -79,11 +79,15 @@ class Checkpoints:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The owner has finished with these (shard, lease epoch) and will not touch them again."""
+    """The owner has finished with these (shard, lease epoch) and will not touch them again.
+
+    leaving: the owner's session when it is about to leave and is to be given no other leases; else 0.
+    """
 
     application: str
     leases: Sequence[tuple[bytes, int]]
     now_ms: int
+    leaving: int = 0
 
 
 @dataclass(frozen=True, slots=True)

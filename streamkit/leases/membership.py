@@ -21,6 +21,7 @@ class Membership:
     def __init__(self) -> None:
         self.deadlines: dict[Member, int] = {}
         self.drains: dict[Lease, int] = {}
+        self.leaving: set[Member] = set()  # about to leave: they keep what they have and get nothing
         self._timeouts: dict[Member, int] = {}
         self._connections: dict[int, set[Member]] = {}
         self._connection_of: dict[Member, int] = {}
@@ -43,6 +44,7 @@ class Membership:
     def forget(self, member: Member) -> None:
         self.deadlines.pop(member, None)
         self._timeouts.pop(member, None)
+        self.leaving.discard(member)
         self._forget_connection(member)
 
     def _forget_connection(self, member: Member) -> None:

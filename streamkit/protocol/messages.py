@@ -256,6 +256,7 @@ class ReleaseLeases(_Message, tag=37, frozen=True):
     application: str
     worker: str
     leases: tuple[tuple[bytes, int], ...]
+    leaving_session: int = 0               # the worker's session when it is about to leave: it wants no other leases
 
 
 class LeaveApplication(_Message, tag=38, frozen=True):

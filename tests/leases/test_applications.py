@@ -129,12 +129,12 @@ class LeaseHistory(RuleBasedStateMachine):
             self.numbers[shard, lease_epoch] = number
 
     @precondition(lambda self: any(self.sessions.values()))
-    @rule(data=st.data())
-    def worker_releases(self, data):
+    @rule(data=st.data(), leaving=st.booleans())
+    def worker_releases(self, data, leaving):
         session = data.draw(st.sampled_from(sorted(s for s, mine in self.sessions.items() if mine)))
         lease = data.draw(st.sampled_from(self.sessions[session]))
         self.sessions[session].remove(lease)
-        self.step(events.Release("app", [lease], self.now_ms))
+        self.step(events.Release("app", [lease], self.now_ms, session if leaving else 0))
 
     @precondition(lambda self: any(self.sessions.values()))
     @rule(data=st.data())
@@ -204,6 +204,7 @@ class LeaseHistory(RuleBasedStateMachine):
             for shard, session, state in application.leases.owners():
                 takers = [member for member in application.members.values()
                           if application.stream_of[shard] in member.streams
+                          and ("app", member.session) not in self.machine.membership.leaving
                           and (not member.leases_max or loads[member.session] < member.leases_max)]
                 assert state != "ready" or not takers
                 assert (session == 0) == (state == "ready") or state == "paused"
@@ -212,10 +213,12 @@ class LeaseHistory(RuleBasedStateMachine):
     @invariant()
     def once_drained_the_shares_are_fair(self):
         for application in self.machine.table.applications.values():
-            members = list(application.members.values())
+            members = [member for member in application.members.values()
+                       if ("app", member.session) not in self.machine.membership.leaving]
             states = {state for _, _, state in application.leases.owners()}
-            if len({member.streams for member in members}) == 1 and not any(member.leases_max for member in members) \
-                    and states <= {"owned"} and set(application.streams) <= set(members[0].streams):
+            alike = len({(member.streams, member.leases_max) for member in members}) == 1
+            at_rest = states <= {"owned"} and len(members) == len(application.members)
+            if alike and at_rest and not members[0].leases_max and {*application.streams} <= {*members[0].streams}:
                 assert oracles_leases.fair([application.leases.count_of(member.session) for member in members])
 
 
@@ -291,6 +294,17 @@ def test_a_zombie_is_fenced_in_fetch_checkpoint_and_pause(machine):
     with pytest.raises(LeaseLost):
         machine.step(events.Pause("app", shard, lease_epoch, ""))
     assert machine.step(events.Checkpoints("app", [Item(shard, lease_epoch, 1, 9)], 0)).results == ("fenced",)
+
+
+def test_a_worker_that_is_leaving_gets_nothing_new(machine):
+    first = join(machine, "w1", found=[stream("s", 2)])
+    leases = owned(first)
+    machine.step(events.Release("app", leases[:1], 1, first.session))
+
+    assert machine.table.applications["app"].leases.row(leases[0][0])[0] == "ready"
+    assert owned(join(machine, "w2")) == [(leases[0][0], 2)]
+    machine.step(events.Leave("app", first.session, 2))
+    assert machine.table.applications["app"].leases.row(leases[1][0])[0] == "owned"
 
 
 def test_a_drain_ends_at_its_deadline_and_the_slow_owner_is_told(machine):
