@@ -137,8 +137,6 @@ cdef class NodeLog:
             end = news.done[i].end
             if news.done[i].durable and end > shard.journal_end:
                 shard.journal_end = end
-            if news.done[i].written and end > shard.segment_end:
-                shard.segment_end = end
             if not shard.has_news:
                 shard.has_news = True
                 self.progressed.append(shard)
@@ -147,6 +145,11 @@ cdef class NodeLog:
             segment.in_flight -= 1
             segment.written_position = news.released.at[i].position + news.released.at[i].size
             segment.dirty = True
+            # Only here, not with the news that a group is durable: readers of the file stop at written_position.
+            shard = segment.shard
+            if news.released.at[i].end > shard.segment_end:
+                shard.segment_end = news.released.at[i].end
+                self.note_progress(shard)
         self.journal.free_news(&news)
         if news.done_count or news.released.count:
             self.trim_tails()
