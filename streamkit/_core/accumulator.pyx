@@ -405,20 +405,21 @@ cdef class Accumulator:
         return made
 
     cdef void free_slab(self, Slab* slab) noexcept nogil:
-        # Back to the pool, or to the system; its references are gone already.
+        # Back to the pool, or to the system; its references are gone already. Never waits for the mutex: the caller
+        # may hold the GIL, or be a collection in the very thread that holds the mutex around a fork.
         SK_COUNT(live_counts[LIVE_SLAB], -1)
         free(slab.rows)
         slab.rows = NULL
         free(slab.spans)
         slab.spans = NULL
         slab.span_count = slab.span_capacity = 0
-        pthread_mutex_lock(&self.mutex)
-        if slab.memory != NULL and self.pool_bytes + slab.capacity <= POOL_BYTES_MAX and slab.capacity <= 4 * self.batch_bytes_max + 65536:
-            self.pool_bytes += slab.capacity
-            slab.next = self.pool
-            self.pool = slab
-            slab = NULL
-        pthread_mutex_unlock(&self.mutex)
+        if slab.memory != NULL and pthread_mutex_trylock(&self.mutex) == 0:
+            if self.pool_bytes + slab.capacity <= POOL_BYTES_MAX and slab.capacity <= 4 * self.batch_bytes_max + 65536:
+                self.pool_bytes += slab.capacity
+                slab.next = self.pool
+                self.pool = slab
+                slab = NULL
+            pthread_mutex_unlock(&self.mutex)
         if slab != NULL:
             free(slab.memory)
             free(slab)
@@ -546,7 +547,12 @@ cdef int note_row(Accumulator accumulator, Lane* lane, ColumnsHandle handle, uin
 
 
 cdef int drop_slab(Accumulator accumulator, Slab* slab) except -1:
-    # A slab that nobody will send: an accumulator that is collected, or inherited by a child process.
+    # A slab that nobody will send: its accumulator is collected, or was inherited by a child process.
+    cdef uint32_t i
+    for i in range(slab.span_count):
+        (<ColumnsHandle>slab.spans[i].handle).rows_settled(
+            slab.rows + slab.spans[i].first, slab.spans[i].count, 0, closed())
+    slab.span_count = 0
     if slab.delivery != NULL:
         Py_XDECREF(slab.delivery)
         slab.delivery = NULL

@@ -77,6 +77,8 @@ cdef class Outcome:
         self.state = state
         callbacks, self.callbacks = self.callbacks, None
         futures, self.futures = self.futures, None
+        if self.generation != generation:
+            return                           # a child's copy: whoever waits does so in the parent
         if futures is not None:
             current = running_loop()
             for loop, waiting in futures.items():

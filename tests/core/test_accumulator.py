@@ -371,6 +371,20 @@ def drained_once(accumulator: Accumulator) -> list[list[Any]]:
     return found
 
 
+def test_columns_of_a_lost_accumulator_fail() -> None:
+    accumulator = made(2, batch_records_max=3)
+    keys, values = columns_of([(f"k{i}", b"v") for i in range(10)], "arrow")
+    handle = ColumnsHandle(10)
+    accumulator.put_columns(Column(keys), Column(values), handle)
+    sealed = accumulator.take(0, close_open=True)
+    del accumulator
+    assert not handle.done()
+    del sealed
+
+    assert handle.failed == 10
+    assert isinstance(handle.failures[0][0], Closed)
+
+
 def test_nothing_is_left_alive() -> None:
     before = debug.live()
     accumulator = made(2)
