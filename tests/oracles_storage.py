@@ -154,7 +154,7 @@ class ModelLog:
 
 async def wait_for(directory: LogDirectory, done: Callable[[], bool]) -> None:
     """Until `done()`, looked at whenever the disk moved."""
-    while not done():
+    while not done():                              # noqa: ASYNC110 - virtual time
         await asyncio.sleep(0.001)
 
 

@@ -13,5 +13,8 @@ cdef int write_vectors(int fd, iovec* vectors, Py_ssize_t count, int64_t positio
 cdef int sync_data(int fd) noexcept nogil
     # fdatasync. Not repeated after an error, also not after EINTR: the pages may be marked clean already.
 
+cdef void begin_writeback(int fd, int64_t position, int64_t size) noexcept nogil
+    # A hint: the disk may start on these bytes now. Promises nothing, so it reports nothing.
+
 cdef void signal_event(int fd) noexcept nogil
     # One more on an eventfd; cannot block, since nobody leaves 2**64 of them uncollected.

@@ -22,6 +22,16 @@ cdef extern from "<unistd.h>" nogil:
     ssize_t write(int fd, const void* at, size_t size)
     int fdatasync(int fd)
 
+cdef extern from * nogil:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <fcntl.h>
+    """
+    int sync_file_range(int fd, off_t position, off_t size, unsigned int flags)
+    unsigned int SYNC_FILE_RANGE_WRITE
+
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int value, int flags)
     int EFD_NONBLOCK
@@ -67,6 +77,10 @@ cdef int write_vectors(int fd, iovec* vectors, Py_ssize_t count, int64_t positio
 
 cdef int sync_data(int fd) noexcept nogil:
     return errno if fdatasync(fd) != 0 else 0
+
+
+cdef void begin_writeback(int fd, int64_t position, int64_t size) noexcept nogil:
+    sync_file_range(fd, position, size, SYNC_FILE_RANGE_WRITE)
 
 
 cdef void signal_event(int fd) noexcept nogil:

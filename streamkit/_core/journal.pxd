@@ -90,6 +90,7 @@ cdef struct Write:                 # one write of a job
     int64_t position
     Py_ssize_t vector_first
     Py_ssize_t vector_count        # 0: only sync
+    bint soon                      # a sync of its own follows: let the disk begin already
     bint sync
 
 cdef struct Done:                  # news for the loop

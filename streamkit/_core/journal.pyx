@@ -13,7 +13,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from streamkit._core.batch cimport sk_crc32c
-from streamkit._core.files cimport signal_event, sync_data, write_vectors
+from streamkit._core.files cimport begin_writeback, signal_event, sync_data, write_vectors
 
 cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_init(pthread_mutex_t*, void*)
@@ -130,6 +130,7 @@ cdef bint add_write(State* state, int fd, PyObject* file, uint64_t position, Py_
     write.position = <int64_t>position
     write.vector_first = first
     write.vector_count = state.vector_count - first
+    write.soon = False
     write.sync = sync
     state.write_count += 1
     return True
@@ -156,7 +157,7 @@ cdef bint add_segment(State* state, Slot* slot, bint sync) noexcept nogil:
 
 
 cdef int form(State* state) noexcept nogil:
-    # The writes that make the group durable. 0, ENOMEM, or -1: the journal has no room prepared for it.
+    # The writes that make the group durable: segments, their syncs, the journal. 0, ENOMEM, or -1: the journal has no room prepared for it.
     cdef Py_ssize_t i
     cdef Slot* slot
     cdef Entry* entry
@@ -181,7 +182,13 @@ cdef int form(State* state) noexcept nogil:
             return answer
     for i in range(state.slot_count):
         slot = state.slots[i]
-        if slot.direct and not add_segment(state, slot, slot.fsync):
+        if slot.direct:
+            if not add_segment(state, slot, False):
+                return ENOMEM
+            state.writes[state.write_count - 1].soon = slot.fsync
+    for i in range(state.slot_count):          # all writes before the first sync: the disk works on them together
+        slot = state.slots[i]
+        if slot.direct and slot.fsync and not add_write(state, slot.fd, slot.file, 0, state.vector_count, True):
             return ENOMEM
     if listed and not form_journal(state, listed, data, journalled):
         return ENOMEM
@@ -411,11 +418,18 @@ cdef int carry_out(State* state, PyObject** file) noexcept nogil:
     cdef Py_ssize_t i
     cdef Write* write
     cdef int error = 0
+    cdef Py_ssize_t k
+    cdef int64_t size
     for i in range(state.write_count):
         write = &state.writes[i]
         file[0] = write.file
         if write.vector_count:
             error = write_vectors(write.fd, state.vectors + write.vector_first, write.vector_count, write.position)
+        if not error and write.soon:
+            size = 0
+            for k in range(write.vector_first, write.vector_first + write.vector_count):
+                size += <int64_t>state.vectors[k].iov_len
+            begin_writeback(write.fd, write.position, size)
         if not error and write.sync:
             error = sync_data(write.fd)
             if error == ENOSPC or error == EDQUOT:

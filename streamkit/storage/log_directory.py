@@ -13,13 +13,12 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from streamkit._core.files import crc32c
 from streamkit._core.journal import Journal
 from streamkit._core.log import NodeLog, Segment
 from streamkit._core.producers import ProducerTable
-from streamkit.errors import Closed, CorruptFile, DiskFailed, DiskFull
+from streamkit.errors import Closed, DiskFailed, DiskFull
 from streamkit.runtime.interfaces import Disk, File, Flusher, Lock, Runtime
-from streamkit.storage import journal_files, recovery
+from streamkit.storage import identity, journal_files, recovery
 from streamkit.storage.checkpoint import (
     Snapshot,
     SyncFailed,
@@ -31,7 +30,7 @@ from streamkit.storage.checkpoint import (
 from streamkit.storage.config import StorageConfig
 from streamkit.storage.flusher import GroupCommit
 from streamkit.storage.shard_log import Damage, ShardLog
-from streamkit.storage.super_slots import SLOT_BYTES, NodeFacts, ShardFacts, read_slots, write_slot
+from streamkit.storage.super_slots import NodeFacts, ShardFacts
 
 logger = logging.getLogger("streamkit.storage")
 _FIRST_PREPARED_BYTES = 1 << 20
@@ -106,12 +105,12 @@ class LogDirectory:
 
     def _recover(self) -> None:
         disk, config = self._disk, self.config
-        self._make_root()
+        identity.make_root(disk, self.path)
         self._lock = disk.lock(f"{self.path}/lock")
         disk.make_directory(f"{self.path}/journal")
         disk.make_directory(f"{self.path}/shards")
-        self._identify()
-        node = self._read_node_facts()
+        self.node_id = identity.identify(disk, self.path, self._runtime.random)
+        self._node_generation, node = identity.read_node_facts(disk, self.path)
         boot_id = disk.boot_id()
         same_boot = node is not None and node.boot_id == boot_id
         self.was_clean = node is None or node.clean
@@ -140,6 +139,10 @@ class LogDirectory:
             self._adopt(uuid, path, shard, durable)
         self._open_journal(replay)
         self._make_reserve()
+
+    def _write_node_facts(self, facts: NodeFacts) -> None:
+        self._node_generation += 1
+        identity.write_node_facts(self._disk, self.path, self._node_generation, facts)
 
     def _adopt(self, uuid: bytes, path: str, found: recovery.Found, durable: int) -> None:
         log = self._make_log(uuid, path, found.facts, found.generation, found)
@@ -236,69 +239,6 @@ class LogDirectory:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-    # ---- identity ---------------------------------------------------------------------------------------------
-
-    def _identify(self) -> None:
-        """node.id: "SKN1", crc u32 of the rest, node uuid 16, disk uuid 16."""
-        disk, path = self._disk, f"{self.path}/node.id"
-        if disk.exists(path):
-            file = disk.open(path)
-            data = file.read(64, 0)
-            file.close()
-            if len(data) >= 40 and data[:4] == b"SKN1" and crc32c(data[8:40]) == int.from_bytes(data[4:8], "little"):
-                self.node_id = data[8:24]
-                return
-            if disk.list(f"{self.path}/shards"):
-                raise CorruptFile(
-                    f"{path} is not a streamkit node's identity", try_="restore node.id from a copy of the directory",
-                    path=path, position=0, reason="node.id",
-                )  # fmt: skip
-        body = self._runtime.random.uuid() + self._runtime.random.uuid()
-        file = disk.open(path, create=True)
-        try:
-            file.write([b"SKN1" + crc32c(body).to_bytes(4, "little") + body], 0)
-            file.sync()
-        finally:
-            file.close()
-        disk.sync_directory(self.path)
-        self.node_id = body[:16]
-
-    def _make_root(self) -> None:
-        # A directory outlives a loss of power once the one that names it was synced.
-        missing = []
-        part = self.path.rstrip("/")
-        while part and not self._disk.exists(part):
-            missing.append(part)
-            part = part.rpartition("/")[0]
-        self._disk.make_directory(self.path)
-        for part in missing:
-            parent, slash, _ = part.rpartition("/")
-            self._disk.sync_directory(parent or slash or ".")
-
-    def _read_node_facts(self) -> NodeFacts | None:
-        path = f"{self.path}/super"
-        if not self._disk.exists(path):
-            return None
-        file = self._disk.open(path)
-        try:
-            slot = read_slots(file.read(2 * SLOT_BYTES, 0))
-        finally:
-            file.close()
-        if slot is None:
-            return NodeFacts(boot_id="", clean=False)
-        self._node_generation = slot[0]
-        return NodeFacts.from_bytes(slot[1])
-
-    def _write_node_facts(self, facts: NodeFacts) -> None:
-        self._node_generation += 1
-        file = self._disk.open(f"{self.path}/super", create=True)
-        try:
-            write_slot(file, self._node_generation, facts.to_bytes())
-            file.sync()
-        finally:
-            file.close()
-        self._disk.sync_directory(self.path)
 
     # ---- shards -----------------------------------------------------------------------------------------------
 

@@ -282,6 +282,7 @@ class _Scan:
                 walked = walk(data, position, self.sequence, self.seed, epoch_min=self.found.epoch,
                               headers_crc=segment.get("headers_crc", 0))  # fmt: skip
                 self._take(segment, walked)
+                self._write_again(file, data, position, walked)
                 if walked.stop == SHORT and walked.needed > len(data) and position + len(data) < size:
                     window = max(window, walked.needed)
                     continue
@@ -295,6 +296,13 @@ class _Scan:
                 return
         finally:
             file.close()
+
+    def _write_again(self, file: File, data: bytes, position: int, walked: Walk) -> None:
+        # After a failed sync the system calls pages clean that never reached the disk, and a later sync passes over
+        # them. So what is not known to be durable is written once more before anybody syncs, and serves, it.
+        fresh = next((batch[0] for batch in walked.batches if batch[1] >= self.durable), walked.position)
+        if fresh < walked.position and not self.found.facts.memory_mode:
+            file.write([data[fresh - position : walked.position - position]], fresh)
 
     def _take(self, segment: dict[str, int], walked: Walk) -> None:
         found = self.found

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from streamkit.errors import Closed, CorruptFile, DiskFailed, DiskFull
 from streamkit.storage import LogDirectory
-from tests.oracles_storage import SHARDS, SMALL, Machine, base_of, body_of, is_control, read_all, records_of, seal, wait_for
+from tests.oracles_storage import (
+    SHARDS,
+    SMALL,
+    Machine,
+    base_of,
+    body_of,
+    is_control,
+    read_all,
+    records_of,
+    seal,
+    wait_for,
+)
 
 SHARD = SHARDS[0]
 PATH = f"data/shards/{SHARD.hex()}"
@@ -64,7 +75,8 @@ async def salvage(log):
 def test_a_flipped_bit_in_a_segment_loses_only_the_batch_it_is_in(place, bits, unclean):
     machine = Machine()
     batches = fill(machine, close=not unclean)
-    sizes = {path: size for path, size in machine.disk.files().items() if path.startswith(PATH) and path.endswith(".log")}
+    files = machine.disk.files().items()
+    sizes = {path: size for path, size in files if path.startswith(PATH) and path.endswith(".log")}
     path = sorted(sizes)[int(place * len(sizes))]
     machine.disk.rot(path, int(place * sizes[path]), bits)
 
@@ -128,7 +140,8 @@ def test_an_index_that_is_missing_or_wrong_is_rebuilt(rot):
             del machine.disk.names[path], machine.disk.durable_names[path]
         else:
             inode = machine.disk.names[path]
-            inode.content[:] = inode.durable[:] = b"" if rot == "empty" else random.Random(1).randbytes(len(inode.content))
+            junk = b"" if rot == "empty" else random.Random(1).randbytes(len(inode.content))
+            inode.content[:] = inode.durable[:] = junk
 
     async def look(directory, log, runtime):
         for start in (29, 17, 3, 30):

@@ -1,0 +1,77 @@
+"""Who a data directory belongs to, and whether it was left in order.
+
+    node.id   "SKN1", crc u32 of the rest, node uuid 16 B, disk uuid 16 B; written once
+    super     two slots, see `super_slots`: the boot it was last opened under, and the clean mark
+
+Used by `log_directory` while it opens and closes; on another thread than the loop.
+"""
+
+from __future__ import annotations
+
+from streamkit._core.files import crc32c
+from streamkit.errors import CorruptFile
+from streamkit.runtime.interfaces import Disk, Random
+from streamkit.storage.super_slots import SLOT_BYTES, NodeFacts, read_slots, write_slot
+
+
+def make_root(disk: Disk, path: str) -> None:
+    """The directory itself. It outlives a loss of power once the one that names it was synced. Raises OSError."""
+    missing = []
+    part = path.rstrip("/")
+    while part and not disk.exists(part):
+        missing.append(part)
+        part = part.rpartition("/")[0]
+    disk.make_directory(path)
+    for part in missing:
+        parent, slash, _ = part.rpartition("/")
+        disk.sync_directory(parent or slash or ".")
+
+
+def identify(disk: Disk, path: str, random: Random) -> bytes:
+    """The node's uuid; a new directory gets one. Raises CorruptFile when it is unreadable and there are shards."""
+    name = f"{path}/node.id"
+    if disk.exists(name):
+        file = disk.open(name)
+        data = file.read(64, 0)
+        file.close()
+        if len(data) >= 40 and data[:4] == b"SKN1" and crc32c(data[8:40]) == int.from_bytes(data[4:8], "little"):
+            return data[8:24]
+        if disk.list(f"{path}/shards"):
+            raise CorruptFile(
+                f"{name} is not a streamkit node's identity", try_="restore node.id from a copy of the directory",
+                path=name, position=0, reason="node.id",
+            )  # fmt: skip
+    body = random.uuid() + random.uuid()
+    file = disk.open(name, create=True)
+    try:
+        file.write([b"SKN1" + crc32c(body).to_bytes(4, "little") + body], 0)
+        file.sync()
+    finally:
+        file.close()
+    disk.sync_directory(path)
+    return body[:16]
+
+
+def read_node_facts(disk: Disk, path: str) -> tuple[int, NodeFacts | None]:
+    """(generation, facts); None for a new directory; unclean when both slots are bad."""
+    name = f"{path}/super"
+    if not disk.exists(name):
+        return 0, None
+    file = disk.open(name)
+    try:
+        slot = read_slots(file.read(2 * SLOT_BYTES, 0))
+    finally:
+        file.close()
+    facts = NodeFacts.from_bytes(slot[1]) if slot else None
+    return (slot[0] if slot else 0), facts or NodeFacts(boot_id="", clean=False)
+
+
+def write_node_facts(disk: Disk, path: str, generation: int, facts: NodeFacts) -> None:
+    """Durable when it returns. Raises OSError."""
+    file = disk.open(f"{path}/super", create=True)
+    try:
+        write_slot(file, generation, facts.to_bytes())
+        file.sync()
+    finally:
+        file.close()
+    disk.sync_directory(path)
