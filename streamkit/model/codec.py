@@ -190,11 +190,12 @@ class Decoding:
                 return _explained(validate_json)
             return _explained(lambda data: validate(codec.decode(data)))
         try:
+            _refuse_unknown(msgspec.inspect.type_info(annotation), set())      # before the first record comes
             if codec is JSON or codec is AUTO:
                 return _explained(msgspec.json.Decoder(annotation).decode)
             if codec is MSGPACK:
                 return _explained(msgspec.msgpack.Decoder(annotation).decode)
-            msgspec.json.Decoder(annotation)   # checks the type before the first record comes
+            msgspec.json.Decoder(annotation)
         except (TypeError, NameError) as cause:
             shown = getattr(annotation, "__name__", str(annotation))
             raise InvalidUse(
@@ -204,6 +205,21 @@ class Decoding:
         if codec is TEXT and annotation is str:
             return _explained(TEXT.decode)
         return _explained(lambda data: _converted(codec.decode(data), annotation))
+
+
+def _refuse_unknown(info: Any, seen: set[int]) -> None:
+    # msgspec takes any class and fails at the first value; here it fails at once.
+    if isinstance(info, msgspec.inspect.CustomType):
+        raise TypeError(f"nothing says how {info.cls.__name__} is read")
+    if id(info) in seen:
+        return
+    seen.add(id(info))
+    if isinstance(info, tuple | list):
+        for inner in info:
+            _refuse_unknown(inner, seen)
+    elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        for name in info.__struct_fields__:
+            _refuse_unknown(getattr(info, name), seen)
 
 
 def _converted(value: Any, annotation: Any) -> Any:
