@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from streamkit.broker.streams import Streams
 
 WAIT_MS_MAX = 60_000
+WAITING_MAX = 20_000                               # of one connection; more are answered empty at once
 BYTES_MAX = 8 * 1024 * 1024                        # of one answer, unless a single batch is larger
 _BASE_AND_COUNT = struct.Struct("<8xQ40xI")        # of a batch header: base_sequence, record_count
 
@@ -70,7 +71,7 @@ class Fetches:
                 self._guard.check_fetch(frame.application, frame.session, frame.shard, frame.lease_epoch)
             shard = self._streams.shard(frame.shard)
             if frame.start >= shard.high_watermark and shard.log.log_start <= frame.start:
-                if wait_ms and not self.draining:
+                if wait_ms and not self.draining and link.waiting < WAITING_MAX:
                     self._waiting.add(Waiting(self, link, frame, shard, min(wait_ms, WAIT_MS_MAX) / 1000))
                 else:
                     self._answer(link, frame, shard, [])
@@ -122,6 +123,7 @@ class Fetches:
     def woken(self, waiting: Waiting) -> None:
         self._waiting.discard(waiting)
         link = waiting.link
+        link.waiting -= 1
         if link.closed:
             return
         if link.held or not link.has_room():
@@ -160,6 +162,7 @@ class Waiting:
 
     def __init__(self, fetches: Fetches, link: Link, frame: FetchFrame, shard: ShardServer, seconds: float) -> None:
         self.link, self.frame = link, frame
+        link.waiting += 1
         self._fetches, self._shard = fetches, shard
         self._timer = asyncio.get_running_loop().call_later(seconds, self.wake)
         shard.watch(self, self._moved)

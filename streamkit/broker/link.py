@@ -55,6 +55,7 @@ class Link(asyncio.BufferedProtocol):
         self.number = number
         self.unacknowledged_bytes = 0
         self.requests = 0                          # messages under way, fetches held or reading the disk
+        self.waiting = 0                           # fetches that wait for records
         self.held: deque[FetchFrame] = deque()     # fetches that wait until the peer takes what it asked for
         self.reading_bytes = 0                     # asked of the disk, not in the writer yet
         self.frames = 0
@@ -190,22 +191,30 @@ class Link(asyncio.BufferedProtocol):
                 self.unacknowledged_bytes > config.unacknowledged_bytes_max
                 or self.requests > config.requests_max
                 or (self.unacknowledged_bytes and not self._server.put_room())
-            ) and self._transport is not None:
-                self._paused = True
-                self._server.paused.add(self)
-                self._transport.pause_reading()
+            ):
+                self.pause()
         elif (
             self.unacknowledged_bytes <= config.unacknowledged_bytes_max // 2
             and self.requests <= config.requests_max // 2
-            and (not self.unacknowledged_bytes or self._server.put_room())
+            and self._server.put_room()
         ):
-            self._resume()
+            self._paused = False
+            self._server.paused.discard(self)
+            if self._transport is not None and not self.closed:
+                self._transport.resume_reading()
 
-    def _resume(self) -> None:
-        self._paused = False
-        self._server.paused.discard(self)
-        if self._transport is not None and not self.closed:
-            self._transport.resume_reading()
+    def pause(self) -> None:
+        """Read no more until `balance` finds every bound kept."""
+        if self._transport is not None and not self._paused and not self.closed:
+            self._paused = True
+            self._server.paused.add(self)
+            self._server.starve(self)
+            self._transport.pause_reading()
+
+    def keep_up(self) -> None:
+        """It put what is acknowledged before it is written: the disk must not fall behind for ever."""
+        if not self._server.put_room():
+            self.pause()
 
     # -- ends ----------------------------------------------------------------------------------------------
 

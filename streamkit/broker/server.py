@@ -119,6 +119,9 @@ class Server:
     # only while an estimate is above its half.
 
     def put_room(self) -> bool:
+        """Also false while the disk is behind with what was acknowledged before it was written."""
+        if self.service.streams.directory.pending_bytes > self._half:
+            return False
         return self.put_bytes <= self._half or (self._weigh() and self.put_bytes <= self._half)
 
     def answer_room(self) -> bool:
@@ -140,7 +143,7 @@ class Server:
         return self.put_bytes + self.answer_bytes
 
     def starve(self, link: Link) -> None:
-        """The link waits for memory that other links hold."""
+        """The link waits for memory that other links hold: look again soon."""
         self._starved.add(link)
         if self._relief is None:
             self._relief = self.loop.call_later(_WEIGH_SECONDS, self._relieve)
@@ -149,8 +152,10 @@ class Server:
         self._relief = None
         starved, self._starved = self._starved, set()
         for link in starved:
-            self.service.fetches.resume(link)
+            self.service.fetches.resume(link)      # which also balances it
             link.flush()
+        for link in self.paused:
+            self.starve(link)
 
     # -- what became ready ---------------------------------------------------------------------------------
 

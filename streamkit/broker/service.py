@@ -91,10 +91,12 @@ class Service:
             else:
                 assert type(frame) is Received, "a broker receives puts, fetches and messages"
                 self._begin(link, frame)
-        for shard in immediate or ():
-            for other in shard.progressed() or ():
-                if other is not link:
-                    other.flush_soon()
+        if immediate is not None:
+            for shard in immediate:
+                for other in shard.progressed() or ():
+                    if other is not link:
+                        other.flush_soon()
+            link.keep_up()
 
     def _cannot_put(self, uuid: bytes) -> StreamkitError:
         return self._is_draining() if self.draining else unknown_shard(uuid)

@@ -1,14 +1,19 @@
 """Memory stays bounded whatever clients do: slow readers, and puts faster than the disk."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from streamkit._core.batch import Batch
+from streamkit.client.client import AsyncClient
 from streamkit.model.stream import Durability, StreamConfig
+from streamkit.node import Node, NodeOptions
 from streamkit.protocol import messages as m
 from streamkit.protocol.connection import Connection, Side
-from tests.broker.conftest import batch_of
+from streamkit.runtime.real import real_runtime
+from streamkit.runtime.real_disk import RealDisk
+from tests.broker.conftest import SMALL, batch_of, config
 
 KIB = 1024
 VALUE = b"v" * (100 * KIB)
@@ -118,7 +123,6 @@ async def test_puts_beyond_the_limit_wait_in_the_socket_and_all_are_answered(sta
 
     assert [receipt.base_sequence for receipt in receipts] == list(range(1, 501))
     assert highest <= 64 * KIB + 1024 * KIB          # one receive beyond the limit
-    assert not node._server.paused
 
 
 async def test_many_requests_at_once_are_all_answered(node):
@@ -149,3 +153,60 @@ async def test_a_reader_far_behind_gets_everything(start, connect, cold):
         at = fetched.next_sequence
 
     assert count == 80
+
+
+class Stuck(RealDisk):
+    """A disk that writes nothing until it is let go."""
+
+    def start_flusher(self, source, on_progress):
+        self.flusher = StuckFlusher(source, on_progress)
+        return self.flusher
+
+
+class StuckFlusher:
+    stuck = False
+
+    def __init__(self, source, on_progress):
+        self.source, self.on_progress = source, on_progress
+
+    def wake(self):
+        asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self):
+        while not self.stuck and (job := self.source.take()) is not None:
+            for write in job:
+                write.file.write(write.buffers, write.position)
+            self.source.finish(None)
+            self.on_progress()
+
+    async def stop(self):
+        self.flush()
+
+
+@pytest.mark.parametrize("durability", [Durability.LEADER, Durability.FSYNC])
+async def test_a_disk_that_is_stuck_holds_a_bounded_amount(tmp_path, durability):
+    disk = Stuck()
+    node = Node(
+        config(storage__memory_bytes_max=4 << 20), replace(real_runtime(), disk=disk),
+        data_dir=str(tmp_path / "data"), options=NodeOptions(storage=SMALL),
+    )
+    await node.start()
+    async with AsyncClient(node.addresses.native) as admin:
+        shard = (await admin.create_stream("orders", StreamConfig(durability=durability))).shards[0]
+        eager = await mute(node)
+        disk.flusher.stuck = True
+        for number in range(1, 201):
+            eager.wire.writer.put(number, shard.uuid, 0, batch_of(VALUE, codec=0))
+        eager.flush()
+        while not node._server.paused:       # noqa: ASYNC110 - until enough came over the socket
+            await asyncio.sleep(0.001)
+
+        assert node._directory.pending_bytes < 4 << 20
+        assert (await admin.describe_node()).ready
+        disk.flusher.stuck = False
+        disk.flusher.flush()
+        await eager.has(200)
+        while node._server.paused:           # noqa: ASYNC110 - it is looked at again every few milliseconds
+            await asyncio.sleep(0.005)
+        eager.transport.abort()
+    await node.stop(1)
