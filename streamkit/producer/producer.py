@@ -26,8 +26,8 @@ from streamkit.client.pool import Connector
 from streamkit.errors import Closed, InvalidUse, StreamkitError
 from streamkit.model.codec import Codec
 from streamkit.producer.config import ProducerConfig
-from streamkit.producer.core import Core, Target, closed_in_child
 from streamkit.producer.entry import Headers, PutEntry, PutResult
+from streamkit.producer.outbox import Outbox, Target, closed_in_child
 from streamkit.runtime import fork
 from streamkit.runtime.latch import Latch
 from streamkit.runtime.real import LoopThread
@@ -67,20 +67,20 @@ class _Base:
             delivery_timeout_ms=delivery_timeout_ms,
             idempotent=idempotent,
         )
-        self._core = Core(client or AsyncClient(url), client is None, codec, config)
+        self._outbox = Outbox(client or AsyncClient(url), client is None, codec, config)
         self._default: Target | None = None          # of `stream`, while puts are allowed
         self._state = "open"
         fork.watch_fork(self)
 
     def stats(self) -> dict[str, int]:
         """Counts since the producer was made: records, bytes, stored, failed, outstanding, buffered …"""
-        return self._core.stats()
+        return self._outbox.stats()
 
     def before_fork(self) -> None:
-        self._core.before_fork()
+        self._outbox.before_fork()
 
     def after_fork(self, in_child: bool) -> None:
-        self._core.after_fork(in_child)
+        self._outbox.after_fork(in_child)
         if in_child:
             self._state = "inherited"
             self._default = None
@@ -104,7 +104,7 @@ class _Base:
         return was == "open"
 
     def _warn_open(self) -> None:
-        lost = self._core.outstanding()
+        lost = self._outbox.outstanding()
         warnings.warn(
             f"a producer was not closed: {lost} records were not acknowledged; use `with`, or call close()",
             ResourceWarning, stacklevel=3, source=self,
@@ -183,14 +183,14 @@ class Producer(_Base):
         """
         target = self._target(stream)
         columns = _columns(keys, values)
-        handle = ColumnsHandle(columns[0].count, self._core.loop)
+        handle = ColumnsHandle(columns[0].count, self._outbox.loop)
         row = 0
         while (row := _put_rows(target, columns, handle, row)) < handle.count:
-            if self._core.config.on_full == "raise":
-                handle.abandon_from(row, self._core.buffer_full())
+            if self._outbox.config.on_full == "raise":
+                handle.abandon_from(row, self._outbox.buffer_full())
                 break
             latch = Latch()
-            self._core.room.when_freed(latch.set)
+            self._outbox.room.when_freed(latch.set)
             if (after := _put_rows(target, columns, handle, row)) == row:
                 self._wait(latch)
             row = after
@@ -205,12 +205,12 @@ class Producer(_Base):
         Raises PutFailed with every failure nobody looked at, TimedOut when some records are still on their way.
         """
         self._check_open(self.stream or "")
-        self._thread.run(self._core.flush(timeout_s))
+        self._thread.run(self._outbox.flush(timeout_s))
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Flush, then end; records not acknowledged by then fail. Raises PutFailed. Safe to call twice."""
         if self._begin_close() and self._thread.alive:
-            self._thread.run(self._core.close(timeout_s))
+            self._thread.run(self._outbox.close(timeout_s))
 
     def __enter__(self) -> Producer:
         return self
@@ -229,29 +229,29 @@ class Producer(_Base):
         if getattr(self, "_state", "closed") == "open":
             self._warn_open()
             if self._begin_close() and self._thread.alive:
-                self._thread.call(_close_later, self._core)
+                self._thread.call(_close_later, self._outbox)
 
     def at_exit(self) -> None:
         """Called when the interpreter ends with the producer open: a bounded flush."""
         if self._state == "open":
             with contextlib.suppress(StreamkitError):
-                self.flush(self._core.config.exit_flush_ms / 1000)
+                self.flush(self._outbox.config.exit_flush_ms / 1000)
             self._warn_open()
             with contextlib.suppress(StreamkitError):
                 self.close(0)
 
     def _target(self, stream: str | None) -> Target:
         name = self._check_open(stream)
-        target = self._core.targets.get(name) or self._thread.run(self._core.target(name))
+        target = self._outbox.targets.get(name) or self._thread.run(self._outbox.target(name))
         if name == self.stream:
             self._default = target
         return target
 
     def _put_waiting(self, target: Target, arguments: tuple[str, bytes, bytes, int | None, bytes | None]) -> Handle:
         while (handle := target.put(*arguments)) is None:
-            self._core.check_fits(arguments)
+            self._outbox.check_fits(arguments)
             latch = Latch()
-            self._core.room.when_freed(latch.set)
+            self._outbox.room.when_freed(latch.set)
             if (handle := target.put(*arguments)) is not None:     # room may have come before the latch was there
                 return handle
             self._wait(latch)
@@ -259,7 +259,7 @@ class Producer(_Base):
         return handle
 
     def _wait(self, latch: Latch) -> None:
-        if asyncio._get_running_loop() is self._core.loop:
+        if asyncio._get_running_loop() is self._outbox.loop:
             raise InvalidUse("waiting for room here would stop the event loop that makes room",
                              try_="use AsyncProducer there")  # fmt: skip
         latch.wait()
@@ -291,7 +291,7 @@ class AsyncProducer(_Base):
                 return handle
         arguments = target.arguments(value, key, headers, time, explicit_hash_key)
         while (handle := target.put(*arguments)) is None:
-            self._core.check_fits(arguments)
+            self._outbox.check_fits(arguments)
             await self._freed()
             self._check_open(stream)
         return handle
@@ -325,11 +325,11 @@ class AsyncProducer(_Base):
         """As Producer.put_columns."""
         target = await self._target(stream)
         columns = _columns(keys, values)
-        handle = ColumnsHandle(columns[0].count, self._core.loop)
+        handle = ColumnsHandle(columns[0].count, self._outbox.loop)
         row = 0
         while (row := _put_rows(target, columns, handle, row)) < handle.count:
-            if self._core.config.on_full == "raise":
-                handle.abandon_from(row, self._core.buffer_full())
+            if self._outbox.config.on_full == "raise":
+                handle.abandon_from(row, self._outbox.buffer_full())
                 break
             await self._freed()
             if self._state != "open":
@@ -340,12 +340,12 @@ class AsyncProducer(_Base):
     async def flush(self, timeout_s: float | None = None) -> None:
         """As Producer.flush."""
         self._check_open(self.stream or "")
-        await self._core.flush(timeout_s)
+        await self._outbox.flush(timeout_s)
 
     async def close(self, timeout_s: float = 30.0) -> None:
         """As Producer.close."""
         if self._begin_close():
-            await self._core.close(timeout_s)
+            await self._outbox.close(timeout_s)
 
     async def __aenter__(self) -> AsyncProducer:
         return self
@@ -363,31 +363,31 @@ class AsyncProducer(_Base):
     def __del__(self) -> None:
         if getattr(self, "_state", "closed") == "open":
             self._warn_open()
-            loop = self._core.loop
+            loop = self._outbox.loop
             if self._begin_close() and loop is not None and loop.is_running():
-                loop.call_soon_threadsafe(_close_later, self._core)
+                loop.call_soon_threadsafe(_close_later, self._outbox)
 
     async def _target(self, stream: str | None) -> Target:
         name = self._check_open(stream)
-        target = self._core.targets.get(name) or await self._core.target(name)
+        target = self._outbox.targets.get(name) or await self._outbox.target(name)
         if name == self.stream:
             self._default = target
         return target
 
     async def _freed(self) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._core.room.when_freed(partial(_complete, future))
+        self._outbox.room.when_freed(partial(_complete, future))
         await future
 
 
 _closing: set[asyncio.Task[None]] = set()            # asyncio itself keeps weak references only
 
 
-def _close_later(core: Core) -> None:
+def _close_later(outbox: Outbox) -> None:
     # For a producer that was collected while open, on the event loop: send what is left, within bounds.
     async def close() -> None:
         with contextlib.suppress(StreamkitError):    # nobody is left to tell; the sender logged each failed batch
-            await core.close(core.config.exit_flush_ms / 1000)
+            await outbox.close(outbox.config.exit_flush_ms / 1000)
 
     task = asyncio.get_running_loop().create_task(close())
     _closing.add(task)

@@ -62,7 +62,7 @@ class Target:
         )
 
 
-class Core:
+class Outbox:
     """The senders of one producer, one for each stream it puts to."""
 
     def __init__(self, client: Sending, owns_client: bool, codec: Codec | str, config: ProducerConfig) -> None:
