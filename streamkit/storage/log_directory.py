@@ -69,7 +69,7 @@ class LogDirectory:
         self._moved = asyncio.Event()
         self._work = asyncio.Event()
         self._trims: dict[bytes, ShardLog] = {}
-        self._unnamed: list[tuple[ShardLog, Segment]] = []   # segments whose names are not on disk yet
+        self._naming: set[asyncio.Task[None]] = set()        # syncs of new segments' names under way
         self._checkpoint_at_ms: int | None = None
         self._checkpoint_now = False
         self._tender: asyncio.Task[None] | None = None
@@ -215,6 +215,8 @@ class LogDirectory:
         self._work.set()
         if self._tender is not None:
             await self._tender
+        if self._naming:
+            await asyncio.wait(self._naming)
         if self._flusher is not None:
             await self._flusher.stop()
         self._node.collect()
@@ -421,7 +423,6 @@ class LogDirectory:
         run = self._runtime.executor.run
         await self._prepare_journal()
         await self._watch_space()
-        await self._settle_names()
         retired = self._journal.collect_retired()
         if retired:
             self._old_journals += [file for file, _ in retired]
@@ -446,11 +447,13 @@ class LogDirectory:
             finally:
                 file.close()
             self._journal.extend(number, end)
+            self._wake()
         elif spares == 0 and (position > size // 2 or self._journal.starved):
             self._file_number += 1
             directory = f"{self.path}/journal"
             file = await run(self._create_journal, directory, self._file_number, size)
             self._journal.add_spare(file, self._file_number, size)
+            self._wake()
 
     def _create_journal(self, directory: str, number: int, size: int) -> File:
         return journal_files.create(self._disk, directory, number, self.node_id, size=size, prepared=size)
@@ -574,24 +577,26 @@ class LogDirectory:
                     journal_files.renumber, self._disk, directory, file, number, self.node_id, size
                 )
                 self._journal.add_spare(again, number, size)
+                self._wake()
             else:
                 file.close()
                 self._disk.remove(file.path)
 
     def _rolled(self, shard: ShardLog, segment: Segment) -> None:
-        self._unnamed.append((shard, segment))
-        self._work.set()
+        # At once, and not behind a checkpoint: until the name is on disk the journal takes all of a busy shard's bytes.
+        task = self._loop.create_task(self._settle_name(shard, segment), name="storage.name")
+        self._naming.add(task)
+        task.add_done_callback(self._naming.discard)
 
-    async def _settle_names(self) -> None:
-        """New segments of busy shards: once their names are on disk, large groups are synced in place."""
-        unnamed, self._unnamed = self._unnamed, []
-        for shard, segment in unnamed:
-            if not (segment.named or shard.dropped):
-                try:
-                    await self._runtime.executor.run(self._disk.sync_directory, shard.path)
-                except OSError as cause:
-                    raise SyncFailed(shard.path) from cause
-                segment.named = True
+    async def _settle_name(self, shard: ShardLog, segment: Segment) -> None:
+        if shard.dropped or self._failure is not None:
+            return
+        try:
+            await self._runtime.executor.run(self._disk.sync_directory, shard.path)
+            segment.named = True
+        except OSError as cause:
+            if not shard.dropped:
+                self._fail(cause)
 
     def _want_trim(self, shard: ShardLog) -> None:
         self._trims[shard.uuid] = shard
