@@ -97,9 +97,8 @@ class Coordinator:
         self._clock = clock
         self._config = config or CoordinatorConfig()
         self._queue: list[bytes] = []
-        self._decided = 0                  # facts handed to the writer
-        self._durable = 0                  # facts on disk
-        self._flushed: asyncio.Future[None] | None = None
+        self._queued: asyncio.Future[None] | None = None       # done when what is in the queue is durable, or refused
+        self._writing: asyncio.Future[None] | None = None      # the same for what is being written now
         self._writer: asyncio.Task[None] | None = None
         self._failed: Exception | None = None      # the log takes nothing more until the node is restarted
         self._refused: DiskFull | None = None      # the last try found no room
@@ -202,7 +201,8 @@ class Coordinator:
     def _store(self, write: tuple[bytes, ...]) -> None:
         if write:
             self._queue.extend(write)
-            self._decided += len(write)
+            if self._queued is None:
+                self._queued = asyncio.get_running_loop().create_future()
             self._start_writer()
 
     def _start_writer(self) -> None:
@@ -213,15 +213,13 @@ class Coordinator:
         # The only writer, so that facts reach the log in the order they were decided, a snapshot in one piece.
         while (self._queue or self._snapshot_wanted) and self._failed is None:
             batch, self._queue = self._queue, []
-            upto = self._decided
-            done = self._flushed = asyncio.get_running_loop().create_future()
+            self._writing, self._queued = self._queued, None
             image = [facts.encode(fact) for fact in self.machine.table.snapshot()] if self._snapshot_wanted else []
             self._snapshot_wanted = False
             try:
                 if batch:
                     await self._journal.append(batch)
                     self._since_snapshot += sum(map(len, batch))
-                    self._durable = upto
                     batch = []
                 if image:
                     await self._journal.trim(await self._journal.append(image))
@@ -232,7 +230,7 @@ class Coordinator:
                 log.warning("coordinator.log_waits error=%s", error)
                 self._queue[:0] = batch
                 self._refused = error
-                done.set_result(None)
+                self._told_writing()
                 await asyncio.sleep(_FULL_RETRY_S)
                 continue
             except Exception as error:
@@ -240,19 +238,19 @@ class Coordinator:
                 self._failed = error
             else:
                 self._refused = None
-                self._durable = upto
-            done.set_result(None)
+            self._told_writing()
+
+    def _told_writing(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.set_result(None)
 
     async def _settled(self) -> None:
         """Everything decided up to now is durable. Raises what stopped the log."""
-        target = self._decided
-        while self._durable < target:
-            if (error := self._failed or self._refused) is not None:
-                raise error
-            if self._flushed is None or self._flushed.done():
-                await asyncio.sleep(0)     # the writer starts with this turn of the loop
-            else:
-                await asyncio.shield(self._flushed)
+        if (durable := self._queued or self._writing) is not None:
+            await asyncio.shield(durable)
+        if (error := self._failed or self._refused) is not None:
+            raise error
 
     # ---- members -------------------------------------------------------------------------------------------
 
