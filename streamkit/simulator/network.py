@@ -48,8 +48,8 @@ class _Pipe:
     """One direction, with chances of its own. `stalled` is set by the network while the link lets nothing through."""
 
     __slots__ = (
-        "arrives", "buffered", "closing", "from_end", "in_flight", "network", "stalled", "timer", "to_end", "uniform",
-        "unread", "waiting",
+        "arrives", "broken", "buffered", "closing", "from_end", "in_flight", "network", "stalled", "timer", "to_end",
+        "uniform", "unread", "waiting",
     )
 
     def __init__(self, network: SimulatedNetwork, from_end: SimulatedTransport, to_end: SimulatedTransport) -> None:
@@ -64,9 +64,12 @@ class _Pipe:
         self.arrives = 0.0
         self.closing = False                      # an end of stream follows the last byte
         self.stalled = False
+        self.broken = False                       # nothing passes any more; the ends will hear of it
         self.timer = False
 
     def push(self, data: bytes) -> None:
+        if self.broken:
+            return
         if not self.waiting and self.unread < self.network.faults.window_bytes:
             self._send(data)
         else:
@@ -95,7 +98,7 @@ class _Pipe:
         self.schedule()
 
     def schedule(self) -> None:
-        if self.timer or self.stalled or self.to_end.reading_paused or self.to_end.dead:
+        if self.timer or self.stalled or self.broken or self.to_end.reading_paused or self.to_end.dead:
             return
         if self.in_flight:
             self.timer = True
@@ -107,7 +110,7 @@ class _Pipe:
     def _deliver(self) -> None:
         self.timer = False
         end = self.to_end
-        if self.stalled or end.reading_paused or end.dead:
+        if self.stalled or self.broken or end.reading_paused or end.dead:
             return
         if end.process is not None and end.process.stopped:
             self.timer = True
@@ -170,6 +173,11 @@ class SimulatedTransport(asyncio.Transport):
         self._buffered = isinstance(self._protocol, asyncio.BufferedProtocol)
         self._protocol.connection_made(self)
         return self._protocol  # type: ignore[no-any-return]
+
+    def begin(self, factory: ProtocolFactory) -> None:
+        """`start` on the listening side, unless the connection broke before anybody looked."""
+        if not self.dead:
+            self.start(factory)
 
     # ---- for the owner -----------------------------------------------------------------------------------------
 
@@ -278,7 +286,7 @@ class SimulatedTransport(asyncio.Transport):
             self.dead = True
             self.into.drop()
             self.network.forget(self)
-            if not self._process_gone():
+            if self._protocol is not None and not self._process_gone():
                 self.network.soon(self, self._protocol.connection_lost, error)
 
 
@@ -350,6 +358,7 @@ class SimulatedNetwork:
         error = ConnectionResetError("connection reset")
         for end in (pipe.from_end, pipe.to_end):
             end.out.drop()
+            end.out.broken = True
             self.at(self.loop.time() + self.uniform() * self.faults.slow_seconds, _Loss(end, error))
 
     def break_some(self, chance: float) -> None:
@@ -368,6 +377,7 @@ class SimulatedNetwork:
             seconds = self.uniform() * (self.faults.silence_seconds if silent else self.faults.delay_seconds * 4)
             if silent:
                 end.out.drop()
+                end.out.broken = True
             self.at(self.loop.time() + seconds, _Loss(peer, ConnectionResetError("connection reset by peer")))
 
     # ---- the interface, for one process -----------------------------------------------------------------------------
@@ -397,7 +407,7 @@ class SimulatedNetwork:
         near_end.out = far_end.into = _Pipe(self, near_end, far_end)
         far_end.out = near_end.into = _Pipe(self, far_end, near_end)
         self.ends[near_end] = self.ends[far_end] = None
-        self.soon(far_end, far_end.start, listener.factory)
+        self.soon(far_end, far_end.begin, listener.factory)
         return near_end.start(factory)
 
     async def listen(self, process: Process, address: str, factory: ProtocolFactory) -> Listener:
