@@ -52,16 +52,17 @@ build: $(VENV)/.built
 
 $(VENV)/bin/python:
 	@sh .ci/system-packages $(PYTHON)
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml setup.py | $(VENV)/bin/python
 	@sh .ci/system-packages $(PYTHON)
-	$(PIP) install -q "setuptools>=77" "cython>=3.3.1,<3.4"
-	$(PIP) install -q --no-build-isolation -e ".[dev]"
+	@echo "installing into $(VENV) and compiling the kernels: two minutes, once"
+	@$(PIP) install -q "setuptools>=77" "cython>=3.3.1,<3.4"
+	@$(PIP) install -q --no-build-isolation -e ".[dev]"
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(KERNELS)
-	$(VENV)/bin/python setup.py -q build_ext --inplace
+	@$(VENV)/bin/python setup.py -q build_ext --inplace
 	@touch $@
 
 clean:

@@ -28,7 +28,7 @@ MEASUREMENTS: dict[str, tuple[Callable[[], list[Result]], Callable[[], list[Resu
     "latency-fsync": (lambda: latency.latency(100_000, 60_000, "fsync"), lambda: latency.latency(99, 99, "fsync")),
     "latency-os": (lambda: latency.latency(100_000, 60_000, "os"), lambda: latency.latency(99, 99, "os")),
     "shards": (lambda: startup.many_shards(10_000), lambda: startup.many_shards(20)),
-    "recovery": (lambda: recovery.recovery(10 * GIB, 4), lambda: recovery.recovery(1 << 20, 2)),
+    "recovery": (lambda: recovery.recovery(10 * GIB, 4, 35), lambda: recovery.recovery(1 << 20, 2, 0)),
     "imports": (lambda: startup.imports(15), lambda: startup.imports(1)),
 }
 
@@ -55,12 +55,17 @@ def main() -> int:
         results += found
         for result in found:
             print(f"{name:<14} {line(result)}   [{time.perf_counter() - started:.0f} s]", flush=True)
+        write(options, results)
+    return 1 if failed else 0
+
+
+def write(options: argparse.Namespace, results: list[Result]) -> None:
+    """After each measurement, so that what was measured is kept when a later one breaks."""
     host = machine(Path(tempfile.gettempdir()))
     if options.json:
         write_json(options.json, results, host)
     if options.markdown:
         options.markdown.write_text(markdown(results, host, "make bench"))
-    return 1 if failed else 0
 
 
 def line(result: Result) -> str:

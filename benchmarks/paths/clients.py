@@ -76,7 +76,10 @@ def records(count: int, seed: int = SEED) -> list[tuple[bytes, bytes]]:
 
 
 def sealed_batches(count: int, records_each: int, shards: tuple[Shard, ...]) -> list[list[bytes]]:
-    """`count` batches a shard, of its own keys; without a producer id, so that putting one twice stores it twice."""
+    """`count` batches a shard, of its own keys; without a producer id, so that putting one twice stores it twice.
+
+    shards: some of a stream's; records of the others are left out.
+    """
     now_ms = int(time.time() * 1000)
     batches: list[list[bytes]] = [[] for _ in shards]
     waiting: list[list[tuple[bytes, bytes, bytes, int, None]]] = [[] for _ in shards]
@@ -84,7 +87,9 @@ def sealed_batches(count: int, records_each: int, shards: tuple[Shard, ...]) -> 
     while any(len(made) < count for made in batches):
         for key, value in records(count * records_each * len(shards), seed):
             hashed = int.from_bytes(hashlib.md5(key).digest(), "big")
-            at = next(i for i, shard in enumerate(shards) if shard.hash_start <= hashed < shard.hash_end)
+            at = next((i for i, shard in enumerate(shards) if shard.hash_start <= hashed < shard.hash_end), None)
+            if at is None:
+                continue
             waiting[at].append((key, value, b"", now_ms, None))
             if len(waiting[at]) == records_each:
                 batches[at].append(seal(waiting[at], codec=0))
