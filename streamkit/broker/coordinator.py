@@ -186,7 +186,8 @@ class Coordinator:
         if self._since_snapshot > max(self._config.snapshot_bytes_min, 4 * self._snapshot_bytes):
             self._snapshot_wanted = True
             self._start_writer()
-        await self._settled()
+        with contextlib.suppress(StreamkitError):      # whoever asks next is told
+            await self._settled()
 
     # ---- writing -------------------------------------------------------------------------------------------
 

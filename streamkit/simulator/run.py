@@ -146,7 +146,7 @@ class _ErrorLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        facts = getattr(record, "facts", "")
+        facts = getattr(record, "facts", error or "")
         self._history.note(self._world.loop.time(), f"{record.levelname.lower()} {record.getMessage()} {facts}")
         if error is not None and not isinstance(error, StreamkitError | OSError | Gone):
             self._history.wrong.append(f"logged {record.getMessage()}: {error!r}")

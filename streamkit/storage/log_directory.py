@@ -36,6 +36,7 @@ logger = logging.getLogger("streamkit.storage")
 _FIRST_PREPARED_BYTES = 1 << 20
 _FULL = (28, 122)                  # ENOSPC, EDQUOT
 _TEND_SECONDS = 1.0
+_FULL_RETRY_SECONDS = 0.05
 _SPARES = 2
 
 
@@ -461,6 +462,8 @@ class LogDirectory:
     async def _watch_space(self) -> None:
         free = self._disk.free_bytes(self.path)
         if self._journal.stalled:
+            if self._full is not None:
+                await asyncio.sleep(_FULL_RETRY_SECONDS)       # it was full a moment ago as well
             self._give_up_reserve()
             self._set_full(free)
             self._journal.resume()
