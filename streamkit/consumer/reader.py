@@ -77,17 +77,26 @@ class AsyncReader:
 
     async def batches(self) -> AsyncIterator[Batch[Any]]:
         """Whole batches, cut only at `until` and `limit`. Raises StreamNotFound, SequenceTrimmed …"""
+        async for run in self.runs():
+            for batch in run:
+                yield batch
+
+    async def runs(self) -> AsyncIterator[list[Batch[Any]]]:
+        """The same batches, as many at a time as had arrived; never an empty list."""
         client = self._client or AsyncClient(self._url, self._runtime)
         try:
             left = self._limit
-            async for batch in self._read(client):
-                if left is not None and left <= len(batch):
-                    if left:
-                        yield batch.part(0, left)
-                    return
-                if left is not None:
+            async for run in self._read(client):
+                if left is None:
+                    yield run
+                    continue
+                for i, batch in enumerate(run):
+                    if left <= len(batch):
+                        if last := [*run[:i], *([batch.part(0, left)] if left else [])]:
+                            yield last
+                        return
                     left -= len(batch)
-                yield batch
+                yield run
         finally:
             if client is not self._client:
                 await client.close()
@@ -108,7 +117,7 @@ class AsyncReader:
             parts.append(batch.to_arrow())
         return pyarrow.Table.from_batches(parts) if parts else _empty_table(pyarrow)
 
-    async def _read(self, client: AsyncClient) -> AsyncIterator[Batch[Any]]:
+    async def _read(self, client: AsyncClient) -> AsyncIterator[list[Batch[Any]]]:
         stream = await client.stream(self.stream)
         arrived: asyncio.Queue[Batch[Any] | BaseException | None] = asyncio.Queue(_QUEUE_BATCHES)
         loop = asyncio.get_running_loop()
@@ -120,13 +129,15 @@ class AsyncReader:
         try:
             ended = 0
             while ended < len(pumps):
-                item = await arrived.get()
-                if isinstance(item, BaseException):
-                    raise item
-                if item is None:
-                    ended += 1
-                else:
-                    yield item
+                items = [await arrived.get()]
+                while not arrived.empty():
+                    items.append(arrived.get_nowait())
+                ended += items.count(None)
+                if run := [item for item in items if isinstance(item, Batch)]:
+                    yield run
+                for item in items:
+                    if isinstance(item, BaseException):
+                        raise item
         finally:
             for pump in pumps:
                 pump.cancel()
@@ -221,11 +232,12 @@ class Reader:
 
     def batches(self) -> Iterator[Batch[Any]]:
         """Whole batches, cut only at `until` and `limit`."""
+        # One change of threads costs about as much as copying a batch: all that has arrived comes over at once.
         thread = self._thread or LoopThread.shared()
-        source = self._reader.batches()
+        source = self._reader.runs()
         try:
-            while (batch := thread.run(_next(source))) is not None:
-                yield batch
+            while run := thread.run(_next(source)):
+                yield from run
         finally:
             if thread.alive:
                 thread.run(_close(source))
@@ -235,7 +247,7 @@ class Reader:
         return (self._thread or LoopThread.shared()).run(self._reader.to_arrow(limit))
 
 
-async def _next(source: AsyncIterator[Batch[Any]]) -> Batch[Any] | None:
+async def _next(source: AsyncIterator[list[Batch[Any]]]) -> list[Batch[Any]] | None:
     return await anext(source, None)
 
 
