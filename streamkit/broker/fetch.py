@@ -48,7 +48,7 @@ class Fetches:
         self._streams = streams
         self._guard = guard
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: set[Waiting] = set()
+        self._waiting: dict[Waiting, None] = {}        # in the order they came, so that a run can be had again
         self.draining = False
 
     def begin(self, link: Link, frame: FetchFrame) -> None:
@@ -72,7 +72,8 @@ class Fetches:
             shard = self._streams.shard(frame.shard)
             if frame.start >= shard.high_watermark and shard.log.log_start <= frame.start:
                 if wait_ms and not self.draining and link.waiting < WAITING_MAX:
-                    self._waiting.add(Waiting(self, link, frame, shard, min(wait_ms, WAIT_MS_MAX) / 1000))
+                    waiting = Waiting(self, link, frame, shard, min(wait_ms, WAIT_MS_MAX) / 1000)
+                    self._waiting[waiting] = None
                 else:
                     self._answer(link, frame, shard, [])
                 return
@@ -121,7 +122,7 @@ class Fetches:
         )
 
     def woken(self, waiting: Waiting) -> None:
-        self._waiting.discard(waiting)
+        self._waiting.pop(waiting, None)
         link = waiting.link
         link.waiting -= 1
         if link.closed:
@@ -137,7 +138,7 @@ class Fetches:
         """Its connection is gone."""
         for waiting in [waiting for waiting in self._waiting if waiting.link is link]:
             waiting.cancel()
-            self._waiting.discard(waiting)
+            self._waiting.pop(waiting, None)
 
     def drain(self) -> None:
         """Answer what waits, now; nothing waits from here on."""

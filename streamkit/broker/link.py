@@ -76,6 +76,10 @@ class Link(asyncio.BufferedProtocol):
 
     # -- asyncio calls -------------------------------------------------------------------------------------
 
+    def __hash__(self) -> int:
+        """Sets of links are gone through in an order that the next run repeats, not in that of addresses."""
+        return self.number
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("Connection", transport)
         self._transport.set_write_buffer_limits(high=self._config.write_bytes_max)
