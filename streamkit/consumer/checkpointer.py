@@ -8,7 +8,6 @@ recognised. `Checkpointer` is what user code sees of it, from any thread.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import logging
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
@@ -19,6 +18,7 @@ from streamkit.model.shard import Shard
 from streamkit.protocol.messages import Checkpoint, Checkpointed, CheckpointItem, LeaseGrant, Message
 from streamkit.runtime.backoff import Backoff
 from streamkit.runtime.interfaces import Random
+from streamkit.runtime.threads import Promise, PromiseTimeout
 
 log = logging.getLogger("streamkit.consumer")
 
@@ -47,7 +47,7 @@ class HeldLease:
         self.owner_told = ""               # why it was lost, when that is known
         self._number = 0
         self._attempts_stored = dict(grant.attempts)
-        self._waiters: list[tuple[int, concurrent.futures.Future[None]]] = []
+        self._waiters: list[tuple[int, Promise[None]]] = []
 
     @property
     def position(self) -> int:
@@ -76,7 +76,7 @@ class HeldLease:
                 waiter.set_result(None)
         self._waiters = [entry for entry in self._waiters if entry[0] > self.stored]
 
-    def when_stored(self, sequence: int, waiter: concurrent.futures.Future[None]) -> None:
+    def when_stored(self, sequence: int, waiter: Promise[None]) -> None:
         """Complete `waiter` when the coordinator has `sequence`, or with LeaseLost. On the worker's loop."""
         if sequence <= self.stored:
             waiter.set_result(None)
@@ -163,7 +163,7 @@ class CheckpointWriter:
 class Checkpointing:
     """A checkpoint on its way: await it, or call `result()` in a thread; left alone, it is written within a second."""
 
-    def __init__(self, stored: concurrent.futures.Future[None], hurry: Callable[[], None]) -> None:
+    def __init__(self, stored: Promise[None], hurry: Callable[[], None]) -> None:
         self._stored = stored
         self._hurry = hurry
 
@@ -176,7 +176,7 @@ class Checkpointing:
         self._hurry()
         try:
             self._stored.result(timeout_s)
-        except concurrent.futures.TimeoutError as cause:
+        except PromiseTimeout as cause:
             raise TimedOut(f"no answer to the checkpoint within {timeout_s} s", sent=True) from cause
 
 
@@ -219,7 +219,7 @@ class Checkpointer:
         lease.asked = max(lease.asked, position)
         if not lease.manual:
             lease.finished = max(lease.finished, position)
-        stored: concurrent.futures.Future[None] = concurrent.futures.Future()
+        stored: Promise[None] = Promise()
         self._loop.call_soon_threadsafe(lease.when_stored, position, stored)
         return Checkpointing(stored, self._hurry)
 

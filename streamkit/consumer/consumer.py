@@ -11,8 +11,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import queue
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, overload
@@ -30,6 +28,7 @@ from streamkit.errors import Closed, InvalidUse
 from streamkit.model.codec import Codec, Decoding
 from streamkit.runtime.interfaces import Runtime
 from streamkit.runtime.real import LoopThread
+from streamkit.runtime.threads import Handover, HandoverEmpty, Promise
 
 F = TypeVar("F", bound=Callable[..., Any])
 _LOOK_S = 0.5                              # how often a waiting `batches()` looks whether the worker still lives
@@ -118,11 +117,11 @@ class Consumer(Running):
             self.stop()
             self._handoff = None
 
-    def _offered(self, handoff: _Handoff) -> tuple[Batch[Any], concurrent.futures.Future[None]] | None:
+    def _offered(self, handoff: _Handoff) -> tuple[Batch[Any], Promise[None]] | None:
         while self.running or not handoff.offers.empty():
             try:
                 return handoff.offers.get(timeout=_LOOK_S)
-            except queue.Empty:
+            except HandoverEmpty:
                 continue
         return None
 
@@ -152,7 +151,7 @@ class _Handoff:
     """Between the shards' drivers and the thread that loops over batches."""
 
     def __init__(self) -> None:
-        self.offers: queue.SimpleQueue[tuple[Batch[Any], concurrent.futures.Future[None]]] = queue.SimpleQueue()
+        self.offers: Handover[tuple[Batch[Any], Promise[None]]] = Handover()
         self.closed = False
 
 
@@ -176,7 +175,7 @@ class _HandoffDriver:
         """The loop is not told; what it does with its batch is not checkpointed any more."""
 
     async def run(self, batch: Batch[Any]) -> Outcome:
-        finished: concurrent.futures.Future[None] = concurrent.futures.Future()
+        finished: Promise[None] = Promise()
         self._context.batch = batch
         self._handoff.offers.put((batch, finished))
         waiting = asyncio.wrap_future(finished)

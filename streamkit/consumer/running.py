@@ -7,7 +7,6 @@ The worker itself runs on the client's background event loop; handlers run on th
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import logging
 from types import TracebackType
@@ -29,6 +28,7 @@ from streamkit.runtime import environment
 from streamkit.runtime.interfaces import Runtime
 from streamkit.runtime.real import LoopThread, RealExecutor
 from streamkit.runtime.shutdown import StopSignal
+from streamkit.runtime.threads import Promise, PromiseTimeout
 
 log = logging.getLogger("streamkit.consumer")
 
@@ -54,7 +54,7 @@ class Running:
         self._runtime = runtime
         self._loop_thread = loop_thread
         self._member: Member | None = None
-        self._ending: concurrent.futures.Future[None] | None = None
+        self._ending: Promise[None] | None = None
         self._stop_asked = False
         self._handlers_thread: LoopThread | None = None
 
@@ -115,7 +115,7 @@ class Running:
             return                         # run() and serve() see the end themselves
         try:
             ending.result(timeout_s)
-        except concurrent.futures.TimeoutError as cause:
+        except PromiseTimeout as cause:
             if ending.done():
                 raise
             raise TimedOut(f"the worker did not end within {timeout_s} s", try_="wait longer", sent=True) from cause
@@ -162,7 +162,7 @@ class Running:
 
     # ---- inside --------------------------------------------------------------------------------------------
 
-    def _launch(self, handlers: asyncio.AbstractEventLoop) -> concurrent.futures.Future[None]:
+    def _launch(self, handlers: asyncio.AbstractEventLoop) -> Promise[None]:
         if self._ending is not None:
             raise InvalidUse("it is running already", try_="stop it first", worker=self.config.worker)
         self._stop_asked = False

@@ -7,26 +7,25 @@ thread cannot be, so it sees `Stopping` set and is waited for.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from streamkit.runtime.interfaces import Executor
+from streamkit.runtime.threads import Promise, wait_for_promise
 
 
 class Stopping:
     """A flag that user code may look at or wait for, from a thread or a coroutine."""
 
     def __init__(self) -> None:
-        self._set: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._set: Promise[None] = Promise()
 
     def is_set(self) -> bool:
         return self._set.done()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """From a thread: whether it was set in time."""
-        concurrent.futures.wait([self._set], timeout_s)
-        return self._set.done()
+        return wait_for_promise(self._set, timeout_s)
 
     def set(self) -> None:
         if not self._set.done():
@@ -63,7 +62,7 @@ class LoopStage:
     async def call(self, work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         if asyncio.get_running_loop() is self._loop:
             return await work(*args)
-        ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        ended: Promise[None] = Promise()
 
         async def run() -> Any:
             try:
