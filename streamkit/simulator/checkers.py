@@ -112,24 +112,23 @@ def checkpoints_never_fall(history: History) -> Iterator[str]:
             yield f"the last checkpoint of {shard.hex()[:8]} is {final}, but {highest} was accepted"
 
 
-KEPT = (acknowledged_is_kept, read_is_kept)
-ALWAYS = (
-    stored_once,
-    in_order_for_its_key,
+OF_RECORDS = (stored_once, in_order_for_its_key)
+OF_LEASES = (
     processed_at_least_once,
     one_owner_for_each_lease_epoch,
     old_owners_are_fenced,
     checkpoints_never_fall,
 )
+OF_THE_WHOLE = (acknowledged_is_kept, read_is_kept)
 
 
-def judge(history: History, *, kept: bool = True) -> list[str]:
-    """Everything that is wrong with a history. kept: False when records may be missing at the end.
+def judge(history: History, *, rot: bool = False, whole: bool = True) -> list[str]:
+    """Everything that is wrong with a history.
 
-    That is so when bits were flipped at rest, and when the run broke off before everything was read.
+    rot: bits were flipped at rest, so anything may be missing. whole: everything was read at the end.
     """
     found = list(history.wrong)
-    for checker in KEPT + ALWAYS if kept else ALWAYS:
+    for checker in OF_RECORDS + (() if rot else OF_LEASES) + (OF_THE_WHOLE if whole and not rot else ()):
         found += checker(history)
     return found
 

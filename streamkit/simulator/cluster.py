@@ -37,7 +37,6 @@ class Cluster:
         self.store = MemoryStore(world.clock)
         self.starts = 0
         self.ready = asyncio.Event()
-        self.failures: list[str] = []
         self.process = Process("none", NODE_MACHINE)
         self.process.gone = True
         self._node: Node | None = None
@@ -62,15 +61,20 @@ class Cluster:
         self._node = node
         try:
             await node.start()
-        except (StreamkitError, OSError) as error:
+        except Exception as error:
             self.note(f"node did not start: {type(error).__name__}: {error}")
             failing = isinstance(error, DiskFailed) and self.world.disk(NODE_MACHINE).faults.sync_fails
             if not isinstance(error, DiskFull) and not failing:
-                self.failures.append(f"{type(error).__name__}: {error}")
+                self._fail(error)
             self._ended = True
             return
         self.note("node ready")
         ready.set()
+
+    def _fail(self, error: Exception) -> None:
+        damaged = self.world.faults.rot and isinstance(error, StreamkitError | OSError)
+        if not damaged:
+            self.history.wrong.append(f"the node did not start: {type(error).__name__}: {error}")
 
     async def stop_orderly(self) -> None:
         """SIGTERM, and what follows from it."""

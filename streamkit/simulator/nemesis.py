@@ -50,6 +50,8 @@ class Nemesis:
     async def harm(self) -> None:
         """All acts of the run, spread over its busy time."""
         faults = self.world.faults
+        if faults.rot:
+            self._after(self.draw.random() * faults.busy_seconds, self.rot)
         if not faults.acts:
             return
         names, weights = list(faults.acts), list(faults.acts.values())
@@ -97,6 +99,17 @@ class Nemesis:
 
     def power_loss(self) -> None:
         self.world.lose_power(NODE_MACHINE)
+
+    def rot(self) -> None:
+        """A few bits flip while nobody looks."""
+        self.world.kill(self.cluster.process)
+        disk = self.world.disk(NODE_MACHINE)
+        files = [(path, size) for path, size in disk.files().items() if size]
+        for _ in range(self.draw.choice((1, 1, 3))):
+            path, size = self.draw.choice(files)
+            position = self.draw.randrange(size)
+            self.cluster.note(f"rot {path} at {position}")
+            disk.rot(path, position, 1 << self.draw.randrange(8))
 
     def crash_at_write(self) -> None:
         disk = self.world.disk(NODE_MACHINE)

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from streamkit._core.batch import Batch
+from streamkit._core.batch import HEADER_BYTES, Batch
 from streamkit.protocol.messages import Checkpoint, Checkpointed, LeaseGrant
 from streamkit.runtime.interfaces import Buffer
 
@@ -108,6 +108,9 @@ class History:
         seen = into.setdefault(shard, {})
         next_sequence = start
         for raw in batches:
+            if len(raw) < HEADER_BYTES:
+                self.wrong.append(f"{reader} was sent {len(raw)} bytes that are no batch")
+                return next_sequence
             header = Batch(raw).read_header()
             if not header.base_sequence <= next_sequence < header.end_sequence:
                 self.wrong.append(

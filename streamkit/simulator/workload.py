@@ -21,7 +21,7 @@ from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Outcome
 from streamkit.consumer.member import Member
-from streamkit.errors import DataError, NotFound, PutFailed, StreamExists, StreamkitError, Unavailable
+from streamkit.errors import DataError, NotFound, PutFailed, StreamExists, StreamkitError, TimedOut, Unavailable
 from streamkit.model.sequence import parse_sequence_number
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamConfig, StreamDescription
@@ -103,7 +103,7 @@ class Workload:
                 try:
                     handle = await producer.put(value, key=key)
                     break
-                except Unavailable:
+                except (Unavailable, TimedOut):
                     await asyncio.sleep(0.05)
             handle.add_done_callback(partial(self._settled, put))
             if draw.random() < 0.3:
@@ -192,7 +192,7 @@ class Workload:
                 except StreamExists:
                     stream = await client.describe_stream(STREAM)
                     break
-                except Unavailable:
+                except (Unavailable, TimedOut):
                     await asyncio.sleep(0.05)
             await client.close()
             return stream
