@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from streamkit.broker.counters import Counters
 from streamkit.broker.link import Link, LinkConfig
 from streamkit.broker.service import Service
-from streamkit.errors import LimitReached, StreamkitError
+from streamkit.errors import LimitReached, NodeDraining, StreamkitError
 from streamkit.runtime.interfaces import Listener, Network
 
 logger = logging.getLogger("streamkit.broker")
@@ -76,7 +76,13 @@ class Server:
 
     def admit(self, link: Link) -> bool:
         """Whether a new connection may stay."""
-        if self._draining or len(self.links) >= self.config.connections_max:
+        if self._draining:
+            self.counters.connections_refused += 1
+            link.wire.fail(NodeDraining(
+                f"node {self.node} is stopping", try_="try again when it is back", node=self.node
+            ))
+            return False
+        if len(self.links) >= self.config.connections_max:
             self.counters.connections_refused += 1
             link.wire.fail(LimitReached(
                 f"node {self.node} has {len(self.links)} connections, the limit is {self.config.connections_max}",
