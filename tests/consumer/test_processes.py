@@ -1,0 +1,140 @@
+"""Real worker processes, killed and stopped: another takes over, and what the dead one says late is refused."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamkit.client.sync import Client
+from streamkit.config import compose
+from streamkit.consumer.running import Running
+from streamkit.node import Node
+from streamkit.producer.producer import Producer
+from streamkit.runtime.real import LoopThread, real_runtime
+from tests.consumer.bottle import consumer
+
+SECONDS_MAX = 30.0
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    thread = LoopThread.shared()
+    flags = {"listen.native.port": 0, "listen.health.enabled": False, "storage.free_bytes_min": 0}
+
+    async def start() -> Node:
+        node = Node(compose(flags=flags).config, real_runtime(), data_dir=str(tmp_path / "data"))
+        await node.start()
+        return node
+
+    node = thread.run(start())
+    yield node.addresses.native
+    thread.run(node.stop(1))
+
+
+class Workers:
+    """Processes and everything they say, in the order it is heard."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.heard: queue.SimpleQueue[tuple[str, list[str]]] = queue.SimpleQueue()
+        self.all: list[tuple[str, list[str]]] = []
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+
+    def start(self, name: str) -> None:
+        command = [sys.executable, "-m", "tests.consumer.worker_process", name, self.address]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.processes[name] = process
+        threading.Thread(target=self._listen, args=(name, process), daemon=True).start()
+
+    def _listen(self, name: str, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.heard.put((name, line.split()))
+        self.heard.put((name, ["ended"]))
+
+    def until(self, condition: Any) -> None:
+        """Listen until condition(name, words) holds for something heard."""
+        while True:
+            name, words = self.heard.get(timeout=SECONDS_MAX)
+            self.all.append((name, words))
+            if condition(name, words):
+                return
+
+    def records(self, name: str | None = None) -> list[int]:
+        return [int(words[1]) for who, words in self.all if words[0] == "record" and name in (None, who)]
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def workers(address: str) -> Iterator[Workers]:
+    made = Workers(address)
+    yield made
+    made.close()
+
+
+def fill(address: str, shards: int, count: int) -> None:
+    with Client(address) as client:
+        client.create_stream("s", shards=shards, durability="os")
+    put(address, range(count))
+
+
+def put(address: str, values: Any) -> None:
+    with Producer("s", url=address) as producer:
+        for number in values:
+            producer.put(number, key=f"k{number}")
+
+
+def lag(address: str) -> Any:
+    asking: Running = consumer("asking", url=address)
+    return asking.lag()
+
+
+def test_a_killed_workers_shards_are_taken_over_and_no_record_is_lost(address, workers):
+    fill(address, 2, 400)
+    workers.start("w1")
+    workers.until(lambda name, words: words[0] == "record")
+    workers.start("w2")
+    workers.until(lambda name, words: name == "w2" and words[0] == "begin")
+    mine = {shard.shard for shard in lag(address).shards if shard.owner == "w1"}
+
+    workers.processes["w1"].send_signal(signal.SIGKILL)
+    if mine:
+        workers.until(lambda name, words: name == "w2" and words[0] == "begin" and words[1] in mine)
+    put(address, range(400, 420))
+    workers.until(lambda name, words: set(workers.records()) == set(range(420)))
+
+    workers.processes["w2"].send_signal(signal.SIGTERM)
+    workers.until(lambda name, words: (name, words) == ("w2", ["ended"]))
+    assert workers.processes["w2"].wait(SECONDS_MAX) == 0
+    assert lag(address).records == 0
+
+
+def test_a_stopped_worker_that_wakes_is_given_no_record_and_its_checkpoint_is_refused(address, workers):
+    fill(address, 1, 300)
+    workers.start("w1")
+    workers.until(lambda name, words: len(workers.records("w1")) >= 20)
+    workers.processes["w1"].send_signal(signal.SIGSTOP)
+    workers.start("w2")
+    workers.until(lambda name, words: name == "w2" and words[0] == "begin")
+    workers.until(lambda name, words: set(workers.records()) == set(range(300)))
+    before = len(workers.records("w1"))
+
+    workers.processes["w1"].send_signal(signal.SIGCONT)
+    workers.until(lambda name, words: name == "w1" and words[0] == "lost")
+
+    assert len(workers.records("w1")) <= before + 5, "at most the batch that it had in hand"
+    begun = [words for name, words in workers.all if name == "w2" and words[0] == "begin"]
+    assert int(begun[0][3]) == 2, "the new owner's fencing token is higher"
+    assert lag(address).shards[0].owner in ("w1", "w2")
