@@ -35,6 +35,13 @@ def test_importing_the_package_loads_no_server_and_nothing_heavy():
     assert {name for name in loaded if name.startswith("streamkit")} == {"streamkit"}
 
 
+def test_clients_producers_and_consumers_load_no_server():
+    loaded = modules_after("import streamkit\nfor name in streamkit.__all__: getattr(streamkit, name)")
+
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("streamkit.")}
+    assert not rooms & {"broker", "storage", "metadata", "http", "simulator", "node", "observability", "cli"}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_list_says_what_each_commands_own_help_says(name):
     command = load(name)
