@@ -9,11 +9,25 @@ from pathlib import Path
 import pytest
 
 
+started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    yield
+    while started:
+        process = started.pop()
+        process.kill()
+        process.communicate()
+
+
 def consume(served, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "streamkit.cli", "consume", *arguments, "--url", served.url],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
     )  # fmt: skip
+    started.append(process)
+    return process
 
 
 def stop(process: subprocess.Popen[str]) -> str:

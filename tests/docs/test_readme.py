@@ -33,11 +33,14 @@ def run_block(block: str, directory: Path, url: str = "", until: tuple[str, ...]
         env={**os.environ, "STREAMKIT_URL": url, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     printed = ""
-    while not all(line in printed for line in until) and (line := process.stdout.readline()):
-        printed += line
-    if until:
-        process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
+    try:
+        while not all(line in printed for line in until) and (line := process.stdout.readline()):
+            printed += line
+        if until:
+            process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert all(line in printed for line in until), errors
     assert process.returncode in ((0, 130, -signal.SIGINT) if until else (0,)), errors
     return printed + out
