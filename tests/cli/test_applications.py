@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-
 started: list[subprocess.Popen[str]] = []
 
 
