@@ -171,7 +171,7 @@ def main() -> int:
         )
     wrong = outcome.wrong()
     waits = sorted(outcome.ready_seconds) or [0.0]
-    print(f"killed {outcome.kills - 1} times in {outcome.seconds:.0f} s")
+    print(f"killed {outcome.kills} times in {outcome.seconds:.0f} s")
     print(f"put {outcome.put}, acknowledged {len(outcome.acknowledged)}, failed {len(outcome.failed)}")
     print(f"found {sum(sum(map(bool, values)) for values in outcome.found.values())} records")
     print(f"ready again after {waits[len(waits) // 2]:.2f} s (median), {waits[-1]:.2f} s (longest)")

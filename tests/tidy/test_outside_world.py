@@ -13,13 +13,19 @@ FREE = {"runtime", "cli"}
 ALSO = {
     # module → what it may use, and why.
     "streamkit.metadata.sqlite_store": {"sqlite3"},            # the database is its own file system
+    # Futures and queues that carry results between threads; the threads themselves are started by `runtime`.
+    "streamkit.consumer.checkpointer": {"concurrent"},
+    "streamkit.consumer.consumer": {"concurrent", "queue"},
+    "streamkit.consumer.running": {"concurrent"},
+    "streamkit.consumer.stage": {"concurrent"},
     "streamkit.simulator.network": {"random"},                 # seeded; one draw for each link
     "streamkit.simulator.disk": {"random"},
+    "streamkit.simulator.cluster": {"random"},
     "streamkit.simulator.world": {"random"},
     "streamkit.simulator.faults": {"random"},
     "streamkit.simulator.workload": {"random"},
     "streamkit.simulator.nemesis": {"random"},
-    "streamkit.simulator.run": {"multiprocessing", "concurrent", "time", "os"},   # seeds are shared out among processes
+    "streamkit.simulator.run": {"multiprocessing", "concurrent", "random", "time", "os"},   # seeds are shared out among processes
 }
 PURE = {"protocol", "replication", "leases", "security", "observability", "model"}
 WORLD_CALLS = {
