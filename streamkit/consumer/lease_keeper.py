@@ -183,6 +183,11 @@ class LeaseKeeper:
         heartbeat_ms = self._membership_ms * 3 // 10
         self._deadline_ms = min(self._deadline_ms, self._clock.monotonic_ms() + heartbeat_ms * 9 // 10)
 
+    @property
+    def alive(self) -> bool:
+        """Whether leases may be acted upon: False from the deadline on, even before anybody has noticed it."""
+        return self._clock.monotonic_ms() < self._deadline_ms
+
     async def _watch_deadline(self) -> None:
         while True:
             now_ms = self._clock.monotonic_ms()

@@ -77,6 +77,7 @@ class Surroundings:
     nudge: Callable[[], None]
     pause: Callable[[HeldLease, str], Awaitable[None]]
     wait: Callable[[float, asyncio.Event], Awaitable[None]]    # seconds, ended early by the event
+    alive: Callable[[], bool] = lambda: True                   # the worker's leases are still its own
 
 
 class _Ended(Exception):
@@ -239,6 +240,8 @@ class ShardConsumer:
                 size = max(1, len(part) // 2)
 
     async def _run(self, part: Batch[Any]) -> Outcome:
+        if not self._around.alive():
+            raise self.lease.lease_lost()  # a process that was stopped: nothing more is handed out when it goes on
         self.busy_since_s = asyncio.get_running_loop().time()
         self.lease.live = None if self._driver.whole else self.context.in_hand
         try:

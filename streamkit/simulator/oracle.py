@@ -72,6 +72,7 @@ class History:
     checkpoints: list[CheckpointSeen] = field(default_factory=list)
     grants: list[GrantSeen] = field(default_factory=list)
     final_checkpoints: dict[bytes, int] = field(default_factory=dict)
+    heard: dict[str, float] = field(default_factory=dict)
     moment: int = 0
     wrong: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -131,6 +132,16 @@ class History:
             self.wrong.append(f"{reader} read another record than before at {_name(shard)} {sequence}")
         if value not in self.puts:
             self.wrong.append(f"{reader} read a record at {_name(shard)} {sequence} that nobody put")
+
+    def answered(self, worker: str, sent_seconds: float) -> None:
+        """The coordinator answered a heartbeat that the worker had sent then."""
+        self.heard[worker] = max(sent_seconds, self.heard.get(worker, 0.0))
+
+    def handed_out(self, worker: str, seconds: float, membership_seconds: float) -> None:
+        """A batch goes to user code; by then the worker must not have been silent for its whole time-out."""
+        silent = seconds - self.heard.get(worker, 0.0)
+        if silent > membership_seconds:
+            self.wrong.append(f"{worker} hands out records {silent:.1f} s after its last answered heartbeat")
 
     def processing(self, worker: str, shard: bytes, sequence: int, value: bytes) -> None:
         self.saw(worker, self.read.setdefault(shard, {}), shard, sequence, value)

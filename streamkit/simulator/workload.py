@@ -49,9 +49,10 @@ class RecordingClient(AsyncClient):
         self.history = history
 
     async def call(self, message: m.Message, *, timeout_ms: int | None = None) -> m.Message:
-        asked = self.history.tick()
+        asked, sent_seconds = self.history.tick(), asyncio.get_running_loop().time()
         answer = await super().call(message, timeout_ms=timeout_ms)
         if isinstance(answer, m.Membership):
+            self.history.answered(self.name, sent_seconds)
             self.history.granted(self.name, answer.granted)
         elif isinstance(message, m.Checkpoint) and isinstance(answer, m.Checkpointed):
             self.history.checkpointed(self.name, asked, message, answer)
@@ -298,6 +299,7 @@ class Processing:
         await asyncio.sleep(self._draw.random() * 0.01)
 
     async def run(self, batch: Batch[Any]) -> Outcome:
+        self._workload.history.handed_out(self._worker, asyncio.get_running_loop().time(), MEMBERSHIP_MS / 1000)
         await asyncio.sleep(self._draw.random() * self._draw.choice((0.0, 0.001, 0.02)))
         if self._draw.random() < 0.02:
             return Outcome(0, RuntimeError("the simulated handler fails"))

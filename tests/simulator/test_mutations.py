@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from streamkit.broker.coordinator import Coordinator
 from streamkit.broker.fetch import Fetches
+from streamkit.consumer.lease_keeper import LeaseKeeper
 from streamkit.consumer.shard_consumer import ShardConsumer
 from streamkit.producer.outbox import Outbox
 from streamkit.producer.sender import NOBODY
@@ -141,6 +142,12 @@ def test_accepting_a_checkpoint_of_an_old_owner_is_caught(monkeypatch):
     monkeypatch.setattr(Coordinator, "_checkpoint", trusting)
 
     assert caught("had been granted", acts={"stop_worker": 1.0}, act_count=4, workers=2)
+
+
+def test_handing_out_records_after_a_long_stop_is_caught(monkeypatch):
+    monkeypatch.setattr(LeaseKeeper, "alive", True)
+
+    assert caught("hands out records", acts={"stop_worker": 1.0}, act_count=6)
 
 
 def test_passing_over_a_record_that_failed_is_caught(monkeypatch):
