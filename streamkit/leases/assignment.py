@@ -96,19 +96,23 @@ def balance(holdings: list[Holding], members: list[Candidate]) -> Plan:
     for holding in holdings:
         if holding.state == "draining" and (session := loads.least(holding.stream)):
             loads.add(session, 1)
-    for session in sorted(loads.members, key=lambda session: (-loads.loads[session], session)):
-        _shed(session, movable[session], loads, plan)
+    # One lease at a time from whoever has most, so that no donor goes below what another still has too many of.
+    donors = [(-loads.loads[session], session) for session in loads.members]
+    heapq.heapify(donors)
+    while donors:
+        _, session = heapq.heappop(donors)
+        if _shed_one(session, movable[session], loads, plan):
+            heapq.heappush(donors, (-loads.loads[session], session))
     return plan
 
 
-def _shed(session: int, movable: dict[str, list[bytes]], loads: _Loads, plan: Plan) -> None:
-    # Drains from one member, newest shards first, while somebody is at least two leases poorer.
+def _shed_one(session: int, movable: dict[str, list[bytes]], loads: _Loads, plan: Plan) -> bool:
+    # Drains the newest shard of a stream in which somebody is at least two leases poorer; False: there is none.
     for stream in sorted(movable):
-        shards = movable[stream]
-        while shards:
-            poorer = loads.least(stream)
-            if not poorer or loads.loads[session] - loads.loads[poorer] < 2:
-                break
-            plan.drains.append(shards.pop())
+        poorer = loads.least(stream) if movable[stream] else 0
+        if poorer and loads.loads[session] - loads.loads[poorer] >= 2:
+            plan.drains.append(movable[stream].pop())
             loads.add(session, -1)
             loads.add(poorer, 1)
+            return True
+    return False

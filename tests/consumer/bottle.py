@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import gc
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from streamkit._core.batch import seal
@@ -29,6 +32,18 @@ _DEFAULTS: dict[str, Any] = {"application": "app", "start": "trim_horizon", "mem
 _CLIENT = ClientConfig(connect_timeout_ms=1_000, request_timeout_ms=4_000, reconnect_first_ms=20, reconnect_most_ms=200)
 
 
+@contextlib.contextmanager
+def _quiet_collection() -> Iterator[None]:
+    # Coroutines of killed processes are thrown away inside; what they would have said is not heard.
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        sys.unraisablehook = hook
+
+
 class Bottle:
     """`Bottle.play(story)` runs `await story(bottle)` to its end; every wait takes no time."""
 
@@ -43,13 +58,16 @@ class Bottle:
 
     @classmethod
     def play(cls, story: Callable[[Bottle], Awaitable[None]], *, seed: int = 1, seconds_max: float = 2_000.0) -> None:
-        bottle = cls(seed)
-        bottle.world.loop.seconds_max = seconds_max
-        try:
-            bottle.world.loop.run_until_complete(bottle._begin(story))
-            assert bottle.world.loop.unhandled == []
-        finally:
-            bottle.world.close()
+        with _quiet_collection():
+            bottle = cls(seed)
+            bottle.world.loop.seconds_max = seconds_max
+            try:
+                bottle.world.loop.run_until_complete(bottle._begin(story))
+                assert bottle.world.loop.unhandled == []
+            finally:
+                bottle.world.close()
+                del bottle
+                gc.collect()
 
     async def _begin(self, story: Callable[[Bottle], Awaitable[None]]) -> None:
         self.cluster.start()

@@ -134,7 +134,12 @@ class LeaseHistory(RuleBasedStateMachine):
         session = data.draw(st.sampled_from(sorted(s for s, mine in self.sessions.items() if mine)))
         lease = data.draw(st.sampled_from(self.sessions[session]))
         self.sessions[session].remove(lease)
+        leases = self.machine.table.applications["app"].leases
+        foreign = lease[0] in leases and not leases.holds(lease[0], session, lease[1])
+        others = leases.row(lease[0])[:3] if foreign else None
         self.step(events.Release("app", [lease], self.now_ms, session if leaving else 0))
+        assert others is None or others[:1] == ("ready",) or leases.row(lease[0])[1:3] == others[1:], \
+            "nobody gives up what another owns"
 
     @precondition(lambda self: any(self.sessions.values()))
     @rule(data=st.data())

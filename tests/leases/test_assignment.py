@@ -1,6 +1,6 @@
 """The count strategy alone."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamkit.leases.assignment import Candidate, Holding, balance
@@ -42,6 +42,7 @@ def test_two_rounds_give_fair_shares_and_a_third_moves_nothing(holdings, count):
 
 
 @given(holding_lists, st.integers(1, 6))
+@example([Holding(bytes([n]) * 16, "s", owner, "owned") for n, owner in enumerate([1, 1, 1, 1, 2, 2, 2, 2])], 3)
 def test_no_more_leases_move_than_the_excess(holdings, count):
     members = candidates(count)
     holdings = [h for h in holdings if 0 < h.owner <= count]
