@@ -151,7 +151,7 @@ async def ann_comes_back(begun, ann, old_leases):
     batches: dict[str, int] = {}
     over = set()
     for name, shard, what, *_ in begun.lines()[noted:]:
-        if name == "ann" and what == "lost":
+        if name == "ann" and what in ("lost", "begins"):       # what follows belongs to a new lease
             over.add(shard)
         elif name == "ann" and what == "batch" and shard not in over:
             batches[shard] = batches.get(shard, 0) + 1

@@ -25,7 +25,7 @@ ALSO = {
     "streamkit.simulator.faults": {"random"},
     "streamkit.simulator.workload": {"random"},
     "streamkit.simulator.nemesis": {"random"},
-    "streamkit.simulator.run": {"multiprocessing", "concurrent", "random", "time", "os"},   # seeds are shared out among processes
+    "streamkit.simulator.run": {"multiprocessing", "concurrent", "random", "time"},   # seeds are shared out
 }
 PURE = {"protocol", "replication", "leases", "security", "observability", "model"}
 WORLD_CALLS = {
