@@ -212,6 +212,11 @@ class Node:
         took = (self.runtime.clock.monotonic_ms() - began_ms) / 1000
         logger.info("node.stopped", extra={"facts": {"seconds": took, "connections_cut": cut}})
 
+    def abandon(self) -> None:
+        """After its loop has ended without `stop`, as the simulator's kill does: let go of what storage holds."""
+        if self._server is not None:
+            self._directory.abandon()
+
     async def connect(self, factory: ProtocolFactory) -> asyncio.BaseProtocol:
         """A connection from this process, without a port: the client's `Connector`. Must run on the node's loop."""
         if self._server is None or self._draining:

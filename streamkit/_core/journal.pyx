@@ -528,6 +528,17 @@ cdef class Journal:
         free(state.durable)
         free(state)
 
+    def abandon(self) -> None:
+        """Give back what was pushed and will never be flushed; for an owner that ends. No thread may run.
+
+        The collector does not see the journal's references, so that segments left here would keep their shard, the
+        shard its node, and the node this journal.
+        """
+        assert not self.state.thread_runs, "the flusher is stopped before its journal is abandoned"
+        give_back(&self.state.pending)
+        give_back(&self.state.group)
+        give_back(&self.state.released)
+
     cdef int push(self, Entry* entry) except -1:
         # Takes over nothing before it succeeds; then the entry's references are the journal's until collect().
         cdef State* state = self.state

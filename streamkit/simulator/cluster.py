@@ -40,6 +40,7 @@ class Cluster:
         self.process = Process("none", NODE_MACHINE)
         self.process.gone = True
         self._node: Node | None = None
+        self._nodes: list[Node] = []
         self._task: asyncio.Task[None] | None = None
         self._ended = False
 
@@ -59,6 +60,7 @@ class Cluster:
             store=self.store, storage=storage_config(small=self.world.faults.small_journal)
         ))  # fmt: skip
         self._node = node
+        self._nodes.append(node)
         try:
             await node.start()
         except Exception as error:
@@ -86,6 +88,12 @@ class Cluster:
             await asyncio.sleep(_SUPERVISE_SECONDS)
         self.note("node stopped")
         self.world.kill(process)
+
+    def forget(self) -> None:
+        """After the run."""
+        for node in self._nodes:
+            node.abandon()
+        self._nodes.clear()
 
     async def supervise(self) -> None:
         """Runs until it is cancelled."""

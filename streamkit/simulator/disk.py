@@ -187,6 +187,14 @@ class SimulatedDisk:
             if position < len(image):
                 image[position] ^= bits
 
+    def forget(self) -> None:
+        """After the run: let go of everything."""
+        self.crash = _nobody_asked
+        self.names.clear()
+        self.durable_names.clear()
+        self.name_changes.clear()
+        self.locks.clear()
+
     def files(self) -> dict[str, int]:
         """Every file and its size."""
         return {path: len(inode.content) for path, inode in sorted(self.names.items()) if inode is not None}

@@ -62,6 +62,12 @@ class Process:
         for task in self.tasks:
             task._log_destroy_pending = False      # type: ignore[attr-defined]
 
+    def forget(self) -> None:
+        """After the run. Kernels of a killed node hold files, and files their process: it must lead no further."""
+        self.kill()
+        self.tasks.clear()
+        self.context = Context()
+
 
 PROCESS: ContextVar[Process | None] = ContextVar("streamkit_simulated_process", default=None)
 

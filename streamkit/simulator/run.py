@@ -68,38 +68,46 @@ def run(seed: int, faults: Faults | None = None) -> Report:
     """A whole life of a cluster. faults: None draws them from the seed, as `streamkit simulate` does."""
     began = time.perf_counter()
     faults = faults or draw_faults(random.Random(f"faults {seed}"))
-    world = World(seed, faults)
-    history = History()
-    with _quiet_collection(), _watched_log(history, world):
-        violations = _live(world, history)
-        violations += judge(history, rot=faults.rot, whole=not violations)
-        report = Report(
-            seed=seed,
-            violations=violations,
-            counts=history.counts(),
-            node_starts=sum("start node" in line for line in history.log),
-            acts=tuple(faults.acts),
-            virtual_seconds=world.loop.time(),
-            callbacks=world.loop.callbacks,
-            digest=history.digest(),
-            log=history.log,
-        )
-        world.close()
-        del world, history
-        gc.collect()
+    with _quiet_collection():
+        report = _run(seed, faults)
+        while gc.collect():                    # once more when the ends of coroutines left something behind
+            continue
     report.seconds = time.perf_counter() - began
     return report
 
 
+def _run(seed: int, faults: Faults) -> Report:
+    world = World(seed, faults)
+    history = History()
+    with _watched_log(history, world):
+        violations = _live(world, history)
+        violations += judge(history, rot=faults.rot, whole=not violations)
+    world.close()
+    return Report(
+        seed=seed,
+        violations=violations,
+        counts=history.counts(),
+        node_starts=sum("start node" in line for line in history.log),
+        acts=tuple(faults.acts),
+        virtual_seconds=world.loop.time(),
+        callbacks=world.loop.callbacks,
+        digest=history.digest(),
+        log=history.log,
+    )
+
+
 def _live(world: World, history: History) -> list[str]:
+    cluster = Cluster(world, history)
     try:
         world.loop.seconds_max = 4 * QUIET_SECONDS
-        world.loop.run_until_complete(_life(world, history))
+        world.loop.run_until_complete(_life(world, history, cluster))
     except (Stuck, OutOfTime, _TooLate) as error:
         # A damaged directory may keep the node from starting: that is an answer too.
         return [] if world.faults.rot else [f"no progress: {error}"]
     except StreamkitError as error:
         return [f"the run broke off: {type(error).__name__}: {error}"]
+    finally:
+        cluster.forget()
     return [f"unhandled {text}" for text in world.loop.unhandled]
 
 
@@ -107,8 +115,7 @@ class _TooLate(Exception):
     """Something that must happen in the quiet phase did not."""
 
 
-async def _life(world: World, history: History) -> None:
-    cluster = Cluster(world, history)
+async def _life(world: World, history: History, cluster: Cluster) -> None:
     workload = Workload(world, history)
     cluster.start()
     await _within(QUIET_SECONDS, cluster.ready.wait(), "the node starts")
@@ -171,6 +178,7 @@ def _quiet_collection() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)
             yield
     finally:
         sys.unraisablehook = hook

@@ -139,5 +139,7 @@ class World:
     def close(self) -> None:
         """After the run: nothing of it runs again, not even clean-up."""
         for process in self.processes:
-            process.kill()
+            process.forget()
+        for disk in self.disks.values():
+            disk.forget()
         self.loop.close()

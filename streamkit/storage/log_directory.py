@@ -234,9 +234,14 @@ class LogDirectory:
                 segment.close_file()
         for file in self._old_journals:
             file.close()
+        self.abandon()
+        self._release_lock()
+
+    def abandon(self) -> None:
+        """Let go of what is in memory, flushed or not, once nothing runs that could flush it."""
+        self._journal.abandon()
         for shard in self.shards.values():
             shard.forget_tail()
-        self._release_lock()
 
     def _release_lock(self) -> None:
         if self._lock is not None:
