@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from streamkit.client.client import AsyncClient
 from streamkit.client.sync import Client
 from streamkit.config import compose
 from streamkit.consumer.running import Running
+from streamkit.errors import LeaseLost
 from streamkit.node import Node
 from streamkit.producer.producer import Producer
+from streamkit.protocol.messages import Checkpoint, CheckpointItem, DescribeApplication
 from streamkit.runtime.real import LoopThread, real_runtime
 from tests.consumer.bottle import consumer
 
@@ -48,9 +51,9 @@ class Workers:
         self.all: list[tuple[str, list[str]]] = []
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
-    def start(self, name: str) -> None:
-        command = [sys.executable, "-m", "tests.consumer.worker_process", name, self.address]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    def start(self, name: str, *mode: str) -> None:
+        command = [sys.executable, "-m", "tests.consumer.worker_process", name, self.address, *mode]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.processes[name] = process
         threading.Thread(target=self._listen, args=(name, process), daemon=True).start()
 
@@ -138,3 +141,39 @@ def test_a_stopped_worker_that_wakes_is_given_no_record_and_its_checkpoint_is_re
     begun = [words for name, words in workers.all if name == "w2" and words[0] == "begin"]
     assert int(begun[0][3]) == 2, "the new owner's fencing token is higher"
     assert lag(address).shards[0].owner in ("w1", "w2")
+
+
+def test_a_zombies_late_checkpoint_and_fetch_are_refused_and_change_nothing(address, workers):
+    fill(address, 1, 100)
+    workers.start("w1", "holding")
+    workers.until(lambda name, words: words[0] == "holding")
+    w1 = workers.processes["w1"]
+    end, lease_epoch, session = (int(word) for word in workers.all[-1][1][1:])
+    w1.send_signal(signal.SIGSTOP)
+    workers.start("w2", "silent")          # so that the stored checkpoint is still below what the zombie will say
+    workers.until(lambda name, words: name == "w2" and words[0] == "begin")
+    position, new_epoch = (int(word) for word in workers.all[-1][1][2:])
+    assert position == 0 < end and new_epoch == lease_epoch + 1, "from the checkpoint, with a higher fencing token"
+    workers.until(lambda name, words: set(workers.records("w2")) == set(range(100)))
+    with Client(address) as client:
+        shard = client.describe_stream("s").shards[0]
+    given = len(workers.records("w1"))
+
+    assert w1.stdin is not None
+    print(file=w1.stdin, flush=True)       # the handler goes on as soon as the process does
+    w1.send_signal(signal.SIGCONT)
+    workers.until(lambda name, words: name == "w1" and words[0] == "refused")
+    workers.until(lambda name, words: name == "w1" and words[0] == "lost")
+
+    async def late() -> tuple[Any, int]:
+        async with AsyncClient(address) as client:
+            item = CheckpointItem(shard.uuid, lease_epoch, 1_000_000, end)
+            answer = await client.call(Checkpoint("app", "w1", (item,)))
+            with pytest.raises(LeaseLost) as refused:
+                await client.fetch(shard, 0, application="app", session=session, lease_epoch=lease_epoch)
+            assert refused.value.facts["lease_epoch"] == lease_epoch
+            described = await client.call(DescribeApplication("app"))
+            return answer.results, described.leases[0].checkpoint
+
+    assert LoopThread.shared().run(late()) == (("fenced",), position)
+    assert len(workers.records("w1")) == given, "a zombie is given no further batch"

@@ -1,4 +1,9 @@
-"""A worker in a process of its own, for tests that kill it: says on its output what happens to it."""
+"""A worker in a process of its own, for tests that kill it: says on its output what happens to it.
+
+    python -m tests.consumer.worker_process NAME ADDRESS [holding|silent]
+
+holding: each batch waits for a line on the input before it is checkpointed. silent: nothing is checkpointed.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +30,11 @@ class Telling(RecordProcessor):
     def process(self, batch: Batch, checkpointer: Checkpointer) -> None:
         for record in batch:
             say("record", record.value)
+        if mode == "silent":
+            return
+        if mode == "holding":
+            say("holding", batch.end_sequence, checkpointer.fencing_token, running._member._keeper.session)
+            sys.stdin.readline()
         time.sleep(0.002)                  # a handler that takes its time, in a thread
         try:
             checkpointer.checkpoint().result(20)
@@ -37,6 +47,8 @@ class Telling(RecordProcessor):
 
 
 if __name__ == "__main__":
-    name, address = sys.argv[1:]
-    Worker("s", application="app", start="trim_horizon", processor=Telling, worker=name, url=address,
-           membership_ms=2_000, batch_records_max=5).run()
+    name, address, *modes = sys.argv[1:]
+    mode = modes[0] if modes else ""
+    running = Worker("s", application="app", start="trim_horizon", processor=Telling, worker=name, url=address,
+                     membership_ms=2_000, batch_records_max=5)
+    running.run()
