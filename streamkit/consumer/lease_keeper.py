@@ -183,19 +183,20 @@ class LeaseKeeper:
         heartbeat_ms = self._membership_ms * 3 // 10
         self._deadline_ms = min(self._deadline_ms, self._clock.monotonic_ms() + heartbeat_ms * 9 // 10)
 
-    @property
-    def alive(self) -> bool:
-        """Whether leases may be acted upon: False from the deadline on, even before anybody has noticed it."""
-        return self._clock.monotonic_ms() < self._deadline_ms
+    def check_deadline(self) -> bool:
+        """Whether leases may be acted upon. From the deadline on they are lost, whoever is the first to look."""
+        if self._clock.monotonic_ms() < self._deadline_ms:
+            return True
+        if self.session:
+            log.warning("worker.deadline_passed application=%s worker=%s leases=%d", self._join.application,
+                        self._join.worker, len(self._owned))
+            self._lose_everything()
+        return False
 
     async def _watch_deadline(self) -> None:
         while True:
-            now_ms = self._clock.monotonic_ms()
-            if self.session and now_ms >= self._deadline_ms:
-                log.warning("worker.deadline_passed application=%s worker=%s leases=%d", self._join.application,
-                            self._join.worker, len(self._owned))
-                self._lose_everything()
-            left_ms = self._deadline_ms - now_ms if self.session else self._membership_ms
+            self.check_deadline()
+            left_ms = self._deadline_ms - self._clock.monotonic_ms() if self.session else self._membership_ms
             await asyncio.sleep(min(max(left_ms, 10), self._membership_ms // 10) / 1000)
 
     def _lose_everything(self) -> None:

@@ -76,7 +76,7 @@ class Member:
             config=config, clock=client.runtime.clock, random=random, statistics=self.statistics,
             dead_letters=DeadLetters(client, config.dead_letter) if config.dead_letter else NoDeadLetters(),
             flush=self._writer.flush, nudge=self._writer.nudge, pause=self._pause, wait=wait_or_event,
-            alive=lambda: self._keeper.alive,
+            alive=self._keeper.check_deadline,
         )
 
     @property

@@ -28,6 +28,7 @@ class Nemesis:
         self.cluster = cluster
         self.workload = workload
         self.draw = random.Random(world.draw.getrandbits(64))
+        self._sync_seconds = world.faults.disk.sync_seconds
         self._later: list[asyncio.Task[None]] = []
         self._acts: dict[str, Callable[[], None]] = {
             "kill_node": self.kill_node,
@@ -191,10 +192,9 @@ class Nemesis:
 
     def slow_disk(self) -> None:
         disk = self.world.disk(NODE_MACHINE)
-        before = disk.faults.sync_seconds
         disk.faults.sync_seconds = 0.2
 
         def restore() -> None:
-            disk.faults.sync_seconds = before
+            disk.faults.sync_seconds = self._sync_seconds
 
         self._after(self._short(), restore)

@@ -78,7 +78,7 @@ def run(seed: int, faults: Faults | None = None) -> Report:
 
 def _run(seed: int, faults: Faults) -> Report:
     world = World(seed, faults)
-    history = History()
+    history = History(rot=faults.rot)
     with _watched_log(history, world):
         violations = _live(world, history)
         violations += judge(history, rot=faults.rot, whole=not violations)

@@ -145,7 +145,7 @@ def test_accepting_a_checkpoint_of_an_old_owner_is_caught(monkeypatch):
 
 
 def test_handing_out_records_after_a_long_stop_is_caught(monkeypatch):
-    monkeypatch.setattr(LeaseKeeper, "alive", True)
+    monkeypatch.setattr(LeaseKeeper, "check_deadline", lambda self: True)
 
     assert caught("hands out records", acts={"stop_worker": 1.0}, act_count=6)
 
