@@ -8,7 +8,6 @@ import logging
 from streamkit.broker.streams import Streams
 from streamkit.errors import StreamkitError
 from streamkit.runtime.interfaces import Clock
-from streamkit.storage.retention import SegmentAge, drop_point
 
 logger = logging.getLogger("streamkit.broker")
 
@@ -34,18 +33,12 @@ async def retain_once(streams: Streams, now_ms: int) -> int:
             continue                                   # deleted meanwhile
         config = streams.catalog.streams[shard.stream_name].config
         log = shard.log
+        trimmed_to = log.trim_to
         try:
-            point = drop_point(
-                [
-                    SegmentAge(end=segment.end, size_bytes=segment.position, last_append_ms=segment.last_append_ms)
-                    for segment in log.segments[:-1]
-                    if segment.sealed
-                ],
-                stored_bytes=log.stored_bytes, now_ms=now_ms, retention_ms=config.retention_hours * _HOUR_MS,
-                retention_bytes=config.retention_bytes,
+            log.retain(
+                now_ms=now_ms, retention_ms=config.retention_hours * _HOUR_MS,
+                retention_bytes=config.retention_bytes, end=shard.high_watermark,
             )
-            trimmed_to = log.trim_to
-            log.drop_before(min(point, shard.high_watermark))
             if log.trim_to > trimmed_to:
                 shard.trimmed_records += log.trim_to - trimmed_to
                 trimmed += 1

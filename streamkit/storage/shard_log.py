@@ -311,20 +311,22 @@ class ShardLog(ShardCore):
             assert segment.file is not None, "just opened"
             trailer = read_trailer(segment.file.read(TRAILER_SIZE, segment.position), self.seed)
             after = self.segments[self.segments.index(segment) + 1]
-            segment.last_append_ms = trailer["last_append_ms"] if trailer else self._first_time(after)
+            # Not known at all: then the shard's newest time, because a guess must never make records look old.
+            segment.last_append_ms = trailer["last_append_ms"] if trailer else (
+                self._first_time(after) or self.last_append_ms
+            )
         return segment.last_append_ms
 
     # ---- retention --------------------------------------------------------------------------------------------
 
-    def retain(self, *, now_ms: int, retention_ms: int, retention_bytes: int | None) -> None:
-        """Drop what the stream need not keep any more; see retention.drop_point."""
+    def retain(self, *, now_ms: int, retention_ms: int, retention_bytes: int | None, end: int | None = None) -> None:
+        """Drop what the stream need not keep any more, below `end`; see retention.drop_point."""
         if len(self.segments) > 1:
-            self.drop_before(
-                drop_point(
-                    self.segment_ages(), stored_bytes=self.stored_bytes, now_ms=now_ms, retention_ms=retention_ms,
-                    retention_bytes=retention_bytes,
-                )
+            point = drop_point(
+                self.segment_ages(), stored_bytes=self.stored_bytes, now_ms=now_ms, retention_ms=retention_ms,
+                retention_bytes=retention_bytes,
             )  # fmt: skip
+            self.drop_before(point if end is None else min(point, end))
 
     def drop_before(self, sequence: int) -> None:
         """Give up whole sealed segments that end at or before `sequence`; log_start moves once that is on disk."""

@@ -49,3 +49,18 @@ async def test_more_bytes_than_wanted_go(node, client):
 
     (state,) = await client.describe_shards("orders")
     assert 2_000_000 <= state.stored_bytes < 4_000_000
+
+
+async def test_a_restart_does_not_make_segments_look_old(start, connect):
+    node = await start()
+    client = await connect(node)
+    shard = await fill(client)
+    assert await trimmed(node, shard, node.runtime.clock.now_ms()) == 0
+    await client.close()
+    await node.stop()
+
+    node = await start()
+    now_ms = node.runtime.clock.now_ms()
+    assert len(node._streams.shards[shard.uuid].log.segments) > 2
+    assert await trimmed(node, shard, now_ms) == 0
+    assert await trimmed(node, shard, now_ms + 25 * HOUR_MS) == 1
