@@ -28,6 +28,7 @@ cdef class Segment:
     cdef public bint sealed        # nothing is appended any more
     cdef public bint dirty         # written since it was last synced
     cdef public bint measured      # times and counts above are known
+    cdef public bint naming        # want_name() was called
     cdef readonly Py_ssize_t in_flight         # entries that the journal holds; the file stays open meanwhile
     cdef readonly object file      # an open File, or None
     cdef public uint64_t used      # tick of the last use, for closing what was not used for longest
@@ -47,6 +48,7 @@ cdef class NodeLog:
     cdef public uint64_t segment_bytes
     cdef public uint64_t bypass_bytes
     cdef public uint64_t batch_bytes_max
+    cdef public uint64_t unnamed_bytes_max     # a larger batch fits no journal file: its segment's name must settle first
     cdef readonly uint64_t tick
     cdef object tail_order         # deque: one entry a batch in any tail, oldest first: its shard
     cdef readonly list progressed  # shards with news, each once

@@ -33,6 +33,7 @@ class Segment:
     sealed: bool
     dirty: bool
     measured: bool
+    naming: bool
     in_flight: int
     file: _File | None
     used: int
@@ -53,6 +54,7 @@ class NodeLog:
     segment_bytes: int
     bypass_bytes: int
     batch_bytes_max: int
+    unnamed_bytes_max: int
     tick: int
     progressed: list[Any]
     open_segments: dict[Segment, None]
@@ -67,6 +69,7 @@ class NodeLog:
         segment_bytes: int,
         bypass_bytes: int,
         batch_bytes_max: int,
+        unnamed_bytes_max: int,
         files_open_max: int,
     ) -> None: ...
     def collect(self) -> bool: ...

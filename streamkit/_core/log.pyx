@@ -112,12 +112,13 @@ cdef class NodeLog:
     """What all shard logs of a node share: the journal, the budget for tails, the bound on open files."""
 
     def __init__(self, Journal journal, *, uint64_t tail_bytes_max, uint64_t segment_bytes, uint64_t bypass_bytes,
-                 uint64_t batch_bytes_max, Py_ssize_t files_open_max):
+                 uint64_t batch_bytes_max, uint64_t unnamed_bytes_max, Py_ssize_t files_open_max):
         self.journal = journal
         self.tail_bytes_max = tail_bytes_max
         self.segment_bytes = segment_bytes
         self.bypass_bytes = bypass_bytes
         self.batch_bytes_max = batch_bytes_max
+        self.unnamed_bytes_max = unnamed_bytes_max
         self.files_open_max = files_open_max
         self.tail_order = deque()
         self.progressed = []
@@ -335,7 +336,7 @@ cdef class ShardCore:
             segment = self.roll(now_ms)
         if segment.file is None:
             self.open_segment(segment)
-        if not segment.slot.named and <uint64_t>size >= self.node.bypass_bytes:
+        if not segment.slot.named and <uint64_t>size > self.node.unnamed_bytes_max:
             self.settle_name(segment)
         return segment
 
@@ -376,6 +377,11 @@ cdef class ShardCore:
         self.checkpoint_due = True
         if not synced:
             self.os_end = entry.end
+        elif not segment.slot.named and not segment.naming and (
+                segment.position >= node.bypass_bytes or len(self.segments) > 1):
+            # At once, and not behind a checkpoint: until then the journal takes all of a busy shard's bytes.
+            segment.naming = True
+            self.want_name(segment)
         node.batches_appended += 1
         node.bytes_appended += size
         if not node.pushed:

@@ -81,14 +81,15 @@ def take_snapshot(shard: ShardLog) -> Snapshot:
         sequence=shard.log_end,
         facts=facts,
         generation=shard.generation + 1,
-        sealed=tuple(_sealed(shard, segment) for segment in sealed if segment.measured),
+        sealed=tuple(make_sealed(shard, segment) for segment in sealed if segment.measured),
         segments=tuple(segment for segment in shard.segments if segment.dirty or segment.in_flight),
         files=tuple(files),
         log_start=shard.trim_to,
     )
 
 
-def _sealed(shard: ShardLog, segment: Segment) -> Sealed:
+def make_sealed(shard: ShardLog, segment: Segment) -> Sealed:
+    """The trailer of a segment that takes nothing more."""
     trailer = make_trailer(
         shard.seed, base=segment.base, end=segment.end, bytes=segment.position, batches=segment.batches,
         first_append_ms=segment.first_append_ms, last_append_ms=segment.last_append_ms, headers_crc=segment.headers_crc,

@@ -29,6 +29,7 @@ from streamkit.storage.checkpoint import (
 )
 from streamkit.storage.config import StorageConfig
 from streamkit.storage.flusher import GroupCommit
+from streamkit.storage.marks import Marks
 from streamkit.storage.shard_log import Damage, ShardLog
 from streamkit.storage.super_slots import NodeFacts, ShardFacts
 
@@ -113,6 +114,7 @@ class LogDirectory:
         self.node_id = identity.identify(disk, self.path, self._runtime.random)
         self._node_generation, node = identity.read_node_facts(disk, self.path)
         boot_id = disk.boot_id()
+        self._marks = Marks(disk, self._runtime.executor, boot_id, self._settled)
         same_boot = node is not None and node.boot_id == boot_id
         self.was_clean = node is None or node.clean
         found: dict[bytes, tuple[str, recovery.Found]] = {}
@@ -136,7 +138,7 @@ class LogDirectory:
                 shard.facts = replace(shard.facts, certain=False)
                 shard.changed = True
             durable = replay.durable.get(uuid, 0)
-            recovery.recover_shard(disk, path, uuid, shard, durable, config.producers_max)
+            recovery.recover_shard(disk, path, uuid, shard, durable, config.producers_max, boot_id)
             self._adopt(uuid, path, shard, durable)
         self._open_journal(replay)
         self._make_reserve()
@@ -161,8 +163,8 @@ class LogDirectory:
         self, uuid: bytes, path: str, facts: ShardFacts, generation: int, found: recovery.Found | None = None
     ) -> ShardLog:
         return ShardLog(
-            self._node, uuid, disk=self._disk, executor=self._runtime.executor, on_roll=self._rolled,
-            on_trim=self._want_trim, path=path,
+            self._node, uuid, disk=self._disk, executor=self._runtime.executor, on_roll=self._marks.rolled,
+            on_name=self._want_name, on_trim=self._want_trim, path=path,
             facts=facts, generation=generation,
             log_end=found.log_end if found else 0,
             epoch=found.epoch if found else 0,
@@ -180,7 +182,7 @@ class LogDirectory:
         self._node = NodeLog(
             self._journal, tail_bytes_max=config.tail_bytes, segment_bytes=config.segment_bytes,
             bypass_bytes=config.bypass_bytes, batch_bytes_max=config.batch_bytes_max,
-            files_open_max=config.files_open_max,
+            unnamed_bytes_max=config.journal_bytes // 2, files_open_max=config.files_open_max,
         )  # fmt: skip
         self._node.on_push = self._pushed
 
@@ -218,6 +220,7 @@ class LogDirectory:
             await self._tender
         if self._naming:
             await asyncio.wait(self._naming)
+        await self._marks.drained()
         if self._flusher is not None:
             await self._flusher.stop()
         self._node.collect()
@@ -590,8 +593,15 @@ class LogDirectory:
                 file.close()
                 self._disk.remove(file.path)
 
-    def _rolled(self, shard: ShardLog, segment: Segment) -> None:
-        # At once, and not behind a checkpoint: until the name is on disk the journal takes all of a busy shard's bytes.
+    async def _settled(self, shard: ShardLog, sequence: int, durable: bool) -> bool:
+        """Waits until what is before `sequence` is in its file, and durable if asked. False: it will not come."""
+        while shard.segment_end < sequence or (durable and shard.durable_end < sequence):
+            if self._failure is not None or shard.dropped or (self._closing and self._journal.stalled):
+                return False
+            await self._next_move()
+        return self._failure is None
+
+    def _want_name(self, shard: ShardLog, segment: Segment) -> None:
         task = self._loop.create_task(self._settle_name(shard, segment), name="storage.name")
         self._naming.add(task)
         task.add_done_callback(self._naming.discard)

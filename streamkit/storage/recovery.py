@@ -1,7 +1,7 @@
 """Opening what an earlier process left: replay the journal, find each log's end, tell a torn tail from damage.
 
     journal groups ──▶ batches written to their places in segments (idempotent) ──▶ what each shard had durable
-    super: synced up to here ──▶ walk the batches from there ──▶ first unsound place p
+    super: synced up to here, or a mark of this boot beyond it ──▶ walk the batches from there ──▶ first unsound place p
                                      p below what was durable: damage. Kept visible; later batches are served
                                      p above it: a torn tail. Cut, even when what follows looks sound
 Nothing acknowledged lies past what was durable, and nothing is guessed. Runs on another thread than the loop.
@@ -21,6 +21,7 @@ from streamkit.runtime.interfaces import Disk, File
 from streamkit.storage.checkpoint import unpack_epochs
 from streamkit.storage.journal_files import HEADER_BYTES, SUFFIX, read_header
 from streamkit.storage.journal_reader import KIND_BATCH, JournalEntry, JournalGroup, JournalHole, read_groups
+from streamkit.storage.marks import MarkRead, read_mark
 from streamkit.storage.shard_log import Damage
 from streamkit.storage.super_slots import SLOT_BYTES, ShardFacts, read_slots
 
@@ -176,7 +177,9 @@ def find_shard(disk: Disk, path: str, new_incarnation: bytes) -> Found:
     return Found(read[1], read[0], bases)
 
 
-def recover_shard(disk: Disk, path: str, uuid: bytes, found: Found, durable: int, producers_max: int) -> None:
+def recover_shard(
+    disk: Disk, path: str, uuid: bytes, found: Found, durable: int, producers_max: int, boot_id: str
+) -> None:
     """Complete `found`: where the log ends, what is lost, who produced. durable: from the journal."""
     facts = found.facts
     durable = max(durable, facts.sequence)
@@ -189,9 +192,16 @@ def recover_shard(disk: Disk, path: str, uuid: bytes, found: Found, durable: int
             _remove(disk, path, base)                           # a removal that was interrupted
     found.bases = [base for base, after in zip(found.bases, [*found.bases[1:], None], strict=False)
                    if after is None or after > facts.log_start]  # fmt: skip
-    found.epoch, found.last_append_ms = facts.epoch, facts.last_append_ms
-    found.epochs = _read_epochs(disk, path)
-    scan = _Scan(disk, path, seed, found, durable, producers_max)
+    mark = read_mark(disk, path, boot_id, seed, facts.incarnation, producers_max)
+    if mark is not None and not (
+        mark.facts.sequence > facts.sequence and (mark.facts.memory_mode or mark.facts.sequence <= durable)
+    ):
+        mark = None
+    begin = mark.facts if mark else facts
+    found.changed = found.changed or mark is not None           # what lies before the mark is not synced
+    found.epoch, found.last_append_ms = begin.epoch, begin.last_append_ms
+    found.epochs = mark.epochs if mark else _read_epochs(disk, path)
+    scan = _Scan(disk, path, seed, found, durable, producers_max, mark)
     scan.run()
     if found.damages:
         found.facts = replace(found.facts, certain=False)
@@ -199,15 +209,19 @@ def recover_shard(disk: Disk, path: str, uuid: bytes, found: Found, durable: int
 
 
 class _Scan:
-    """The walk over a shard's batches after its checkpoint."""
+    """The walk over a shard's batches after its checkpoint, or after its mark."""
 
-    def __init__(self, disk: Disk, path: str, seed: int, found: Found, durable: int, producers_max: int) -> None:
+    def __init__(
+        self, disk: Disk, path: str, seed: int, found: Found, durable: int, producers_max: int, mark: MarkRead | None
+    ) -> None:
         self.disk, self.path, self.seed, self.found, self.durable = disk, path, seed, found, durable
         self.producers_max = producers_max
-        self.sequence = found.facts.sequence
+        self.mark = mark
+        self.begin = mark.facts if mark else found.facts
+        self.sequence = self.begin.sequence
 
     def run(self) -> None:
-        found, facts = self.found, self.found.facts
+        found, facts = self.found, self.begin
         start = self._start()
         self._begin_producers(start)
         self.sequence = start[1]
@@ -242,8 +256,8 @@ class _Scan:
         self.found.changed = True
 
     def _start(self) -> tuple[int, int, int]:
-        """(segment base, sequence, position) to walk from: the checkpoint when its file reaches it."""
-        facts, bases = self.found.facts, self.found.bases
+        """(segment base, sequence, position) to walk from: the checkpoint, or mark, when its file reaches it."""
+        facts, bases = self.begin, self.found.bases
         if facts.segment_base in bases and (facts.position == 0 or self._size(facts.segment_base) >= facts.position):
             return facts.segment_base, facts.sequence, facts.position
         earlier = [base for base in bases if base <= facts.segment_base]
@@ -360,6 +374,9 @@ class _Scan:
     def _begin_producers(self, start: tuple[int, int, int]) -> None:
         """The producers' state at `start`: the newest snapshot at or before it, then the batches in between."""
         found = self.found
+        if self.mark is not None:
+            found.producers = self.mark.producers
+            return
         found.producers = ProducerTable(self.producers_max)
         if not found.facts.has_producers:
             return

@@ -43,8 +43,8 @@ class ShardLog(ShardCore):
     """
 
     __slots__ = (
-        "_disk", "_executor", "_on_roll", "_on_trim", "damages", "dropped", "facts", "generation", "path", "sealed_new",
-        "trim_to",
+        "_disk", "_executor", "_on_name", "_on_roll", "_on_trim", "damages", "dropped", "facts", "generation", "marks",
+        "path", "sealed_new", "trim_to",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,7 @@ class ShardLog(ShardCore):
         disk: Disk,
         executor: Executor,
         on_roll: Callable[[ShardLog, Segment], None],
+        on_name: Callable[[ShardLog, Segment], None],
         on_trim: Callable[[ShardLog], None],
         path: str,
         facts: ShardFacts,
@@ -69,13 +70,15 @@ class ShardLog(ShardCore):
             node, uuid, log_start=facts.log_start, log_end=log_end, epoch=epoch, last_append_ms=last_append_ms,
             producers=producers, epochs=epochs,
         )  # fmt: skip
-        self._disk, self._executor, self._on_roll, self._on_trim = disk, executor, on_roll, on_trim
+        self._disk, self._executor = disk, executor
+        self._on_roll, self._on_name, self._on_trim = on_roll, on_name, on_trim
         self.path = path
         self.facts, self.generation = facts, generation
         self.certain = facts.certain
         self.damages: list[Damage] = []
         self.sealed_new: list[Segment] = []        # sealed, and no trailer written yet
         self.trim_to = facts.log_start             # where log_start goes as soon as that is on disk
+        self.marks = 0                             # taken by this process; see `marks`
         self.dropped = False
 
     # ---- files ------------------------------------------------------------------------------------------------
@@ -100,19 +103,22 @@ class ShardLog(ShardCore):
     def roll(self, now_ms: int) -> Segment:
         """Begin a new segment; the last one is sealed by the next checkpoint."""
         if self.segments and not self.segments[-1].sealed:
-            last = self.segments[-1]
-            last.sealed = True
-            self.sealed_new.append(last)
+            full = self.segments[-1]
+            full.sealed = True
+            self.sealed_new.append(full)
+            self._on_roll(self, full)
         segment = Segment(self, self.log_end)
         segment.index_whole = segment.measured = True
         self.open_segment(segment)
         self.segments.append(segment)
-        if len(self.segments) > 1:
-            self._on_roll(self, segment)           # a busy shard: its name settles before the first large batch
         return segment
 
+    def want_name(self, segment: Segment) -> None:
+        """Called once for a segment that grows: from when its name is durable, large shares are synced in place."""
+        self._on_name(self, segment)
+
     def settle_name(self, segment: Segment) -> None:
-        """Make the file's name durable, so that large batches may be synced in place."""
+        """Make the file's name durable, for a batch that no journal file can hold. Waits for the disk."""
         try:
             self._disk.sync_directory(self.path)
         except OSError as cause:

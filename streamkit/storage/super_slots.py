@@ -36,6 +36,7 @@ from streamkit.runtime.interfaces import File
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<4sIQI")
 _SHARD = struct.Struct("<16sIIQQQQQQQII16x")
+SHARD_BYTES = _SHARD.size
 _NODE = struct.Struct("<36sB3x")
 _BODY_BYTES_MAX = 512 - _HEAD.size
 
