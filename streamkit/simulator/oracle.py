@@ -112,6 +112,7 @@ class History:
         into = self.final if reader == "final" else self.read
         seen = into.setdefault(shard, {})
         next_sequence = start
+        before_ms = 0
         for raw in batches:
             if len(raw) < HEADER_BYTES:
                 self.wrong.append(f"{reader} was sent {len(raw)} bytes that are no batch")
@@ -122,6 +123,9 @@ class History:
                     f"{reader} asked {_name(shard)} for {next_sequence} and got "
                     f"{header.base_sequence}..{header.end_sequence}"
                 )
+            if header.append_time_ms < before_ms:
+                self.wrong.append(f"{reader} found append times of {_name(shard)} fall at {header.base_sequence}")
+            before_ms = header.append_time_ms
             if header.end_sequence > high_watermark:
                 self.wrong.append(f"{reader} read {_name(shard)} up to {header.end_sequence}, above {high_watermark}")
             if not header.is_control:
