@@ -187,8 +187,10 @@ class Catalog:
         check_stream_name(name, internal=name == APPLICATIONS_STREAM)
         if (there := self.streams.get(name)) is not None:
             raise self._taken(there)
-        open_shards = sum(len(stream.shards) for stream in self.streams.values())
-        if open_shards + config.shards > self._shards_max:
+        # The coordinator's own log takes nothing from what a user may make.
+        internal = name == APPLICATIONS_STREAM
+        open_shards = sum(len(s.shards) for s in self.streams.values() if s.name != APPLICATIONS_STREAM)
+        if not internal and open_shards + config.shards > self._shards_max:
             raise LimitReached(
                 f"{config.shards} more shards make {open_shards + config.shards} on this node, "
                 f"the limit is {self._shards_max}",

@@ -88,6 +88,14 @@ async def test_the_shard_limit_holds_over_all_streams(store, runtime):
         await catalog.create("b", StreamConfig(shards=2))
 
 
+async def test_the_shard_limit_leaves_the_internal_stream_out(store, runtime):
+    catalog = await Catalog.open(store, runtime, shards_max=5)
+    await catalog.create("__applications", StreamConfig())
+    await catalog.create("orders", StreamConfig(shards=5))
+    with pytest.raises(LimitReached):
+        await catalog.create("more", StreamConfig())
+
+
 async def test_damaged_metadata_is_named(store, runtime):
     await store.compare_and_swap("streams/orders", 0, b'{"name": 1}')
     with pytest.raises(CorruptFile, match="streams/orders"):
