@@ -91,7 +91,7 @@ class Coordinator:
         self, journal: CommandLog, streams: Streams, clock: Clock, config: CoordinatorConfig | None = None
     ) -> None:
         self.machine = Applications()
-        self.checkpoints: dict[str, int] = {"ok": 0, "fenced": 0, "behind": 0}
+        self.checkpoints: dict[str, int] = {"ok": 0, "fenced": 0, "behind": 0, "beyond": 0}
         self._journal = journal
         self._streams = streams
         self._clock = clock
@@ -129,7 +129,7 @@ class Coordinator:
         async for record in self._journal.replay():
             try:
                 self.machine.table.replay(facts.decode(record))
-            except (msgspec.MsgspecError, KeyError, ValueError, AssertionError) as cause:
+            except (msgspec.MsgspecError, KeyError, ValueError, OverflowError, AssertionError) as cause:
                 raise CorruptFile(
                     f"fact {count} of the coordinator's log does not fit what stands before it: {cause}",
                     try_="streamkit segment inspect shows the log; restore the directory from a copy",
@@ -405,11 +405,27 @@ class Coordinator:
     # ---- leases --------------------------------------------------------------------------------------------
 
     async def _checkpoint(self, message: messages.Checkpoint, connection_id: int) -> messages.Message:
-        effects = self._step(events.Checkpoints(message.application, message.items, self._clock.now_ms()))
+        effects = self._step(events.Checkpoints(
+            message.application, message.items, self._clock.now_ms(), self._beyond(message)
+        ))
         for result in effects.results:
             self.checkpoints[result] += 1
         await self._settled()
         return messages.Checkpointed(effects.results)
+
+    def _beyond(self, message: messages.Checkpoint) -> list[int]:
+        # A worker in error; or one that read what the shard lost since, where a stream's durability allows that.
+        beyond = []
+        for i, item in enumerate(message.items):
+            try:
+                high_watermark = self._streams.high_watermark(item.shard)
+            except StreamkitError:
+                continue                   # deleted a moment ago; its lease is fenced, or about to go
+            if item.sequence > high_watermark:
+                beyond.append(i)
+                log.error("checkpoint.beyond application=%s worker=%s shard=%s sequence=%d high_watermark=%d",
+                          message.application, message.worker, item.shard.hex(), item.sequence, high_watermark)
+        return beyond
 
     async def _release(self, message: messages.ReleaseLeases, connection_id: int) -> messages.Message:
         self._step(events.Release(

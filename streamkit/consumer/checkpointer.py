@@ -18,11 +18,13 @@ from streamkit.model.shard import Shard
 from streamkit.protocol.messages import Checkpoint, Checkpointed, CheckpointItem, LeaseGrant, Message
 from streamkit.runtime.backoff import Backoff
 from streamkit.runtime.interfaces import Random
-from streamkit.runtime.threads import Promise, PromiseTimeout
+from streamkit.runtime.threads import Promise, PromiseTimeout, firm_promise
 
 log = logging.getLogger("streamkit.consumer")
 
 Call = Callable[[Message], Awaitable[Message]]
+_REFUSED = ("fenced", "beyond")            # the lease is another's; or its shard no longer has what was handled
+_LATE_S = 1.0
 
 
 class HeldLease:
@@ -66,7 +68,7 @@ class HeldLease:
         return CheckpointItem(self.shard.uuid, self.lease_epoch, self._number, position, attempts)
 
     def answered(self, item: CheckpointItem, result: str) -> None:
-        if result == "fenced":
+        if result in _REFUSED:
             self.lose()
             return
         self.stored = max(self.stored, item.sequence)
@@ -112,6 +114,7 @@ class CheckpointWriter:
         self._interval_s = interval_ms / 1000
         self._nudged = asyncio.Event()
         self._sending = asyncio.Lock()
+        self._began_s: float | None = None     # when the message that is not answered yet was sent first
 
     async def run(self) -> None:
         """Write what is due, every interval or when nudged, until cancelled."""
@@ -127,32 +130,47 @@ class CheckpointWriter:
     def nudge(self) -> None:
         self._nudged.set()
 
+    @property
+    def late(self) -> bool:
+        """Checkpoints do not get through at present."""
+        return self._began_s is not None and asyncio.get_running_loop().time() - self._began_s > _LATE_S
+
     async def flush(self, only: HeldLease | None = None) -> None:
         """Write what is due now and wait for the answer. Connection trouble is waited out while a lease is held."""
         async with self._sending:
             leases = [only] if only is not None else list(self.leases.values())
             due = [(lease, item) for lease in leases if (item := lease.next_item()) is not None]
-            backoff = Backoff(self._random, 50, 2_000)
-            while due:
-                message = Checkpoint(self._application, self._worker, tuple(item for _, item in due))
-                try:
-                    answer = await self._call(message)
-                except (Unavailable, TimedOut) as error:
-                    log.warning("checkpoint.retrying application=%s error=%s", self._application, error)
-                    await asyncio.sleep(backoff.next_ms() / 1000)
-                    due = [(lease, item) for lease, item in due if not lease.lost]
-                    continue
-                except StreamkitError as error:
-                    log.error("checkpoint.refused application=%s error=%s", self._application, error)
-                    for lease, _ in due:
-                        self._lose(lease)
-                    return
-                assert isinstance(answer, Checkpointed) and len(answer.results) == len(due), "a result an item"
-                for (lease, item), result in zip(due, answer.results, strict=True):
-                    if result == "fenced":
-                        self._lose(lease)
-                    lease.answered(item, result)
+            try:
+                self._began_s = asyncio.get_running_loop().time()
+                await self._write(due)
+            finally:
+                self._began_s = None
+
+    async def _write(self, due: list[tuple[HeldLease, CheckpointItem]]) -> None:
+        backoff = Backoff(self._random, 50, 2_000)
+        while due:
+            message = Checkpoint(self._application, self._worker, tuple(item for _, item in due))
+            try:
+                answer = await self._call(message)
+            except (Unavailable, TimedOut) as error:
+                log.warning("checkpoint.retrying application=%s error=%s", self._application, error)
+                await asyncio.sleep(backoff.next_ms() / 1000)
+                due = [(lease, item) for lease, item in due if not lease.lost]
+                continue
+            except StreamkitError as error:
+                log.error("checkpoint.refused application=%s error=%s", self._application, error)
+                for lease, _ in due:
+                    self._lose(lease)
                 return
+            assert isinstance(answer, Checkpointed) and len(answer.results) == len(due), "a result an item"
+            for (lease, item), result in zip(due, answer.results, strict=True):
+                if result == "beyond":
+                    log.error("checkpoint.beyond application=%s stream=%s shard=%s sequence=%d", self._application,
+                              lease.stream, lease.shard.id, item.sequence)
+                if result in _REFUSED:
+                    self._lose(lease)
+                lease.answered(item, result)
+            return
 
     def _lose(self, lease: HeldLease) -> None:
         lease.lose()
@@ -219,7 +237,7 @@ class Checkpointer:
         lease.asked = max(lease.asked, position)
         if not lease.manual:
             lease.finished = max(lease.finished, position)
-        stored: Promise[None] = Promise()
+        stored = firm_promise()            # a wait that is given up, by a time-out say, takes nothing back
         self._loop.call_soon_threadsafe(lease.when_stored, position, stored)
         return Checkpointing(stored, self._hurry)
 

@@ -33,6 +33,7 @@ class ConsumerConfig:
     checkpoint: Literal["auto", "manual"] = "auto"
     checkpoint_interval_ms: int = 1_000
     checkpoint_records: int = 10_000       # finished since the last one: write without waiting for the interval
+    window_records: int = 10_000           # finished ahead of the stored checkpoint while none can be written
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     dead_letter: str | None = None
     on_exhausted: OnExhausted | None = None
@@ -56,8 +57,8 @@ class ConsumerConfig:
             raise _wrong("on_exhausted", self.on_exhausted, ", ".join(f'"{policy}"' for policy in _POLICIES))
         if self.on_exhausted == "dead_letter" and not self.dead_letter:
             raise _wrong("dead_letter", self.dead_letter, 'the name of a stream, because on_exhausted="dead_letter"')
-        for name in ("checkpoint_interval_ms", "checkpoint_records", "batch_records_max", "prefetch_bytes_max",
-                     "fetch_bytes_max", "membership_ms", "drain_seconds"):
+        for name in ("checkpoint_interval_ms", "checkpoint_records", "window_records", "batch_records_max",
+                     "prefetch_bytes_max", "fetch_bytes_max", "membership_ms", "drain_seconds"):
             if getattr(self, name) <= 0:
                 raise _wrong(name, getattr(self, name), "a number above 0")
         if self.leases_max is not None and self.leases_max <= 0:

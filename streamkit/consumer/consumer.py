@@ -120,9 +120,11 @@ class Consumer(Running):
     def _offered(self, handoff: _Handoff) -> tuple[Batch[Any], Promise[None]] | None:
         while self.running or not handoff.offers.empty():
             try:
-                return handoff.offers.get(timeout=_LOOK_S)
+                offered = handoff.offers.get(timeout=_LOOK_S)
             except HandoverEmpty:
                 continue
+            if offered[1].set_running_or_notify_cancel():      # else its lease was lost before anybody took it
+                return offered
         return None
 
     def feed(self, values: Iterable[Any], *, key: str = "test") -> FeedReport:
@@ -184,6 +186,7 @@ class _HandoffDriver:
                 await asyncio.wait([waiting], timeout=_LOOK_S)
         finally:
             self._context.batch = None
+            finished.cancel()              # withdrawn, if the loop has not taken it
         if not waiting.done() or waiting.exception() is not None:
             self._context.halt()
             return Outcome(0)

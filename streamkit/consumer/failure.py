@@ -72,6 +72,12 @@ class ProcessDied(StreamkitError):
     code = "process_died"
 
 
+class Aborted(StreamkitError):
+    """The handler was cancelled from elsewhere, or tried to end the process; facts: none. Its cause says which."""
+
+    code = "aborted"
+
+
 def is_permanent(error: BaseException) -> bool:
     """Trying again cannot help."""
     return isinstance(error, DecodeFailed | Rejected)

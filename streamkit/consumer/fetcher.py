@@ -15,7 +15,7 @@ from typing import Any
 
 from streamkit._core.batch import Batch, RecordContext
 from streamkit.client.client import AsyncClient
-from streamkit.errors import SequenceTrimmed, StreamkitError, TimedOut, Unavailable
+from streamkit.errors import SequenceTrimmed, TimedOut, Unavailable
 from streamkit.model.shard import Shard
 from streamkit.runtime.backoff import Backoff
 
@@ -95,7 +95,7 @@ class Fetcher:
         self._held_bytes = 0
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
-        self._failed: StreamkitError | None = None
+        self._failed: Exception | None = None
 
     async def run(self) -> None:
         """Fetch until cancelled, or until an error that waiting does not cure; `next` raises that one."""
@@ -110,7 +110,7 @@ class Fetcher:
                 await asyncio.sleep(backoff.next_ms() / 1000)
             except SequenceTrimmed as error:
                 self._go_on_after_retention(error)
-            except StreamkitError as error:
+            except Exception as error:     # ours too: whoever waits for batches is told, instead of waiting for ever
                 self._failed = error
         self._arrived.set()
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Protocol
 
 from streamkit._core.batch import Batch, Record
 from streamkit.consumer.checkpointer import Checkpointer, Checkpointing, HeldLease
-from streamkit.consumer.failure import PauseAsked, RetryLater, raise_rejected
+from streamkit.consumer.failure import Aborted, PauseAsked, RetryLater, raise_rejected
 from streamkit.consumer.processor import RecordProcessor, ShardContext
 from streamkit.consumer.stage import Stage, Stopping
 from streamkit.errors import BatchFailure, InvalidUse
@@ -254,6 +254,8 @@ class FunctionDriver:
             work = each_record_async if handler.is_async else each_record
         try:
             outcome: Outcome = await self._stage.call(work, handler, context, batch, self._arguments)
+        except Aborted as error:
+            outcome = Outcome(0 if self.whole else context._index, error)
         finally:
             context._lease.finished = max(context._lease.finished, context.in_hand() if not self.whole else 0)
             context.batch = None

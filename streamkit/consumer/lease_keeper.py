@@ -59,7 +59,7 @@ class LeaseKeeper:
         self._join = join
         self._listeners = listeners
         self._owned: dict[bytes, int] = {}
-        self._done_with: set[tuple[bytes, int]] = set()    # released here; a late answer may still name them
+        self._done_with: dict[bytes, int] = {}     # lease epochs released here; a late answer may still name them
         self._missing: tuple[str, ...] = ()
         self._deadline_ms = 0
         self._membership_ms = join.membership_ms
@@ -86,12 +86,16 @@ class LeaseKeeper:
             watch.cancel()
 
     async def release(self, shard: bytes, lease_epoch: int) -> None:
-        """The lease is finished with; told until it is heard, or until the session is over."""
+        """The lease is finished with; told until it is heard, or until the session is over.
+
+        Nothing to do when it was lost already. A lease that only this side believes lost must be released too: it
+        comes back with the next lease epoch, whose checkpoint numbers start anew.
+        """
         session = self.session
         if self._owned.get(shard) != lease_epoch:
             return
         del self._owned[shard]
-        self._done_with.add((shard, lease_epoch))
+        self._done_with[shard] = lease_epoch
         backoff = Backoff(self._client.runtime.random, 50, 1_000)
         leaving_session = session if self.leaving else 0
         message = ReleaseLeases(self._join.application, self._join.worker, ((shard, lease_epoch),), leaving_session)
@@ -104,11 +108,6 @@ class LeaseKeeper:
             except StreamkitError as error:
                 log.info("lease.release_refused error=%s", error)
                 return
-
-    def disown(self, shard: bytes, lease_epoch: int) -> None:
-        """The coordinator said that the lease is somebody else's."""
-        if self._owned.get(shard) == lease_epoch:
-            del self._owned[shard]
 
     async def leave(self) -> None:
         """Say so once; a coordinator that does not hear it waits for the time-out."""
@@ -161,12 +160,12 @@ class LeaseKeeper:
             if self._owned.pop(shard, None) is not None:
                 self._listeners.lost(shard)
         for grant in answer.granted:
-            lease = (grant.shard.uuid, grant.lease_epoch)
-            if lease in self._done_with or self._owned.get(lease[0]) == lease[1]:
+            shard, lease_epoch = grant.shard.uuid, grant.lease_epoch
+            if lease_epoch <= max(self._done_with.get(shard, 0), self._owned.get(shard, 0)):
                 continue
-            if lease[0] in self._owned:
-                self._listeners.lost(lease[0])
-            self._owned[lease[0]] = lease[1]
+            if shard in self._owned:
+                self._listeners.lost(shard)
+            self._owned[shard] = lease_epoch
             self._listeners.granted(grant)
         for shard in answer.draining:
             if shard in self._owned:

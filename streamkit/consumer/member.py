@@ -76,7 +76,7 @@ class Member:
             config=config, clock=client.runtime.clock, random=random, statistics=self.statistics,
             dead_letters=DeadLetters(client, config.dead_letter) if config.dead_letter else NoDeadLetters(),
             flush=self._writer.flush, nudge=self._writer.nudge, pause=self._pause, wait=wait_or_event,
-            alive=self._keeper.check_deadline,
+            alive=self._keeper.check_deadline, late=lambda: self._writer.late,
         )
 
     @property
@@ -161,17 +161,18 @@ class Member:
             held.running.cancel()
 
     def _on_fenced(self, lease: HeldLease) -> None:
-        self._keeper.disown(lease.shard.uuid, lease.lease_epoch)
+        self._tasks.start(self._keeper.release(lease.shard.uuid, lease.lease_epoch), "release")
         if (held := self._held.get(lease.shard.uuid)) is not None and held.lease is lease and held.running is not None:
             held.running.cancel()
 
     async def _live(self, held: _Held, before: _Held | None) -> None:
         # A shard whose earlier lease still winds up here is begun only after that: one call at a time.
         lease = held.lease
-        if before is not None and before.running is not None and not before.running.done():
-            await asyncio.wait([before.running])
-        fetching = asyncio.get_running_loop().create_task(held.fetcher.run())
+        fetching: asyncio.Task[None] | None = None
         try:
+            if before is not None and before.running is not None and not before.running.done():
+                await asyncio.wait([before.running])
+            fetching = asyncio.get_running_loop().create_task(held.fetcher.run())
             await held.consumer.run()
         except LeaseLost as error:
             lease.lose()
@@ -180,16 +181,17 @@ class Member:
             log.error("shard.failed stream=%s shard=%s error=%s", lease.stream, lease.shard.id, error)
             await wait_or_event(1.0, self._stop)           # so that a lease does not come and go in a tight circle
         finally:
-            fetching.cancel()
-            await asyncio.wait([fetching])
+            if fetching is not None:
+                fetching.cancel()
+                await asyncio.wait([fetching])
             held.fetcher.close()
             if self._held.get(lease.shard.uuid) is held:
                 del self._held[lease.shard.uuid]
                 self._writer.leases.pop(lease.shard.uuid, None)
         if held.consumer.failed is not None:
             self._fail(held.consumer.failed)
+        await self._keeper.release(lease.shard.uuid, lease.lease_epoch)
         if not lease.lost:
-            await self._keeper.release(lease.shard.uuid, lease.lease_epoch)
             log.info("lease.released stream=%s shard=%s position=%d", lease.stream, lease.shard.id, lease.stored)
 
     async def _pause(self, lease: HeldLease, reason: str) -> None:

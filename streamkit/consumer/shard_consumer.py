@@ -26,6 +26,7 @@ from streamkit.consumer.handler import Context, Driver, Outcome
 from streamkit.errors import LeaseLost, StreamkitError
 from streamkit.runtime.backoff import Backoff
 from streamkit.runtime.interfaces import Clock, Random
+from streamkit.runtime.threads import firm_promise
 
 log = logging.getLogger("streamkit.consumer")
 
@@ -78,6 +79,7 @@ class Surroundings:
     pause: Callable[[HeldLease, str], Awaitable[None]]
     wait: Callable[[float, asyncio.Event], Awaitable[None]]    # seconds, ended early by the event
     alive: Callable[[], bool] = lambda: True                   # the worker's leases are still its own
+    late: Callable[[], bool] = lambda: False                   # checkpoints do not get through
 
 
 class _Ended(Exception):
@@ -93,10 +95,10 @@ class ShardConsumer:
         self.lease = lease
         self.context = context
         self.failed: BaseException | None = None       # what ends the whole worker
-        self.gave_up = False                           # initialize failed again and again
         self.last_error: BaseException | None = None   # of the last record or batch that failed
         self.busy_since_s: float | None = None
         self._driver = driver
+        self._begun = False                            # initialize was called: lease_lost will be
         self._source = source
         self._around = around
         self._config = around.config
@@ -131,8 +133,7 @@ class ShardConsumer:
     async def run(self) -> None:
         """Returns when the lease may be released. Cancelled: the lease is lost."""
         try:
-            await self._initialize()
-            if not self.gave_up:
+            if await self._initialize():
                 await self._work_until_drained()
                 await self._shut_down()
         except LeaseLost:
@@ -147,7 +148,8 @@ class ShardConsumer:
             self._around.statistics.poisoned = {
                 entry for entry in self._around.statistics.poisoned if entry[0] != self.lease.shard.uuid
             }
-            await self._quietly(self._driver.lease_lost, "lease_lost")
+            if self._begun:
+                await self._quietly(self._driver.lease_lost, "lease_lost")
 
     async def _quietly(self, call: Callable[[], Awaitable[None]], name: str) -> None:
         try:
@@ -156,19 +158,21 @@ class ShardConsumer:
             log.error("processor.%s_failed stream=%s shard=%s error=%s", name, self.lease.stream, self.lease.shard.id,
                       error, exc_info=error)
 
-    async def _initialize(self) -> None:
+    async def _initialize(self) -> bool:
+        # False: it failed again and again, or the lease is to be given up before it succeeded.
         backoff = Backoff(self._around.random, 500, 30_000)
         while not self._draining.is_set():
             try:
+                self._begun = True
                 await self._driver.initialize()
-                return
+                return True
             except Exception as error:
                 log.error("processor.initialize_failed stream=%s shard=%s try=%d error=%s", self.lease.stream,
                           self.lease.shard.id, backoff.tries + 1, error, exc_info=error)
             if backoff.tries + 1 >= _INITIALIZE_TRIES:
-                self.gave_up = True
-                return
+                break
             await self._around.wait(backoff.next_ms() / 1000, self._draining)
+        return False
 
     async def _work_until_drained(self) -> None:
         self._working = asyncio.get_running_loop().create_task(self._consume())
@@ -197,6 +201,7 @@ class ShardConsumer:
             if batch is None:
                 return
             try:
+                await self._wait_for_checkpoint()
                 if not batch.is_control:
                     await self._work(batch)
                     unwritten += len(batch)
@@ -206,6 +211,26 @@ class ShardConsumer:
             if unwritten >= self._config.checkpoint_records:
                 unwritten = 0
                 self._around.nudge()
+
+    async def _wait_for_checkpoint(self) -> None:
+        # What is handled and not stored comes again after a crash: that is bounded even if nothing can be stored.
+        lease = self.lease
+        if lease.position - lease.stored <= self._config.window_records or not self._around.late():
+            return
+        log.warning("shard.waits_for_checkpoint application=%s stream=%s shard=%s position=%d stored=%d",
+                    self._config.application, lease.stream, lease.shard.id, lease.position, lease.stored)
+        stored = firm_promise()
+        lease.when_stored(lease.position, stored)
+        waiting = asyncio.wrap_future(stored)
+        drained = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait([waiting, drained], return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise _Ended
+            waiting.result()               # LeaseLost, if that is how the wait ended
+        finally:
+            drained.cancel()
+            waiting.cancel()
 
     async def _next(self) -> Batch[Any] | None:
         # None: the shard is to be given up.
@@ -240,7 +265,7 @@ class ShardConsumer:
                 size = max(1, len(part) // 2)
 
     async def _run(self, part: Batch[Any]) -> Outcome:
-        if not self._around.alive():
+        if self.lease.lost or not self._around.alive():
             raise self.lease.lease_lost()  # a process that was stopped: nothing more is handed out when it goes on
         self.busy_since_s = asyncio.get_running_loop().time()
         self.lease.live = None if self._driver.whole else self.context.in_hand

@@ -10,8 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from streamkit.consumer.failure import Aborted
 from streamkit.runtime.interfaces import Executor
-from streamkit.runtime.threads import Promise, wait_for_promise
+from streamkit.runtime.threads import Promise, firm_promise, wait_for_promise
+
+_CANCEL_S = 30.0                           # how long a cancelled coroutine is waited for
 
 
 class Stopping:
@@ -44,7 +47,7 @@ class ThreadStage:
         self._executor = executor
 
     async def call(self, work: Callable[..., Any], *args: Any) -> Any:
-        running = asyncio.ensure_future(self._executor.run(work, *args))
+        running = asyncio.ensure_future(self._executor.run(_run_function, work, args))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -61,20 +64,54 @@ class LoopStage:
 
     async def call(self, work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         if asyncio.get_running_loop() is self._loop:
-            return await work(*args)
-        ended: Promise[None] = Promise()
+            return await _run_coroutine(work, args)
+        begun: list[asyncio.Task[Any]] = []
+        ended = firm_promise()
 
-        async def run() -> Any:
-            try:
-                return await work(*args)
-            finally:
-                ended.set_result(None)
+        def begin() -> None:
+            begun.append(self._loop.create_task(_run_coroutine(work, args)))
+            begun[0].add_done_callback(lambda task: _tell(task, ended))
 
-        running = asyncio.run_coroutine_threadsafe(run(), self._loop)
+        self._loop.call_soon_threadsafe(begin)
+        waiting = asyncio.wrap_future(ended)
         try:
-            return await asyncio.wrap_future(running)
+            return await asyncio.shield(waiting)
         except asyncio.CancelledError:
-            running.cancel()
             if not self._loop.is_closed():
-                await asyncio.wait([asyncio.wrap_future(ended)], timeout=30)
+                self._loop.call_soon_threadsafe(lambda: begun[0].cancel())     # after `begin`: calls keep their order
+                await asyncio.wait([waiting], timeout=_CANCEL_S)
             raise
+
+
+def _tell(task: asyncio.Task[Any], ended: Promise[Any]) -> None:
+    if task.cancelled():
+        ended.set_result(None)             # whoever cancelled it does not look at this
+    elif (error := task.exception()) is not None:
+        ended.set_exception(error)
+    else:
+        ended.set_result(task.result())
+
+
+def _run_function(work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    try:
+        return work(*args)
+    except Exception:
+        raise
+    except BaseException as cause:         # SystemExit and its like would end the worker's loop, and be seen by nobody
+        raise _aborted(cause) from cause
+
+
+async def _run_coroutine(work: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> Any:
+    try:
+        return await work(*args)
+    except Exception:
+        raise
+    except BaseException as cause:
+        task = asyncio.current_task()
+        if isinstance(cause, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise                          # cancelled by us; otherwise something inside the handler was
+        raise _aborted(cause) from cause
+
+
+def _aborted(cause: BaseException) -> Aborted:
+    return Aborted(f"{type(cause).__name__} in a handler", try_="raise an ordinary exception; stop() ends a worker")

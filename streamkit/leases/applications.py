@@ -182,6 +182,8 @@ class Applications:
 
     def _checkpoints(self, event: events.Checkpoints) -> tuple[str, ...]:
         application = self.application(event.application)
+        if event.beyond:
+            return self._beyond(application, event)
         results, changes = application.leases.checkpoint(event.items, event.wall_ms)
         if not changes:
             return results
@@ -192,6 +194,20 @@ class Applications:
         self.table.note_attempts(application, attempts)
         self._facts.append(facts.encode(facts.Checkpointed(application.name, changes, event.wall_ms, attempts)))
         return results
+
+    def _beyond(self, application: Application, event: events.Checkpoints) -> tuple[str, ...]:
+        # A position that does not exist yet would pass over whatever comes to stand there. The others are settled.
+        within = [item for i, item in enumerate(event.items) if i not in event.beyond]
+        settled = iter(self._checkpoints(events.Checkpoints(event.application, within, event.wall_ms)))
+        results = []
+        for i, item in enumerate(event.items):
+            if i not in event.beyond:
+                results.append(next(settled))
+                continue
+            known = item.shard in application.leases
+            session, lease_epoch = application.leases.row(item.shard)[1:3] if known else (0, 0)
+            results.append("beyond" if session and lease_epoch == item.lease_epoch else "fenced")
+        return tuple(results)
 
     def _release(self, event: events.Release) -> None:
         application = self.application(event.application)

@@ -6,7 +6,7 @@ Events carry the coordinator's monotonic clock (`now_ms`) where a deadline depen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -72,9 +72,12 @@ class CheckpointItem(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
+    """beyond: indexes of items above what their shard holds."""
+
     application: str
     items: Sequence[CheckpointItem]
     wall_ms: int
+    beyond: Collection[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

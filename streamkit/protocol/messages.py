@@ -11,9 +11,11 @@ versions can talk. Raw batches never enter msgpack: they follow the header as pa
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+_Whole = Annotated[int, msgspec.Meta(ge=0)]     # 0 … 2⁶⁴ - 1: what kernels and files have room for
 
 
 class _Message(msgspec.Struct, array_like=True, frozen=True):
@@ -204,9 +206,9 @@ class JoinApplication(_Message, tag=31, frozen=True):
     start_kind: str
     start_value: int = 0
     start_by_shard: dict[str, str] = {}
-    membership_ms: int = 10_000
-    leases_max: int = 0                    # 0: no bound
-    drain_ms: int = 30_000                 # how long the worker may take to finish a lease it must hand over
+    membership_ms: _Whole = 10_000
+    leases_max: _Whole = 0                 # 0: no bound
+    drain_ms: _Whole = 30_000              # how long the worker may take to finish a lease it must hand over
 
 
 class Heartbeat(_Message, tag=32, frozen=True):
@@ -214,9 +216,9 @@ class Heartbeat(_Message, tag=32, frozen=True):
 
     application: str
     worker: str
-    session: int
-    owned: tuple[tuple[bytes, int], ...]
-    wait_ms: int = 0                       # the answer may wait that long for news; the sign of life counts at once
+    session: _Whole
+    owned: tuple[tuple[bytes, _Whole], ...]
+    wait_ms: _Whole = 0                    # the answer may wait that long for news; the sign of life counts at once
 
 
 class Membership(_Message, tag=33, frozen=True):
@@ -232,9 +234,9 @@ class Membership(_Message, tag=33, frozen=True):
 
 class CheckpointItem(_Message, tag=34, frozen=True):
     shard: bytes
-    lease_epoch: int
-    number: int                            # grows by one for each checkpoint of this lease epoch
-    sequence: int                          # first record not yet finished
+    lease_epoch: _Whole
+    number: _Whole                         # grows by one for each checkpoint of this lease epoch
+    sequence: _Whole                       # first record not yet finished
     attempts: dict[int, int] = {}          # of records that failed at least once and are not finished
 
 
@@ -245,7 +247,10 @@ class Checkpoint(_Message, tag=35, frozen=True):
 
 
 class Checkpointed(_Message, tag=36, frozen=True):
-    """One result an item: "ok", "fenced", "behind" (below what is stored: nothing changed)."""
+    """One result an item: "ok", "fenced", "behind" (below what is stored) or "beyond" (above what the shard holds).
+
+    Only "ok" changes anything.
+    """
 
     results: tuple[str, ...]
 
@@ -255,14 +260,14 @@ class ReleaseLeases(_Message, tag=37, frozen=True):
 
     application: str
     worker: str
-    leases: tuple[tuple[bytes, int], ...]
-    leaving_session: int = 0               # the worker's session when it is about to leave: it wants no other leases
+    leases: tuple[tuple[bytes, _Whole], ...]
+    leaving_session: _Whole = 0            # the worker's session when it is about to leave: it wants no other leases
 
 
 class LeaveApplication(_Message, tag=38, frozen=True):
     application: str
     worker: str
-    session: int
+    session: _Whole
 
 
 class ListApplications(_Message, tag=39, frozen=True):
@@ -309,7 +314,7 @@ class PauseLease(_Message, tag=45, frozen=True):
     application: str
     worker: str
     shard: bytes
-    lease_epoch: int
+    lease_epoch: _Whole
     reason: str
 
 

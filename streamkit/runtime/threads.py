@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import concurrent.futures
 import queue
+from typing import Any
 
 Promise = concurrent.futures.Future
 PromiseTimeout = concurrent.futures.TimeoutError
 Handover = queue.SimpleQueue
 HandoverEmpty = queue.Empty
+
+
+def firm_promise() -> Promise[Any]:
+    """A promise that whoever waits for it cannot cancel: it may always be kept or broken."""
+    promise: Promise[Any] = Promise()
+    promise.set_running_or_notify_cancel()
+    return promise
 
 
 def wait_for_promise(promise: Promise[None], timeout_s: float | None) -> bool:

@@ -200,6 +200,25 @@ async def test_a_restart_keeps_checkpoints_and_owners_and_gives_a_full_time_out(
     assert await bench.checkpoint(view, 7, number=1) == "ok", "a repeat gets the answer that was stored"
 
 
+async def test_a_checkpoint_above_what_the_shard_holds_is_refused_and_changes_nothing(bench):
+    view = await bench.join()
+    shards = [(grant.shard.uuid, grant.lease_epoch) for grant in view.granted]
+    items = [m.CheckpointItem(*shards[0], 1, 101, {100: 2}), m.CheckpointItem(*shards[1], 1, 100)]
+
+    answer = await bench.coordinator.handle(m.Checkpoint("app", "w1", tuple(items)), 1)
+
+    assert answer.results == ("beyond", "ok") and bench.coordinator.checkpoints["beyond"] == 1
+    assert [(lease.checkpoint, lease.poisoned) for lease in (await bench.describe()).leases] == [(0, 0), (100, 0)]
+    assert await bench.checkpoint(view, 100) == "ok", "its number was not used up"
+
+
+async def test_a_checkpoint_above_what_the_shard_holds_by_a_zombie_is_fenced(bench):
+    view = await bench.join()
+    await bench.coordinator.handle(m.LeaveApplication("app", "w1", view.session), 1)
+
+    assert await bench.checkpoint(view, 101) == "fenced"
+
+
 async def test_the_start_is_resolved_once(bench):
     await bench.join(start="latest")
     for shard in bench.streams.ends:
@@ -318,7 +337,7 @@ async def test_fetches_are_checked_against_session_and_lease_epoch(bench):
 
 async def test_a_long_log_is_rewritten_and_still_gives_the_same_state():
     bench = Bench(snapshot_bytes_min=2_000)
-    bench.streams.create("s", shards=2)
+    bench.streams.create("s", shards=2, end=1_000)
     await bench.coordinator.open()
     view = await bench.join()
     for number in range(1, 200):

@@ -421,3 +421,51 @@ def test_waits_double_and_stay_within_their_bounds(attempts, first_ms, more_ms, 
 def test_an_impossible_retry_policy_is_refused(bad):
     with pytest.raises(InvalidUse):
         RetryPolicy(**bad)
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["def", "async def"])
+@pytest.mark.parametrize("ending", [SystemExit, asyncio.CancelledError, KeyboardInterrupt])
+def test_a_handler_that_would_end_its_thread_or_task_is_a_handler_that_failed(plain, ending):
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.put_together("s", list(range(5)))
+        seen: list[int] = []
+        made = consumer("w1", retry=QUICK)
+
+        def take(value: int, ctx: Context) -> None:
+            if value == 3 and ctx.attempt == 1:
+                raise ending
+            seen.append(value)
+
+        async def take_in_turn(value: int, ctx: Context) -> None:
+            take(value, ctx)
+
+        made.handler(take if plain else take_in_turn)
+        bottle.start("w1", made)
+        await bottle.until_done("app")
+
+        assert seen == [0, 1, 2, 3, 4] and made.statistics.failures == 1
+
+    Bottle.play(story)
+
+
+def test_a_wait_for_a_checkpoint_that_is_given_up_harms_nobody():
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.put("s", list(range(4)))
+        late: list[int] = []
+        made = consumer("w1")
+
+        @made.handler
+        async def handle(value: int, ctx: Context) -> None:
+            try:
+                await asyncio.wait_for(ctx.checkpoint(), 0)
+            except TimeoutError:
+                late.append(value)
+
+        bottle.start("w1", made)
+        await bottle.until_done("app")
+
+        assert late == [0, 1, 2, 3] and not bottle.tasks["w1"].done()
+
+    Bottle.play(story)

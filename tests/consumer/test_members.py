@@ -12,7 +12,7 @@ from streamkit._core.batch import Batch, Record
 from streamkit.consumer.checkpointer import Checkpointer
 from streamkit.consumer.handler import Context
 from streamkit.consumer.processor import RecordProcessor, ShardContext
-from streamkit.errors import LeaseLost, StreamNotFound
+from streamkit.errors import LeaseLost, NodeDraining, StreamNotFound
 from streamkit.protocol.messages import ResumeLeases
 from tests.consumer.bottle import MEMBERSHIP_MS, Bottle, consumer, worker
 
@@ -348,5 +348,90 @@ def test_prefetched_bytes_stay_within_the_budget_while_handlers_are_slow():
         made._member.stop()
         await bottle.tasks["w1"]
         assert made._member.budget.used_bytes == 0
+
+    Bottle.play(story)
+
+
+def test_a_processor_that_was_never_begun_is_not_told_to_end():
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        calls: list[str] = []
+
+        class Noting(RecordProcessor):
+            def __init__(self) -> None:
+                if not calls:              # made with the lease, before the lease's task has its first turn
+                    asyncio.get_running_loop().call_soon(drain)
+
+            def initialize(self, ctx: ShardContext) -> None:
+                calls.append("initialize")
+
+            def shutdown_requested(self, checkpointer: Checkpointer) -> None:
+                calls.append("shutdown_requested")
+
+            def lease_lost(self) -> None:
+                calls.append("lease_lost")
+
+        def drain() -> None:
+            calls.append("drained")
+            for held in made._member._held.values():
+                held.consumer.drain(10.0)
+
+        made = worker("w1", Noting)
+        bottle.start("w1", made)
+        await bottle.until(lambda: "initialize" in calls)
+        await asyncio.sleep(1)
+        assert calls == ["drained", "initialize"], "the second is of the lease that came next"
+
+    Bottle.play(story)
+
+
+def test_a_lease_that_only_the_worker_believes_lost_comes_back_with_the_next_epoch():
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.put("s", list(range(10)))
+        seen = Seen()
+        made = started(bottle, seen, "w1")
+        await bottle.until_done("app")
+        lease = next(iter(made._member._held.values())).lease
+
+        made._member._writer._lose(lease)
+        await bottle.put("s", list(range(10, 20)))
+        await bottle.until_done("app")
+
+        after = (await bottle.describe("app")).leases[0]
+        assert (after.owner, after.lease_epoch) == ("w1", lease.lease_epoch + 1)
+        assert sorted(seen.values) == list(range(20)), "nothing lost, nothing twice"
+
+    Bottle.play(story)
+
+
+def test_handling_goes_on_without_checkpoints_up_to_a_window_and_then_waits_until_one_is_stored():
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        seen = Seen()
+        made = consumer("w1", checkpoint_interval_ms=200)
+        object.__setattr__(made.config, "window_records", 100)
+        made.handler(seen.handler("w1", 0.05))
+        bottle.start("w1", made)
+        await bottle.put("s", list(range(400)))
+        await bottle.until(lambda: len(seen.records) > 10)
+        call = made._member._writer._call
+        broken = ["the log takes nothing"]
+
+        async def refusing(message: Any) -> Any:
+            if broken:
+                raise NodeDraining(broken[0])
+            return await call(message)
+
+        made._member._writer._call = refusing
+        stored = (await bottle.describe("app")).leases[0].checkpoint
+        await asyncio.sleep(60)
+        held_up = len(seen.records)
+        assert (await bottle.describe("app")).leases[0].checkpoint - stored <= 20
+        assert 100 <= held_up <= 150, "it went on up to the window, and no further"
+
+        broken.clear()
+        await bottle.until_done("app")
+        assert seen.values == list(range(400)), "nothing twice"
 
     Bottle.play(story)
