@@ -23,7 +23,7 @@ from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.feed import FeedReport, feed_values
 from streamkit.consumer.handler import Context, Driver, FunctionDriver, Handler, Outcome
 from streamkit.consumer.running import Running, worker_name
-from streamkit.consumer.stage import Stage
+from streamkit.consumer.stage import Stages
 from streamkit.errors import Closed, InvalidUse
 from streamkit.model.codec import Codec, Decoding
 from streamkit.runtime.interfaces import Runtime
@@ -142,11 +142,11 @@ class Consumer(Running):
     def decoding(self) -> Decoding:
         return self._handler.decoding if self._handler is not None else Decoding(self.config.codec)
 
-    def make_driver(self, lease: HeldLease, context: Context, threads: Stage, coroutines: Stage) -> Driver:
+    def make_driver(self, lease: HeldLease, context: Context, stages: Stages) -> Driver:
         if self._handler is None:
             assert self._handoff is not None, "check() refuses a consumer with neither"
             return _HandoffDriver(self._handoff, context)
-        return FunctionDriver(self._handler, context, coroutines if self._handler.is_async else threads)
+        return FunctionDriver(self._handler, context, stages.coroutines if self._handler.is_async else stages.threads)
 
 
 class _Handoff:

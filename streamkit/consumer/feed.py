@@ -65,6 +65,9 @@ class _Inline:
         result = work(*args)
         return await result if inspect.isawaitable(result) else result
 
+    def stack(self) -> str:
+        return ""                          # whoever feeds sees it in the debugger
+
 
 class _Values:
     """The source: batches made of values, then nothing for ever; `exhausted` is called once."""

@@ -20,7 +20,7 @@ from streamkit._core.batch import Batch, Record
 from streamkit.consumer.checkpointer import Checkpointer, Checkpointing, HeldLease
 from streamkit.consumer.failure import Aborted, PauseAsked, RetryLater, raise_rejected
 from streamkit.consumer.processor import RecordProcessor, ShardContext
-from streamkit.consumer.stage import Stage, Stopping
+from streamkit.consumer.stage import Stage, Stages, Stopping
 from streamkit.errors import BatchFailure, InvalidUse
 from streamkit.model.codec import Codec, Decoding
 
@@ -346,19 +346,18 @@ class ProcessorDriver:
     whole = True
 
     def __init__(
-        self, processor: RecordProcessor, context: Context, shard: ShardContext, threads: Stage, coroutines: Stage
+        self, processor: RecordProcessor, context: Context, shard: ShardContext, stages: Stages
     ) -> None:
         self._processor = processor
         self._context = context
         context.takes_batches()
         self._shard = shard
-        self._threads = threads
-        self._coroutines = coroutines
+        self._stages = stages
 
     async def _call(self, name: str, *args: Any) -> None:
         method = getattr(self._processor, name, None)
         if method is not None:
-            stage = self._coroutines if inspect.iscoroutinefunction(method) else self._threads
+            stage = self._stages.coroutines if inspect.iscoroutinefunction(method) else self._stages.threads
             await stage.call(method, *args)
 
     async def initialize(self) -> None:

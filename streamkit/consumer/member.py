@@ -23,6 +23,7 @@ from streamkit.consumer.fetcher import Budget, Fetcher
 from streamkit.consumer.handler import Context, Driver
 from streamkit.consumer.lease_keeper import LeaseKeeper, Listeners
 from streamkit.consumer.shard_consumer import ShardConsumer, Statistics, Surroundings, make_checkpointer
+from streamkit.consumer.stage import Stages
 from streamkit.errors import LeaseLost, StreamkitError, TimedOut, Unavailable
 from streamkit.model.codec import Decoding
 from streamkit.model.position import parse_position
@@ -33,32 +34,38 @@ from streamkit.runtime.tasks import Tasks
 
 log = logging.getLogger("streamkit.consumer")
 
-MakeDriver = Callable[[HeldLease, Context], Driver]
+MakeDriver = Callable[[HeldLease, Context, Stages], Driver]
 _LEAVE_S = 5.0                             # for what is left to do when every shard has had its drain time
 
 
 class _Held:
     """A lease with everything that runs for it."""
 
-    def __init__(self, lease: HeldLease, consumer: ShardConsumer, fetcher: Fetcher) -> None:
+    def __init__(self, lease: HeldLease, consumer: ShardConsumer, fetcher: Fetcher, stages: Stages) -> None:
         self.lease = lease
         self.consumer = consumer
         self.fetcher = fetcher
+        self.stages = stages
         self.running: asyncio.Task[None] | None = None
         self.stall_told = False
 
 
 class Member:
-    """make_driver: user code for a lease. decoding: how `value` is made, None for bytes."""
+    """make_driver: user code for a lease, on stages that make_stages makes for it.
+
+    decoding: how `value` is made, None for bytes.
+    """
 
     def __init__(
-        self, client: AsyncClient, config: ConsumerConfig, make_driver: MakeDriver, decoding: Decoding | None
+        self, client: AsyncClient, config: ConsumerConfig, make_driver: MakeDriver, make_stages: Callable[[], Stages],
+        decoding: Decoding | None,
     ) -> None:
         self.statistics = Statistics()
         self.budget = Budget(config.prefetch_bytes_max)
         self._client = client
         self._config = config
         self._make_driver = make_driver
+        self._make_stages = make_stages
         self._decoding = decoding
         self._held: dict[bytes, _Held] = {}
         self._stop = asyncio.Event()
@@ -140,10 +147,11 @@ class Member:
             session=self._keeper.session, lease_epoch=grant.lease_epoch, bytes_max=config.fetch_bytes_max,
             wait_ms=config.fetch_wait_ms,
         )
+        stages = self._make_stages()
         make_checkpointer(lease, context, asyncio.get_running_loop(), self._writer.nudge)
-        consumer = ShardConsumer(lease, context, self._make_driver(lease, context), fetcher, self._around)
+        consumer = ShardConsumer(lease, context, self._make_driver(lease, context, stages), fetcher, self._around)
         before = self._held.get(shard.uuid)
-        held = self._held[shard.uuid] = _Held(lease, consumer, fetcher)
+        held = self._held[shard.uuid] = _Held(lease, consumer, fetcher, stages)
         self._writer.leases[shard.uuid] = lease
         log.info("lease.granted application=%s stream=%s shard=%s lease_epoch=%d position=%d", config.application,
                  grant.stream, shard.id, grant.lease_epoch, grant.checkpoint)
@@ -215,9 +223,9 @@ class Member:
                 since_s = held.consumer.busy_since_s
                 stalled = since_s is not None and now_s - since_s > self._config.stall_seconds
                 if stalled and not held.stall_told:
-                    log.warning("handler.stalled application=%s stream=%s shard=%s sequence=%d seconds=%d",
+                    log.warning("handler.stalled application=%s stream=%s shard=%s sequence=%d seconds=%d\n%s",
                                 self._config.application, held.lease.stream, held.lease.shard.id,
-                                held.lease.position, now_s - (since_s or now_s))
+                                held.consumer.first_unfinished, now_s - (since_s or now_s), held.stages.stack())
                 held.stall_told = stalled
 
 

@@ -20,12 +20,12 @@ from streamkit.consumer.handler import Context, Driver
 from streamkit.consumer.lag import Lag, lag_of
 from streamkit.consumer.member import Member
 from streamkit.consumer.shard_consumer import Statistics
-from streamkit.consumer.stage import LoopStage, Stage, ThreadStage
+from streamkit.consumer.stage import Stages
 from streamkit.errors import ApplicationNotFound, ConnectionFailed, InvalidUse, TimedOut
 from streamkit.model.codec import Decoding
 from streamkit.protocol.messages import ApplicationDescribed, DescribeApplication
 from streamkit.runtime import environment
-from streamkit.runtime.interfaces import Runtime
+from streamkit.runtime.interfaces import Executor, Runtime
 from streamkit.runtime.real import LoopThread, RealExecutor
 from streamkit.runtime.shutdown import StopSignal
 from streamkit.runtime.threads import Promise, PromiseTimeout
@@ -58,7 +58,7 @@ class Running:
         self._stop_asked = False
         self._handlers_thread: LoopThread | None = None
 
-    def make_driver(self, lease: HeldLease, context: Context, threads: Stage, coroutines: Stage) -> Driver:
+    def make_driver(self, lease: HeldLease, context: Context, stages: Stages) -> Driver:
         """User code for one lease."""
         raise TypeError(f"{type(self).__name__} says what its user code is")
 
@@ -71,14 +71,10 @@ class Running:
 
     # ---- running -------------------------------------------------------------------------------------------
 
-    def member(self, client: AsyncClient, handlers: asyncio.AbstractEventLoop, threads: Stage) -> Member:
+    def member(self, client: AsyncClient, handlers: asyncio.AbstractEventLoop, executor: Executor) -> Member:
         """A worker on the running loop, for those who run it themselves."""
         self.check()
-        coroutines = LoopStage(handlers)
-        return Member(
-            client, self.config, lambda lease, context: self.make_driver(lease, context, threads, coroutines),
-            self.decoding(),
-        )
+        return Member(client, self.config, self.make_driver, lambda: Stages(executor, handlers), self.decoding())
 
     def run(self) -> None:
         """Blocks until SIGINT, SIGTERM or `stop`: then finishes what is in hand, checkpoints, releases and leaves."""
@@ -172,15 +168,17 @@ class Running:
 
     async def _live(self, handlers: asyncio.AbstractEventLoop) -> None:
         client = AsyncClient(self._url, self._runtime)
+        executor = RealExecutor(threads=_HANDLER_THREADS)
         try:
             with contextlib.suppress(ConnectionFailed):
                 await client.connect()     # if it fails the keeper goes on trying; a wrong protocol ends it here
-            member = self.member(client, handlers, ThreadStage(RealExecutor(threads=_HANDLER_THREADS)))
+            member = self.member(client, handlers, executor)
             self._member = member
             if self._stop_asked:
                 member.stop()
             await member.run()
         finally:
+            executor.close()
             await client.close()
 
     async def _serve_until_signalled(self) -> None:

@@ -113,6 +113,11 @@ class ShardConsumer:
             log.warning("shard.probing application=%s stream=%s shard=%s takeovers=%d", self._config.application,
                         lease.stream, lease.shard.id, grant.takeovers_without_progress)
 
+    @property
+    def first_unfinished(self) -> int:
+        """Sequence of the record in hand, or of the first in the batch in hand."""
+        return max(self.lease.finished, self.lease.live() if self.lease.live is not None else 0)
+
     def drain(self, seconds: float) -> None:
         """Finish the record or batch in hand, then shut down; the lease goes after that many seconds."""
         if self._draining.is_set():

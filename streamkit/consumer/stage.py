@@ -12,8 +12,16 @@ from typing import Any, Protocol
 
 from streamkit.consumer.failure import Aborted
 from streamkit.runtime.interfaces import Executor
-from streamkit.runtime.threads import Promise, firm_promise, wait_for_promise
+from streamkit.runtime.threads import (
+    Promise,
+    firm_promise,
+    stack_of_task,
+    stack_of_thread,
+    thread_id,
+    wait_for_promise,
+)
 
+_ENDINGS = (SystemExit, KeyboardInterrupt, asyncio.CancelledError)
 _CANCEL_S = 30.0                           # how long a cancelled coroutine is waited for
 
 
@@ -36,8 +44,13 @@ class Stopping:
 
 
 class Stage(Protocol):
+    """One lease's: one call at a time."""
+
     async def call(self, work: Callable[..., Any], *args: Any) -> Any:
         """The result of `work(*args)`; what it raises is raised here."""
+
+    def stack(self) -> str:
+        """Where the call is now, as text for a log; "" when there is none."""
 
 
 class ThreadStage:
@@ -45,9 +58,10 @@ class ThreadStage:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
+        self._thread = 0
 
     async def call(self, work: Callable[..., Any], *args: Any) -> Any:
-        running = asyncio.ensure_future(self._executor.run(_run_function, work, args))
+        running = asyncio.ensure_future(self._executor.run(self._run, work, args))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -55,21 +69,34 @@ class ThreadStage:
             running.exception()
             raise
 
+    def stack(self) -> str:
+        return stack_of_thread(self._thread) if self._thread else ""
+
+    def _run(self, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        self._thread = thread_id()
+        try:
+            return work(*args)
+        except _ENDINGS as cause:          # these would end the worker's loop, and be seen by nobody
+            raise _aborted(cause) from cause
+        finally:
+            self._thread = 0
+
 
 class LoopStage:
     """For coroutine functions, on `loop`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._task: asyncio.Task[Any] | None = None
 
     async def call(self, work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         if asyncio.get_running_loop() is self._loop:
-            return await _run_coroutine(work, args)
+            return await self._run(work, args)
         begun: list[asyncio.Task[Any]] = []
         ended = firm_promise()
 
         def begin() -> None:
-            begun.append(self._loop.create_task(_run_coroutine(work, args)))
+            begun.append(self._loop.create_task(self._run(work, args)))
             begun[0].add_done_callback(lambda task: _tell(task, ended))
 
         self._loop.call_soon_threadsafe(begin)
@@ -82,6 +109,32 @@ class LoopStage:
                 await asyncio.wait([waiting], timeout=_CANCEL_S)
             raise
 
+    def stack(self) -> str:
+        return stack_of_task(self._task) if self._task is not None else ""
+
+    async def _run(self, work: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> Any:
+        task = self._task = asyncio.current_task()
+        try:
+            return await work(*args)
+        except _ENDINGS as cause:
+            if isinstance(cause, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise                      # cancelled by us; otherwise something inside the handler was
+            raise _aborted(cause) from cause
+        finally:
+            self._task = None
+
+
+class Stages:
+    """Both, for one lease."""
+
+    def __init__(self, executor: Executor, loop: asyncio.AbstractEventLoop) -> None:
+        self.threads = ThreadStage(executor)
+        self.coroutines = LoopStage(loop)
+
+    def stack(self) -> str:
+        """Where user code is now."""
+        return self.threads.stack() or self.coroutines.stack()
+
 
 def _tell(task: asyncio.Task[Any], ended: Promise[Any]) -> None:
     if task.cancelled():
@@ -90,27 +143,6 @@ def _tell(task: asyncio.Task[Any], ended: Promise[Any]) -> None:
         ended.set_exception(error)
     else:
         ended.set_result(task.result())
-
-
-def _run_function(work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    try:
-        return work(*args)
-    except Exception:
-        raise
-    except BaseException as cause:         # SystemExit and its like would end the worker's loop, and be seen by nobody
-        raise _aborted(cause) from cause
-
-
-async def _run_coroutine(work: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> Any:
-    try:
-        return await work(*args)
-    except Exception:
-        raise
-    except BaseException as cause:
-        task = asyncio.current_task()
-        if isinstance(cause, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise                          # cancelled by us; otherwise something inside the handler was
-        raise _aborted(cause) from cause
 
 
 def _aborted(cause: BaseException) -> Aborted:

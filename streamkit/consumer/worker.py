@@ -15,7 +15,7 @@ from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Context, Driver, ProcessorDriver
 from streamkit.consumer.processor import RecordProcessor, ShardContext
 from streamkit.consumer.running import Running, worker_name
-from streamkit.consumer.stage import Stage
+from streamkit.consumer.stage import Stages
 from streamkit.errors import InvalidUse
 from streamkit.model.codec import Codec, Decoding
 from streamkit.runtime.interfaces import Runtime
@@ -69,7 +69,7 @@ class Worker(Running):
     def decoding(self) -> Decoding:
         return self._decoding
 
-    def make_driver(self, lease: HeldLease, context: Context, threads: Stage, coroutines: Stage) -> Driver:
+    def make_driver(self, lease: HeldLease, context: Context, stages: Stages) -> Driver:
         shard = ShardContext(
             stream=lease.stream,
             shard=lease.shard.id,
@@ -80,4 +80,4 @@ class Worker(Running):
             previous_owner_crashed=lease.grant.previous_owner_crashed,
             takeovers_without_progress=lease.grant.takeovers_without_progress,
         )
-        return ProcessorDriver(self._processor(), context, shard, threads, coroutines)
+        return ProcessorDriver(self._processor(), context, shard, stages)

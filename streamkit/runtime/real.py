@@ -171,6 +171,10 @@ class RealExecutor:
         async with self._room:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 
+    def close(self) -> None:
+        """No further work; the threads end when theirs is done."""
+        self._pool.shutdown(wait=False)
+
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """uvloop where there is one; loaded here, because the import of a client needs no loop yet."""

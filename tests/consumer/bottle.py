@@ -16,7 +16,6 @@ from streamkit.client.config import ClientConfig
 from streamkit.client.routing import shard_for
 from streamkit.consumer.consumer import Consumer
 from streamkit.consumer.running import Running
-from streamkit.consumer.stage import ThreadStage
 from streamkit.consumer.worker import Worker
 from streamkit.errors import ApplicationNotFound
 from streamkit.model.codec import AUTO
@@ -101,7 +100,7 @@ class Bottle:
 
         async def main() -> None:
             client = AsyncClient(ADDRESS, runtime, config=_CLIENT)
-            member = running.member(client, asyncio.get_running_loop(), ThreadStage(runtime.executor))
+            member = running.member(client, asyncio.get_running_loop(), runtime.executor)
             running._member = member
             try:
                 await member.run()

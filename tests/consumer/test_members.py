@@ -435,3 +435,32 @@ def test_handling_goes_on_without_checkpoints_up_to_a_window_and_then_waits_unti
         assert seen.values == list(range(400)), "nothing twice"
 
     Bottle.play(story)
+
+
+def test_a_handler_that_hangs_keeps_its_lease_and_its_stack_is_logged(caplog):
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.put("s", ["hangs", "next"])
+        seen: list[str] = []
+        made = consumer("w1", stall_seconds=300)
+
+        async def wait_for_a_lock_that_nobody_lets_go() -> None:
+            await asyncio.sleep(1_000)
+
+        @made.handler
+        async def handle(value: str) -> None:
+            if value == "hangs":
+                await wait_for_a_lock_that_nobody_lets_go()
+            seen.append(value)
+
+        bottle.start("w1", made)
+        await asyncio.sleep(299)
+        assert "handler.stalled" not in caplog.text
+        await asyncio.sleep(30)
+        told = [record.getMessage() for record in caplog.records if "handler.stalled" in record.getMessage()]
+        assert len(told) == 1 and "wait_for_a_lock_that_nobody_lets_go" in told[0] and "stream=s" in told[0]
+        assert made.shards != () and seen == []
+        await bottle.until_done("app", seconds=1_000)
+        assert seen == ["hangs", "next"]
+
+    Bottle.play(story)
