@@ -107,8 +107,7 @@ cdef struct JournalFile:
     int fd
     PyObject* file                 # owned
     uint64_t number
-    uint64_t prepared              # zeroed and synced up to here
-    uint64_t size
+    uint64_t size                  # zeroed and synced to its end before it comes here
 
 cdef struct Entries:
     Entry* at

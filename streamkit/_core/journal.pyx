@@ -201,13 +201,13 @@ cdef uint64_t header_size(State* state, Py_ssize_t listed) noexcept nogil:
 
 
 cdef int make_room(State* state, Py_ssize_t listed, uint64_t data) noexcept nogil:
-    # The current file has prepared room for the group afterwards. 0, ENOMEM, or -1 when one must be waited for.
+    # The current file has room for the group afterwards. 0, ENOMEM, or -1 when another file must be waited for.
     cdef uint64_t size = header_size(state, listed) + data
     cdef int answer = 0
     size = (size + JOURNAL_ALIGNMENT - 1) & ~<uint64_t>(JOURNAL_ALIGNMENT - 1)
     pthread_mutex_lock(&state.lock)
-    if state.position + size > state.current.prepared:
-        if state.position + size <= state.current.size or state.spare_count == 0:
+    if state.position + size > state.current.size:
+        if state.spare_count == 0:
             state.starved = True
             answer = -1
         elif not grow(<void**>&state.retired, &state.retired_room, state.retired_count + 1, sizeof(JournalFile)):
@@ -589,11 +589,11 @@ cdef class Journal:
         free(news.released.at)
         return 0
 
-    def start_file(self, file, uint64_t number, uint64_t prepared, uint64_t size):
-        """The first file to write to; `prepared`: bytes zeroed and synced, growing with extend()."""
+    def start_file(self, file, uint64_t number, uint64_t size):
+        """The first file to write to: zeroed and synced, as is every file that comes here, for its whole size."""
         assert self.state.current.file == NULL, "the journal has its first file once"
         Py_INCREF(file)
-        self.state.current = JournalFile(file.fileno(), <PyObject*>file, number, prepared, size)
+        self.state.current = JournalFile(file.fileno(), <PyObject*>file, number, size)
         self.state.position = JOURNAL_ALIGNMENT
 
     def add_spare(self, file, uint64_t number, uint64_t size) -> None:
@@ -602,20 +602,10 @@ cdef class Journal:
         assert state.spare_count < SPARES_MAX, "at most four spare files"
         Py_INCREF(file)
         pthread_mutex_lock(&state.lock)
-        state.spares[state.spare_count] = JournalFile(file.fileno(), <PyObject*>file, number, size, size)
+        state.spares[state.spare_count] = JournalFile(file.fileno(), <PyObject*>file, number, size)
         state.spare_count += 1
         state.starved = False
         wake_flusher(state)
-        pthread_mutex_unlock(&state.lock)
-
-    def extend(self, uint64_t number, uint64_t prepared) -> None:
-        """File `number` is zeroed and synced up to `prepared`."""
-        cdef State* state = self.state
-        pthread_mutex_lock(&state.lock)
-        if state.current.number == number:
-            state.current.prepared = prepared
-            state.starved = False
-            wake_flusher(state)
         pthread_mutex_unlock(&state.lock)
 
     def take_writes(self):
@@ -716,9 +706,9 @@ cdef class Journal:
 
     @property
     def place(self):
-        """(number, position, prepared, size, spares) of the file being written; number 0 before start_file()."""
+        """(number, position, size, spares) of the file being written; number 0 before start_file()."""
         cdef State* state = self.state
-        return (state.current.number, state.position, state.current.prepared, state.current.size, state.spare_count)
+        return (state.current.number, state.position, state.current.size, state.spare_count)
 
     @property
     def counts(self):

@@ -48,6 +48,9 @@ class File(Protocol):
     def write(self, buffers: Sequence[Buffer], position: int) -> None:
         """All of it, or OSError; may have been cut anywhere when it fails."""
 
+    def write_out(self, position: int, size: int) -> None:
+        """Wait until the disk has taken the range. Promises nothing: only the sync that follows has less to do."""
+
     def sync(self) -> None:
         """fdatasync: what was written is on disk. An OSError is final: never retried."""
 

@@ -46,6 +46,9 @@ class RealFile:
     def write(self, buffers: Sequence[Buffer], position: int) -> None:
         files.write_at(self._fd, buffers, position)
 
+    def write_out(self, position: int, size: int) -> None:
+        files.write_out(self._fd, position, size)
+
     def sync(self) -> None:
         files.sync(self._fd)
 

@@ -16,7 +16,7 @@ class StorageConfig:
 
     segment_bytes: int = 64 * MIB          # a segment is full at this size
     journal_bytes: int = 64 * MIB          # one journal file; a few of them are in use at a time
-    journal_step_bytes: int = 8 * MIB      # a new journal file is zeroed ahead in such steps
+    journal_step_bytes: int = 256 * KIB    # a new journal file is zeroed ahead in such steps, with pauses
     group_bytes_max: int = 8 * MIB         # of batches in one commit
     bypass_bytes: int = 256 * KIB          # a shard's share of a commit that is synced in its segment, not journalled
     batch_bytes_max: int = 10 * MIB + 64 * KIB

@@ -34,8 +34,10 @@ from streamkit.storage.shard_log import Damage, ShardLog
 from streamkit.storage.super_slots import NodeFacts, ShardFacts
 
 logger = logging.getLogger("streamkit.storage")
-_FIRST_PREPARED_BYTES = 1 << 20
+_FIRST_JOURNAL_BYTES = 2 << 20          # the first file of a start is small: most have little to write
+_JOURNAL_GROWTH = 8                     # and the next ones larger, up to what is configured
 _FULL = (28, 122)                  # ENOSPC, EDQUOT
+_FORBIDDEN = (1, 13, 30)           # EPERM, EACCES, EROFS
 _TEND_SECONDS = 1.0
 _FULL_RETRY_SECONDS = 0.05
 _SPARES = 2
@@ -72,6 +74,7 @@ class LogDirectory:
         self._work = asyncio.Event()
         self._trims: dict[bytes, ShardLog] = {}
         self._naming: set[asyncio.Task[None]] = set()        # syncs of new segments' names under way
+        self._preparing: asyncio.Task[None] | None = None    # a journal file being made
         self._checkpoint_at_ms: int | None = None
         self._checkpoint_now = False
         self._tender: asyncio.Task[None] | None = None
@@ -192,17 +195,15 @@ class LogDirectory:
             disk.open(f"{directory}/{name}") for name in disk.list(directory) if name.endswith(journal_files.SUFFIX)
         ]
         self._file_number = replay.file_number + 1
-        prepared = min(size, _FIRST_PREPARED_BYTES)
-        file = journal_files.create(
-            disk, directory, self._file_number, self.node_id, size=size, prepared=prepared
-        )
-        self._journal.start_file(file, self._file_number, prepared, size)
+        size = min(size, _FIRST_JOURNAL_BYTES)
+        file = journal_files.create(disk, directory, self._file_number, self.node_id, size)
+        self._journal.start_file(file, self._file_number, size)
 
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._flusher = self._disk.start_flusher(GroupCommit(self._journal), self._progressed)
-        if self._old_journals:
+        if self._old_journals or self.shards:      # with shards and no journal, someone removed it: settle all the same
             self._checkpoint_now = True
         self._tender = loop.create_task(self._tend(), name="storage.tend")
 
@@ -213,6 +214,11 @@ class LogDirectory:
         self._closing = True
         self._node.refusal = lambda: Closed("the log is closed", try_="open it again", what=self.path)
         while not (self._journal.idle or self._failure or self._journal.stalled):
+            try:
+                await self._prepare_journal()
+            except OSError as cause:
+                logger.error("close.no_journal", extra={"facts": {"path": self.path, "errno": cause.errno}})
+                break
             self._wake()
             await self._next_move()
         self._work.set()
@@ -221,6 +227,8 @@ class LogDirectory:
         if self._naming:
             await asyncio.wait(self._naming)
         await self._marks.drained()
+        if self._preparing is not None:
+            await asyncio.wait([self._preparing])
         if self._flusher is not None:
             await self._flusher.stop()
         self._node.collect()
@@ -392,16 +400,19 @@ class LogDirectory:
         if number in _FULL and not isinstance(cause, SyncFailed):
             return DiskFull(f"no space left under {self.path}", try_="free space or add a disk",
                             free_bytes=0, floor_bytes=self.config.free_bytes_min, path=self.path)  # fmt: skip
+        if number in _FORBIDDEN:
+            place, why = getattr(error, "filename", None) or self.path, getattr(error, "strerror", None) or str(error)
+            return DiskFailed(f"{place} cannot be used: {why.lower()}",
+                              try_="let this user read and write everything in the data directory, or run as its owner",
+                              path=str(place), errno=number)  # fmt: skip
         return DiskFailed(f"the disk failed under {self.path}: {error}", try_="look at the disk, then restart the node",
                           path=self.path, errno=number)  # fmt: skip
 
     # ---- tending ----------------------------------------------------------------------------------------------
 
     def _wants_files(self) -> bool:
-        _, position, prepared, size, spares = self._journal.place
-        if prepared < size and position + self.config.journal_step_bytes > prepared:
-            return True
-        return spares == 0 and position > size // 2
+        _, position, size, spares = self._journal.place
+        return self._preparing is None and spares == 0 and position > size // 4
 
     async def _tend(self) -> None:
         """Everything that is not urgent, one thing after the other, until close()."""
@@ -445,27 +456,39 @@ class LogDirectory:
                 await self._trim(shard, run)
 
     async def _prepare_journal(self) -> None:
-        number, position, prepared, size, spares = self._journal.place
-        step = self.config.journal_step_bytes
-        run = self._runtime.executor.run
-        if prepared < size and (position + step > prepared or self._journal.starved):
-            end = min(size, prepared + step)
-            file = self._disk.open(f"{self.path}/journal/{journal_files.file_name(number)}")
-            try:
-                await run(journal_files.zero, file, prepared, end)
-            finally:
-                file.close()
-            self._journal.extend(number, end)
-            self._wake()
-        elif spares == 0 and (position > size // 2 or self._journal.starved):
-            self._file_number += 1
-            directory = f"{self.path}/journal"
-            file = await run(self._create_journal, directory, self._file_number, size)
-            self._journal.add_spare(file, self._file_number, size)
+        """Begin the next journal file when it will be needed. Raises OSError: what the last one came to."""
+        task = self._preparing
+        if task is not None and task.done():
+            self._preparing = None
+            task.result()
+        if self._wants_files() or (self._journal.starved and self._preparing is None):
+            self._preparing = self._loop.create_task(self._make_journal(), name="storage.journal")
+            self._preparing.add_done_callback(self._prepared)
+
+    def _prepared(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()                                   # whoever prepares next raises it
+        self._work.set()
+
+    async def _make_journal(self) -> None:
+        config = self.config
+        _, _, size, _ = self._journal.place
+        needed = max(size * _JOURNAL_GROWTH, 2 * config.group_bytes_max, 2 * config.batch_bytes_max)
+        size = min(config.journal_bytes, needed)
+        self._file_number += 1
+        number = self._file_number
+        file = await journal_files.create_ahead(
+            self._disk, self._runtime.executor, f"{self.path}/journal", number, self.node_id, size,
+            step=config.journal_step_bytes, hurry=self._short_of_journal,
+            unwanted=lambda: self._closing and self._journal.idle,
+        )  # fmt: skip
+        if file is not None:
+            self._journal.add_spare(file, number, size)
             self._wake()
 
-    def _create_journal(self, directory: str, number: int, size: int) -> File:
-        return journal_files.create(self._disk, directory, number, self.node_id, size=size, prepared=size)
+    def _short_of_journal(self) -> bool:
+        _, position, size, _ = self._journal.place
+        return self._closing or self._journal.starved or position > size // 4 * 3
 
     async def _watch_space(self) -> None:
         free = self._disk.free_bytes(self.path)
@@ -510,6 +533,7 @@ class LogDirectory:
         try:
             if file.size() < size:
                 journal_files.zero(file, file.size(), size)
+                file.sync()
         except OSError as cause:
             if cause.errno not in _FULL:
                 raise
@@ -580,7 +604,7 @@ class LogDirectory:
         """Journal files whose content is in synced segments: spares again, or gone when there are enough."""
         size, directory = self.config.journal_bytes, f"{self.path}/journal"
         for file in files:
-            spares = self._journal.place[4]
+            spares = self._journal.place[3]
             if spares < _SPARES and file.size() == size and not self._closing:
                 self._file_number += 1
                 number = self._file_number
