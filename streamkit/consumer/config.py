@@ -23,6 +23,7 @@ class ConsumerConfig:
 
     start: for shards that the application has no position of. on_exhausted: None means "dead_letter" when one is
     named, else "block". prefetch_bytes_max: fetched and not yet finished, over all shards of the worker.
+    processes: how many workers `run` makes, each a process with bounds of its own and "-0", "-1" … after its name.
     """
 
     streams: tuple[str, ...]
@@ -42,6 +43,7 @@ class ConsumerConfig:
     fetch_bytes_max: int = 4 * 1024 * 1024
     fetch_wait_ms: int = 500
     leases_max: int | None = None
+    processes: int = 1
     membership_ms: int = 10_000
     stall_seconds: int = 300               # 0: do not watch
     drain_seconds: int = 30
@@ -58,7 +60,7 @@ class ConsumerConfig:
         if self.on_exhausted == "dead_letter" and not self.dead_letter:
             raise _wrong("dead_letter", self.dead_letter, 'the name of a stream, because on_exhausted="dead_letter"')
         for name in ("checkpoint_interval_ms", "checkpoint_records", "window_records", "batch_records_max",
-                     "prefetch_bytes_max", "fetch_bytes_max", "membership_ms", "drain_seconds"):
+                     "prefetch_bytes_max", "fetch_bytes_max", "membership_ms", "drain_seconds", "processes"):
             if getattr(self, name) <= 0:
                 raise _wrong(name, getattr(self, name), "a number above 0")
         if self.leases_max is not None and self.leases_max <= 0:

@@ -38,7 +38,8 @@ class Consumer(Running):
     """A worker of `application`. The first parameter's annotation decides what the handler gets.
 
     start: for shards the application has no position of; there is no safe default. stream: one name, or several.
-    `def` handlers run in threads, `async def` handlers on the caller's loop. At least once: a record may come again
+    `def` handlers run in threads, `async def` handlers on the caller's loop. processes: for handlers that need more
+    than one processor; `run()` spreads the leases over that many. At least once: a record may come again
     after a crash; it is never passed over unless on_exhausted="skip" was chosen.
     """
 
@@ -56,6 +57,7 @@ class Consumer(Running):
         on_exhausted: OnExhausted | None = None,
         batch_records_max: int = 10_000,
         prefetch_bytes_max: int = 64 * 1024 * 1024,
+        processes: int = 1,
         leases_max: int | None = None,
         worker: str | None = None,
         membership_ms: int = 10_000,
@@ -70,6 +72,7 @@ class Consumer(Running):
             codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
+            processes=processes,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
         )
         super().__init__(config, url, runtime, loop_thread)

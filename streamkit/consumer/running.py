@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from types import TracebackType
 from typing import Any, Self
@@ -19,19 +20,21 @@ from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.handler import Context, Driver
 from streamkit.consumer.lag import Lag, lag_of
 from streamkit.consumer.member import Member
-from streamkit.consumer.shard_consumer import Statistics
+from streamkit.consumer.shard_consumer import Statistics, Stopped
 from streamkit.consumer.stage import Stages
 from streamkit.errors import ApplicationNotFound, ConnectionFailed, InvalidUse, TimedOut
 from streamkit.model.codec import Decoding
 from streamkit.protocol.messages import ApplicationDescribed, DescribeApplication
 from streamkit.runtime import environment
 from streamkit.runtime.interfaces import Executor, Runtime
+from streamkit.runtime.processes import ProcessGroup
 from streamkit.runtime.real import LoopThread, RealExecutor
 from streamkit.runtime.shutdown import StopSignal
 from streamkit.runtime.threads import Promise, PromiseTimeout
 
 log = logging.getLogger("streamkit.consumer")
 
+_STOP_EXTRA_S = 15.0                       # for what a worker does after its drain time
 _HANDLER_THREADS = 64                      # made as they are needed
 
 
@@ -56,6 +59,7 @@ class Running:
         self._member: Member | None = None
         self._ending: Promise[None] | None = None
         self._stop_asked = False
+        self._group: ProcessGroup | None = None
         self._handlers_thread: LoopThread | None = None
 
     def make_driver(self, lease: HeldLease, context: Context, stages: Stages) -> Driver:
@@ -79,7 +83,10 @@ class Running:
     def run(self) -> None:
         """Blocks until SIGINT, SIGTERM or `stop`: then finishes what is in hand, checkpoints, releases and leaves."""
         self.check()
-        asyncio.run(self._serve_until_signalled())
+        if self.config.processes == 1:
+            asyncio.run(self._serve_until_signalled())
+        else:
+            self._run_processes()
 
     async def serve(self) -> None:
         """The same inside the caller's event loop, without signals; cancel it or call `stop` to end it in order."""
@@ -158,9 +165,31 @@ class Running:
 
     # ---- inside --------------------------------------------------------------------------------------------
 
+    def _run_processes(self) -> None:
+        if not (self._url is None or isinstance(self._url, str)) or self._loop_thread or self._runtime:
+            raise InvalidUse("an embedded node lives in one process", try_="use processes=1, or streamkit serve")
+        self._group = ProcessGroup(
+            self.config.processes, self._run_one, stop_s=self.config.drain_seconds + _STOP_EXTRA_S
+        )
+        try:
+            if failed := self._group.run():
+                raise Stopped(
+                    f"{failed} of {self.config.processes} processes of this worker failed; the log says why",
+                    try_="look for process.failed and what stands before it", processes=failed,
+                )
+        finally:
+            self._group = None
+
+    def _run_one(self, index: int) -> None:
+        self._group = None
+        self.config = dataclasses.replace(self.config, worker=f"{self.config.worker}-{index}", processes=1)
+        asyncio.run(self._serve_until_signalled())
+
     def _launch(self, handlers: asyncio.AbstractEventLoop) -> Promise[None]:
         if self._ending is not None:
             raise InvalidUse("it is running already", try_="stop it first", worker=self.config.worker)
+        if self.config.processes > 1:
+            raise InvalidUse("only run() makes processes", try_="use processes=1 here", processes=self.config.processes)
         self._stop_asked = False
         thread = self._loop_thread or LoopThread.shared()
         self._ending = asyncio.run_coroutine_threadsafe(self._live(handlers), thread.loop)
@@ -196,6 +225,8 @@ class Running:
 
     def _ask_to_stop(self) -> None:
         self._stop_asked = True
+        if self._group is not None:
+            self._group.stop()
         member = self._member
         thread = self._loop_thread or LoopThread.shared()
         if member is not None and self._ending is not None and thread.alive:

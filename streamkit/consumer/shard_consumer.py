@@ -60,7 +60,11 @@ class Statistics:
 
 
 class Stopped(StreamkitError):
-    """on_exhausted="stop": the worker ends with the record's error as cause; facts: stream, shard, sequence_number."""
+    """The worker ended by itself.
+
+    on_exhausted="stop": with the record's error as cause; facts: stream, shard, sequence_number. Or some of its
+    processes failed; facts: processes (how many).
+    """
 
     code = "stopped"
 

@@ -44,6 +44,7 @@ class Worker(Running):
         on_exhausted: OnExhausted | None = None,
         batch_records_max: int = 10_000,
         prefetch_bytes_max: int = 64 * 1024 * 1024,
+        processes: int = 1,
         leases_max: int | None = None,
         worker: str | None = None,
         membership_ms: int = 10_000,
@@ -58,6 +59,7 @@ class Worker(Running):
             codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
+            processes=processes,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
         )
         if not callable(processor):

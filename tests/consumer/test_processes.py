@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from streamkit.client.client import AsyncClient
 from streamkit.client.sync import Client
 from streamkit.config import compose
 from streamkit.consumer.running import Running
-from streamkit.errors import LeaseLost
+from streamkit.errors import InvalidUse, LeaseLost
 from streamkit.node import Node
 from streamkit.producer.producer import Producer
 from streamkit.protocol.messages import Checkpoint, CheckpointItem, DescribeApplication
@@ -52,7 +54,10 @@ class Workers:
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
     def start(self, name: str, *mode: str) -> None:
-        command = [sys.executable, "-m", "tests.consumer.worker_process", name, self.address, *mode]
+        self.launch(name, "tests.consumer.worker_process", name, self.address, *mode)
+
+    def launch(self, name: str, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", module, *arguments]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.processes[name] = process
         threading.Thread(target=self._listen, args=(name, process), daemon=True).start()
@@ -177,3 +182,85 @@ def test_a_zombies_late_checkpoint_and_fetch_are_refused_and_change_nothing(addr
 
     assert LoopThread.shared().run(late()) == (("fenced",), position)
     assert len(workers.records("w1")) == given, "a zombie is given no further batch"
+
+
+def pids(workers: Workers) -> dict[str, int]:
+    """The latest process of each worker."""
+    return {words[2]: int(words[3]) for _, words in workers.all if words[0] == "record"}
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def until_gone(*processes: int) -> None:
+    ended_s = time.monotonic() + SECONDS_MAX
+    while not all(map(gone, processes)):
+        assert time.monotonic() < ended_s, "a process was left behind"
+        time.sleep(0.02)
+
+
+def launched(address: str, workers: Workers, count: int) -> dict[str, int]:
+    workers.launch("many", "tests.consumer.processes_process", address, str(count))
+    workers.until(lambda name, words: len(pids(workers)) == count)
+    return pids(workers)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_processes_share_the_leases_and_end_in_order_with_their_parent(address, workers, number):
+    fill(address, 4, 400)
+    children = launched(address, workers, 2)
+    assert set(children) == {"many-0", "many-1"} and len(set(children.values())) == 2
+    assert set(lag(address).workers) == {"many-0", "many-1"}
+
+    workers.processes["many"].send_signal(number)
+    workers.until(lambda name, words: words == ["over"])
+    assert workers.processes["many"].wait(SECONDS_MAX) == 0
+    until_gone(*children.values())
+    assert lag(address).workers == (), "they left; nobody waits for a time-out"
+
+
+def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(address, workers):
+    fill(address, 4, 400)
+    children = launched(address, workers, 2)
+
+    os.kill(children["many-0"], signal.SIGKILL)
+    workers.until(lambda name, words: set(workers.records()) == set(range(400)))
+    put(address, range(400, 480))
+    workers.until(lambda name, words: pids(workers)["many-0"] != children["many-0"])
+    workers.until(lambda name, words: set(workers.records()) == set(range(480)))
+
+    workers.processes["many"].send_signal(signal.SIGTERM)
+    assert workers.processes["many"].wait(SECONDS_MAX) == 0
+    until_gone(*pids(workers).values())
+
+
+def test_processes_end_when_their_parent_is_killed(address, workers):
+    fill(address, 4, 400)
+    children = launched(address, workers, 3)
+
+    workers.processes["many"].kill()
+    workers.processes["many"].wait(SECONDS_MAX)
+    until_gone(*children.values())
+    assert lag(address).workers == ()
+
+
+def test_processes_that_fail_end_the_others_and_run_says_so(address, workers):
+    workers.launch("many", "tests.consumer.processes_process", address, "2")      # there is no such stream
+    workers.until(lambda name, words: words == ["ended"])
+    assert workers.processes["many"].wait(SECONDS_MAX) == 1
+
+
+def test_processes_are_refused_where_they_cannot_work(address):
+    made = consumer("w1", url=address, processes=2)
+    made.handler(lambda value: None)
+    with pytest.raises(InvalidUse, match="before streamkit has started threads"):
+        made.run()                         # this process has an event loop's thread
+    with pytest.raises(InvalidUse, match="only run"):
+        made.start()
+    with pytest.raises(InvalidUse, match="processes must be"):
+        consumer("w1", processes=0)
