@@ -151,11 +151,11 @@ class Coordinator:
         for futures in self._waiting.values():
             for future in futures:
                 _wake(future)
-        if self._failed is None:
-            with contextlib.suppress(DiskFull):        # nobody was promised what finds no room
+        if self._failed is None and self._refused is None:
+            with contextlib.suppress(DiskFull):
                 await self._settled()
-        if self._writer is not None:
-            self._writer.cancel()
+        if self._refused is not None and self._writer is not None:
+            self._writer.cancel()                      # nobody was promised what finds no room
 
     async def handle(self, message: messages.Message, connection_id: int) -> messages.Message:
         """Answer one of the messages 30-46. Raises the typed error that the client is to get."""
