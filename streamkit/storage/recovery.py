@@ -57,6 +57,7 @@ class Found:
     damages: list[Damage] = field(default_factory=list)
     segments: list[dict[str, int]] = field(default_factory=list)     # base, end, position and what is known of each
     changed: bool = False          # something was replayed, cut or lost: a checkpoint is due
+    synced: bool = False           # what nothing vouched for was written again and synced
 
 
 def segment_name(base: int) -> str:
@@ -248,6 +249,8 @@ class _Scan:
         if self.sequence < self.durable:
             self._lose("", 0, self.durable, "missing records")
         found.log_end = self.sequence
+        if found.synced:
+            self.disk.sync_directory(self.path)
 
     def _discard(self, base: int) -> None:
         # Beyond a torn tail, or left from before one: nothing in it was acknowledged. Gone for good before appends.
@@ -313,10 +316,13 @@ class _Scan:
 
     def _write_again(self, file: File, data: bytes, position: int, walked: Walk) -> None:
         # After a failed sync the system calls pages clean that never reached the disk, and a later sync passes over
-        # them. So what is not known to be durable is written once more before anybody syncs, and serves, it.
+        # them. So what is not known to be durable is written once more and synced, before anybody serves it: readers
+        # may have seen it before the restart, and are not sent back. It is a group's worth at most.
         fresh = next((batch[0] for batch in walked.batches if batch[1] >= self.durable), walked.position)
         if fresh < walked.position and not self.found.facts.memory_mode:
             file.write([data[fresh - position : walked.position - position]], fresh)
+            file.sync()
+            self.found.synced = True
 
     def _take(self, segment: dict[str, int], walked: Walk) -> None:
         found = self.found
