@@ -320,6 +320,6 @@ cdef class LeaseTable:
         for i in range(size // ROW_BYTES):
             memcpy(&row, PyBytes_AS_STRING(rows) + i * ROW_BYTES, ROW_BYTES)
             place = self.find(row.shard)
-            if place == NULL or not READY <= row.state <= PAUSED:
+            if place == NULL or not READY <= row.state <= PAUSED or row.result > RESULT_BEHIND:
                 raise ValueError("a lease row of a shard that the application does not have, or in no known state")
             place[0] = row

@@ -47,13 +47,14 @@ def sequence_number(sequence: int, *, ordinal: int, created_ms: int, arrived_ms:
 def parse_sequence_number(text: str) -> ParsedSequence:
     """Raises InvalidPosition unless `text` has the layout above."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 60 else -1
-    if number >> 184 != 2 or number & 0xF != 2 or number >> 72 & 0xFF:
+    index = number >> 80 & 0xFFFFFFFFFFFFFFFF
+    if number >> 184 != 2 or number & 0xF != 2 or number >> 72 & 0xFF or index > _INDEX_MAX:
         raise InvalidPosition(
             f"{text[:80]!r} is not a sequence number", try_="copy it from a record or a receipt", position=text[:80]
         )
     ordinal = number >> 4 & 0xFFFFFFFF
     return ParsedSequence(
-        sequence=(number >> 80 & 0xFFFFFFFFFFFFFFFF) - 1,
+        sequence=index - 1,
         ordinal=ordinal,
         created_s=number >> 148 & 0xFFFFFFFFF,
         arrived_s=number >> 36 & 0xFFFFFFFFF,
