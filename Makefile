@@ -1,4 +1,4 @@
-# make demo | test | test-debug | bench | fuzz | simulate | lint | build
+# make demo | test | test-debug | test-sanitize | bench | fuzz | simulate | lint | build
 #
 # Everything lives in $(VENV); nothing is installed outside it, except that a missing compiler or missing Python
 # headers are installed with apt-get when this runs as root on Debian or Ubuntu. PYTHON=python3.13 chooses another Python.
@@ -13,8 +13,10 @@ PYTEST_ARGS ?=
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 KERNELS := $(wildcard streamkit/_core/*.pyx streamkit/_core/*.pxd streamkit/_core/*.h)
 DEBUG_TREE := build/debug
+SANITIZE_TREE := build/sanitize
+SANITIZE_TESTS ?= tests/core tests/fuzz tests/storage tests/leases tests/protocol
 
-.PHONY: demo test test-debug bench fuzz simulate lint build clean
+.PHONY: demo test test-debug test-sanitize bench fuzz simulate lint build clean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -23,13 +25,28 @@ demo: build
 test: build
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
+# Sources without what was built from them, into a tree of its own.
+define copy_tree
+@mkdir -p $(1)
+@tar -c --exclude='*.so' --exclude='__pycache__' --exclude='streamkit/_core/*.c' --exclude='streamkit/_core/*.html' \
+  streamkit tests benchmarks examples docs setup.py pyproject.toml Makefile .ci *.md LICENSE | tar -x -C $(1)
+endef
+
 # The same suite on kernels with bounds checks and live-object counters, in a tree of its own.
 test-debug: $(VENV)/.installed
-	@mkdir -p $(DEBUG_TREE)
-	@tar -c --exclude='*.so' --exclude='__pycache__' --exclude='streamkit/_core/*.c' --exclude='streamkit/_core/*.html' \
-	  streamkit tests benchmarks examples docs setup.py pyproject.toml Makefile .ci *.md LICENSE | tar -x -C $(DEBUG_TREE)
+	$(call copy_tree,$(DEBUG_TREE))
 	cd $(DEBUG_TREE) && STREAMKIT_DEBUG=1 $(abspath $(VENV))/bin/python setup.py -q build_ext --inplace
 	cd $(DEBUG_TREE) && STREAMKIT_DEBUG=1 PYTHONPATH=$(abspath $(DEBUG_TREE)) $(abspath $(VENV))/bin/python -m pytest $(PYTEST_ARGS)
+
+# What reads and writes memory, under the address and undefined-behaviour sanitizers of gcc, without Python's own heap,
+# so that every byte beyond an object is seen. What Python itself still holds at the end is no leak.
+test-sanitize: $(VENV)/.installed
+	$(call copy_tree,$(SANITIZE_TREE))
+	cd $(SANITIZE_TREE) && STREAMKIT_SANITIZE=1 $(abspath $(VENV))/bin/python setup.py -q build_ext --inplace
+	cd $(SANITIZE_TREE) && PYTHONPATH=$(abspath $(SANITIZE_TREE)) PYTHONMALLOC=malloc \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  $(abspath $(VENV))/bin/python -m pytest -p no:faulthandler $(SANITIZE_TESTS) $(PYTEST_ARGS)
 
 # Kernels with pytest-benchmark, then whole processes; the second writes docs/benchmarks.md and build/benchmarks.json.
 bench: build

@@ -1,6 +1,7 @@
 """Builds the kernels in streamkit/_core; everything else about the project is in pyproject.toml.
 
 STREAMKIT_DEBUG=1   bounds checks, no wraparound shortcuts, live-object counters (see CONTRIBUTING.md)
+STREAMKIT_SANITIZE=1  checked by the address and undefined-behaviour sanitizers (`make test-sanitize`)
 STREAMKIT_ONLY=a,b  build just these kernels, for a quick edit-compile loop
 STREAMKIT_ANNOTATE=1  write the annotated HTML beside each kernel
 """
@@ -13,7 +14,15 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 debug = os.environ.get("STREAMKIT_DEBUG") == "1"
+sanitize = os.environ.get("STREAMKIT_SANITIZE") == "1"
 only = set(filter(None, os.environ.get("STREAMKIT_ONLY", "").split(",")))
+
+if sanitize:
+    compile_args = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+elif debug:
+    compile_args = ["-O1", "-g"]
+else:
+    compile_args = ["-O3", "-g0", "-fno-math-errno"]
 
 core = Path("streamkit/_core")
 extensions = [
@@ -21,9 +30,9 @@ extensions = [
         f"streamkit._core.{source.stem}",
         [str(source)],
         depends=[str(header) for header in core.glob("*.h")],
-        extra_compile_args=["-O1", "-g"] if debug else ["-O3", "-g0", "-fno-math-errno"],
+        extra_compile_args=compile_args,
         define_macros=[("STREAMKIT_DEBUG", "1")] if debug else [],
-        extra_link_args=["-pthread"],
+        extra_link_args=["-pthread", *(["-fsanitize=address,undefined"] if sanitize else [])],
     )
     for source in sorted(core.glob("*.pyx"))
     if not only or source.stem in only

@@ -147,7 +147,7 @@ cdef class ProducerTable:
         cdef uint64_t position, sequence
         if size < SNAPSHOT_HEADER_BYTES or bytes(data[:4]) != b"SKP1":
             return None
-        if sk_crc32c(0, &data[8], size - 8) != (<uint32_t*>&data[4])[0]:
+        if sk_crc32c(0, &data[8], size - 8) != u32_at(&data[4]):
             return None
         memcpy(numbers, &data[8], 16)
         position, sequence = numbers[0], numbers[1]

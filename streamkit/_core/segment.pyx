@@ -20,7 +20,7 @@ cdef Stop look(const uint8_t* at, size_t size, uint32_t seed, uint64_t sequence,
     if size >= 4 and memcmp(at, b"SKT1", 4) == 0:
         if size < TRAILER_BYTES:
             return STOP_SHORT
-        return STOP_TRAILER if trailer_crc(at, seed) == (<uint32_t*>(at + 4))[0] else STOP_BAD
+        return STOP_TRAILER if trailer_crc(at, seed) == u32_at(at + 4) else STOP_BAD
     answer = read_header(at, size, header)
     if answer == BATCH_SHORT:
         if size >= HEADER_BYTES and header_crc(at, seed) != header.header_crc:
@@ -147,7 +147,7 @@ def read_trailer(const uint8_t[::1] data not None, uint32_t seed):
     cdef uint32_t headers_crc
     if data.shape[0] < TRAILER_BYTES or memcmp(&data[0], b"SKT1", 4) != 0:
         return None
-    if trailer_crc(&data[0], seed) != (<uint32_t*>&data[4])[0]:
+    if trailer_crc(&data[0], seed) != u32_at(&data[4]):
         return None
     memcpy(fields, &data[8], 48)
     memcpy(&headers_crc, &data[56], 4)
