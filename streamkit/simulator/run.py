@@ -117,19 +117,22 @@ class _TooLate(Exception):
 
 async def _life(world: World, history: History, cluster: Cluster) -> None:
     workload = Workload(world, history)
-    cluster.start()
-    await _within(QUIET_SECONDS, cluster.ready.wait(), "the node starts")
-    await workload.create_stream()
-    supervisor = asyncio.get_running_loop().create_task(cluster.supervise())
-    workload.start()
-    nemesis = Nemesis(world, cluster, workload)
-    await nemesis.harm()
-    await nemesis.heal()
-    seconds = _ROTTEN_SECONDS if world.faults.rot else QUIET_SECONDS
-    await _within(seconds, workload.producers_done(), "every put is answered")
-    await _within(seconds, workload.read_all(), "everything can be read")
-    await _within(seconds, workload.workers_done(), "checkpoints reach the end of every shard")
-    supervisor.cancel()
+    try:
+        cluster.start()
+        await _within(QUIET_SECONDS, cluster.ready.wait(), "the node starts")
+        await workload.create_stream()
+        supervisor = asyncio.get_running_loop().create_task(cluster.supervise())
+        workload.start()
+        nemesis = Nemesis(world, cluster, workload)
+        await nemesis.harm()
+        await nemesis.heal()
+        seconds = _ROTTEN_SECONDS if world.faults.rot else QUIET_SECONDS
+        await _within(seconds, workload.producers_done(), "every put is answered")
+        await _within(seconds, workload.read_all(), "everything can be read")
+        await _within(seconds, workload.workers_done(), "checkpoints reach the end of every shard")
+        supervisor.cancel()
+    finally:
+        workload.forget()
 
 
 async def _within(seconds: float, work: Awaitable[Any], what: str) -> None:

@@ -147,6 +147,11 @@ class Workload:
         del self.working[process]
         self.start_worker()
 
+    def forget(self) -> None:
+        """After the run. What a producer still had under way leads here, past what the collector sees: no further."""
+        self.producing.clear()
+        self.working.clear()
+
     # ---- what the nemesis may choose from ---------------------------------------------------------------------------
 
     def machines(self) -> list[str]:
