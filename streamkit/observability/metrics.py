@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from streamkit.observability.buckets import LATENCY_BOUNDS
 
+
 @dataclass(frozen=True, slots=True)
 class Latency:
     """counts: one a bucket of LATENCY_BOUNDS and one for what is slower; not cumulative."""
