@@ -20,6 +20,7 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memmove
 
 from streamkit._core.batch cimport sk_crc32c
+from streamkit._core.buffers cimport u32_at
 
 cdef enum:
     SNAPSHOT_HEADER_BYTES = 32     # "SKP1", crc of 8.., position u64, sequence u64, producers u32, zero u32

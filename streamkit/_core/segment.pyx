@@ -8,6 +8,7 @@ from libc.string cimport memcmp, memcpy
 
 from streamkit._core.batch cimport (BATCH_OK, BATCH_SHORT, HEADER_BYTES, body_crc, header_crc,
                                     read_header, sk_crc32c)
+from streamkit._core.buffers cimport u32_at
 
 
 cdef Stop look(const uint8_t* at, size_t size, uint32_t seed, uint64_t sequence, uint32_t epoch_min,
