@@ -21,6 +21,7 @@ from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Outcome
 from streamkit.consumer.member import Member
+from streamkit.consumer.stage import Stages
 from streamkit.errors import DataError, NotFound, PutFailed, StreamExists, StreamkitError, TimedOut, Unavailable
 from streamkit.model.sequence import parse_sequence_number
 from streamkit.model.shard import Shard
@@ -135,7 +136,12 @@ class Workload:
                 retry=RetryPolicy(first_ms=10, last_ms=100), stall_seconds=0,
             )  # fmt: skip
             await _find_stream(client)
-            await Member(client, config, lambda lease, _: Processing(self, lease, process.name), None).run()
+            handlers = asyncio.get_running_loop()
+            member = Member(
+                client, config, lambda lease, *_: Processing(self, lease, process.name),
+                lambda: Stages(runtime.executor, handlers), None,
+            )  # fmt: skip
+            await member.run()
 
         process, task = self._start("worker", main)
         self.working[process] = task
