@@ -188,6 +188,8 @@ class Service:
 
     async def _resolve_position(self, message: m.ResolvePosition, _: int) -> m.PositionResolved:
         shard = self.streams.shard(message.shard)
+        if message.kind == "at_time":
+            await shard.log.warm_time(message.value)
         sequence = self.streams.resolve(message.shard, message.kind, message.value)
         return m.PositionResolved(sequence, shard.log.log_start, shard.high_watermark)
 

@@ -268,8 +268,50 @@ class ShardLog(ShardCore):
                 segment.first_append_ms = found.batches[0][4] if found.batches else 0
         return segment.first_append_ms
 
+    async def warm_time(self, at_ms: int) -> None:
+        """Read on another thread what sequence_at_time(at_ms) is going to need, so that it does not wait."""
+        if at_ms > self.last_append_ms:
+            return
+        candidates = [segment for segment in self.segments if segment.end > self.log_start]
+        for segment in candidates:
+            if segment.first_append_ms == 0 and segment.written_position:
+                await self._executor.run(self._warm_start, segment)
+        place = 0
+        while place + 1 < len(candidates) and self._first_time(candidates[place + 1]) < at_ms:
+            place += 1
+        for segment in candidates[place : place + 1]:
+            if not segment.index_whole:
+                end = segment.written_position
+                index = await self._executor.run(self._index_apart, segment)
+                if index is not None and segment.written_position == end and not segment.in_flight:
+                    segment.index, segment.index_whole = index, True
+            relative, _ = segment.index.find_time(at_ms)
+            await self._executor.run(self._warm, segment, segment.base + relative, _WINDOW_BYTES)
+
+    def _warm_start(self, segment: Segment) -> None:
+        path = self.segment_path(segment)
+        if self._disk.exists(path):
+            file = self._disk.open(path)
+            try:
+                file.read(1 << 16, 0)
+            finally:
+                file.close()
+
+    def _index_apart(self, segment: Segment) -> SparseIndex | None:
+        try:
+            file = self._disk.open(self.segment_path(segment))
+        except FileNotFoundError:
+            return None                                        # dropped meanwhile
+        try:
+            return self._read_index(segment, file)
+        finally:
+            file.close()
+
     def sequence_at_time(self, at_ms: int) -> int:
-        """The first sequence of the first batch appended at `at_ms` or later; log_end when there is none."""
+        """The first sequence of the first batch appended at `at_ms` or later; log_end when there is none.
+
+        May read from the disk; whoever can wait awaits warm_time() first.
+        """
         if at_ms > self.last_append_ms:
             return self.log_end
         candidates = [segment for segment in self.segments if segment.end > self.log_start]

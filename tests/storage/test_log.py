@@ -83,6 +83,7 @@ def test_a_log_reads_like_a_list(sizes, restarts, reads, seed):
             assert got == [entry[:3] for entry in whole][: len(got)]
             assert sum(len(batch) for batch in batches[:-1]) <= bytes_max or len(batches) == 1
         for _, _, _, at in model:
+            await log.warm_time(at)
             sequence = log.sequence_at_time(at)
             assert all(entry[3] < at for entry in model if entry[0] < sequence)
             assert any(entry[0] <= sequence < entry[1] for entry in model) or is_epoch_start(log, sequence)
