@@ -16,6 +16,7 @@ from libc.string cimport memcpy, memmove, memset
 from streamkit._core.batch cimport (
     ATTRIBUTE_CODEC, ATTRIBUTE_HASHES, ATTRIBUTE_HEADERS, BATCH_RECORDS_MAX, BODY_BYTES_MAX, DELTA_NONE, HASH_BYTES,
     HEADER_BYTES, compress_body, join_batch, record_bytes, seal_header, widen_hashes, write_record)
+from streamkit._core.buffers cimport is_utf8
 from streamkit._core.columns cimport Column, row_at
 from streamkit._core.debug cimport LIVE_ACCUMULATOR, LIVE_SEALED, LIVE_SLAB, SK_COUNT, live_counts
 from streamkit._core.hashing cimport find_shard, md5
@@ -39,6 +40,7 @@ cdef enum:                           # what `add` answers
     TOO_LARGE = -4
     BAD_KEY = -5
     CLOSED = -6
+    BAD_TEXT = -7                    # the key is not UTF-8: readers could not tell it
 
 cdef enum:
     TABLE_ENTRY_BYTES = 4
@@ -227,11 +229,11 @@ cdef class Accumulator:
     def put(self, key not None, bytes value not None, bytes headers=b"", time_ms=None, bytes hash_key=None):
         """One record: its PutHandle, or None when the budget has no room.
 
-        key: str or bytes. headers: b"" or a msgpack map. hash_key: 16 bytes that take the place of the key's own.
+        key: str, or bytes in UTF-8. headers: b"" or a msgpack map. hash_key: 16 bytes that take the place of the key's own.
         Raises RecordTooLarge, InvalidRequest (key or hash key), WrongShard (no shard takes it).
         """
-        cdef const char* key_at
         cdef Py_ssize_t key_bytes
+        cdef const char* key_at = text_of(key, &key_bytes)
         cdef uint8_t digest[16]
         cdef int32_t shard
         cdef size_t size, charge
@@ -240,14 +242,9 @@ cdef class Accumulator:
         cdef Lane* lane
         cdef Slab* slab
         cdef PutHandle handle
-        if isinstance(key, str):
-            key_at = PyUnicode_AsUTF8AndSize(key, &key_bytes)
-        else:
-            key_at = PyBytes_AS_STRING(key)
-            key_bytes = PyBytes_GET_SIZE(key)
         size = key_bytes + PyBytes_GET_SIZE(headers) + PyBytes_GET_SIZE(value)
         if not 0 < key_bytes <= KEY_BYTES_MAX or size > self.record_bytes_max or len(headers) > HEADERS_BYTES_MAX:
-            refuse(self, key_bytes, len(headers), size)
+            raise refused(self, key_bytes, len(headers), size)
         if hash_key is None:
             md5(<const uint8_t*>key_at, key_bytes, digest)
         elif len(hash_key) != HASH_BYTES:
@@ -295,14 +292,13 @@ cdef class Accumulator:
             self.wake()
         return handle
 
-    def put_columns(self, Column keys not None, Column values not None, ColumnsHandle handle not None,
-                    Py_ssize_t first_row=0) -> int:
-        """Rows from `first_row` on, as far as the budget goes: the first row not taken (the count: all are).
+    def put_columns(self, Column keys not None, Column values not None, ColumnsHandle handle not None) -> bool:
+        """Rows from handle.taken on, as far as the budget goes; True when all are taken.
 
-        Works without the GIL. A row that can never be taken raises as put() does; rows before it are accepted,
-        error.facts["row"] is its number.
+        Works without the GIL. A row that can never be taken raises as put() does: it is handle.taken then, and the
+        rows before it are accepted.
         """
-        cdef Py_ssize_t row = first_row, last
+        cdef Py_ssize_t row = handle.taken, last
         cdef int answer = ADDED
         cdef size_t key_bytes, value_bytes
         if keys.count != values.count or handle.count != keys.count:
@@ -314,26 +310,23 @@ cdef class Accumulator:
                 pthread_mutex_lock(&self.mutex)
                 answer = add_rows(self, keys, values, handle, &row, last)
                 pthread_mutex_unlock(&self.mutex)
+            handle.taken = row
             if self.touched_count and not self.wake_asked:
                 self.wake_asked = True
                 self.wake()
         if answer == ADDED or answer == NO_ROOM:
-            return row
+            return answer == ADDED
         if answer == NO_MEMORY:
             raise MemoryError
         if answer == CLOSED:
             raise closed()
         if answer == NO_SHARD:
-            error = no_shard()
-        else:
-            row_at(keys, row, &key_bytes)
-            row_at(values, row, &value_bytes)
-            try:
-                refuse(self, key_bytes, 0, key_bytes + value_bytes)
-            except InvalidRequest as found:
-                error = found
-        error.facts["row"] = row
-        raise error
+            raise no_shard()
+        if answer == BAD_TEXT:
+            raise not_text()
+        row_at(keys, row, &key_bytes)
+        row_at(values, row, &value_bytes)
+        raise refused(self, key_bytes, 0, key_bytes + value_bytes)
 
     # ---- sending -----------------------------------------------------------------------------------------
 
@@ -445,6 +438,21 @@ cdef class Accumulator:
         pthread_mutex_unlock(&self.mutex)
 
 
+cdef const char* text_of(object key, Py_ssize_t* size) except NULL:
+    # The key's UTF-8, which lives as long as the key.
+    if isinstance(key, str):
+        try:
+            return PyUnicode_AsUTF8AndSize(key, size)
+        except UnicodeEncodeError as cause:              # half a surrogate pair
+            raise not_text() from cause
+    if not isinstance(key, bytes):
+        raise InvalidRequest(f"a key is text, got {type(key).__name__}", try_="put(value, key=str(key))", field="key")
+    size[0] = PyBytes_GET_SIZE(key)
+    if not is_utf8(<const uint8_t*>PyBytes_AS_STRING(key), size[0]):
+        raise not_text()
+    return PyBytes_AS_STRING(key)
+
+
 cdef inline uint8_t* records_of(Accumulator accumulator, Slab* slab) noexcept nogil:
     return slab.memory + HEADER_BYTES + TABLE_ENTRY_BYTES * <size_t>accumulator.records_max
 
@@ -493,6 +501,8 @@ cdef int add_rows(Accumulator accumulator, Column keys, Column values, ColumnsHa
         value = row_at(values, row[0], &value_bytes)
         if not 0 < key_bytes <= KEY_BYTES_MAX:
             return BAD_KEY
+        if not is_utf8(key, key_bytes):
+            return BAD_TEXT
         if key_bytes + value_bytes > accumulator.record_bytes_max:
             return TOO_LARGE
         md5(key, key_bytes, digest)
@@ -547,36 +557,45 @@ cdef int note_row(Accumulator accumulator, Lane* lane, ColumnsHandle handle, uin
 
 
 cdef int drop_slab(Accumulator accumulator, Slab* slab) except -1:
-    # A slab that nobody will send: its accumulator is collected, or was inherited by a child process.
+    # A slab that nobody will send: its accumulator is collected, was inherited by a child process, or could not
+    # seal it. Whoever waits for it is told.
     cdef uint32_t i
     for i in range(slab.span_count):
         (<ColumnsHandle>slab.spans[i].handle).rows_settled(
             slab.rows + slab.spans[i].first, slab.spans[i].count, 0, closed())
     slab.span_count = 0
     if slab.delivery != NULL:
-        Py_XDECREF(slab.delivery)
+        delivery = <Delivery>slab.delivery
         slab.delivery = NULL
+        Py_XDECREF(<PyObject*>delivery)
+        (<Delivery>delivery).error = closed()
+        (<Delivery>delivery).settle(FAILED)
     sk_add(&accumulator.budget.taken, -<int64_t>slab.charged)
     accumulator.free_slab(slab)
     return 0
 
 
-def refuse(Accumulator accumulator, size_t key_bytes, size_t headers_bytes, size_t size):
-    """Raise what is wrong with a record of these sizes."""
+def refused(Accumulator accumulator, size_t key_bytes, size_t headers_bytes, size_t size) -> InvalidRequest:
+    """What is wrong with a record of these sizes."""
     if not 0 < key_bytes <= KEY_BYTES_MAX:
-        raise InvalidRequest(f"a key has 1..{KEY_BYTES_MAX} bytes, got {key_bytes}", try_="choose another key",
-                             field="key", size_bytes=key_bytes)
+        return InvalidRequest(f"a key has 1..{KEY_BYTES_MAX} bytes, got {key_bytes}", try_="choose another key",
+                              field="key", size_bytes=key_bytes)
     if headers_bytes > HEADERS_BYTES_MAX:
-        raise InvalidRequest(f"headers have at most {HEADERS_BYTES_MAX} bytes, got {headers_bytes}",
-                             try_="move them into the value", field="headers", size_bytes=headers_bytes)
-    raise RecordTooLarge(f"the record has {size} bytes, the stream takes {accumulator.record_bytes_max}",
-                         try_="store the payload elsewhere and put its address, or raise record_bytes_max",
-                         size_bytes=size, limit_bytes=accumulator.record_bytes_max)
+        return InvalidRequest(f"headers have at most {HEADERS_BYTES_MAX} bytes, got {headers_bytes}",
+                              try_="move them into the value", field="headers", size_bytes=headers_bytes)
+    return RecordTooLarge(f"the record has {size} bytes, the stream takes {accumulator.record_bytes_max}",
+                          try_="store the payload elsewhere and put its address, or raise record_bytes_max",
+                          size_bytes=size, limit_bytes=accumulator.record_bytes_max)
 
 
 def closed() -> Closed:
     """The error for a record that comes after close()."""
     return Closed("the producer is closed", try_="make another one", what="producer")
+
+
+def not_text() -> InvalidRequest:
+    """The error for a key that is not well-formed text."""
+    return InvalidRequest("a key is text in UTF-8", try_="put binary keys as text, such as key.hex()", field="key")
 
 
 def no_shard() -> WrongShard:

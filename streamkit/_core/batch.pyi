@@ -53,6 +53,9 @@ def read_header(buffer: Buffer) -> Header:
 def check_batch(buffer: Buffer, shard_uuid: bytes | None = None) -> Header:
     """The header after every checksum agreed; without shard_uuid the leader's is left out. Raises CorruptBatch."""
 
+def require_codec(codec: int) -> None:
+    """Raise InvalidUse when the package for a codec (0 none, 1 lz4, 2 zstd) is not installed."""
+
 def shard_seed(uuid: bytes) -> int: ...
 def crc32c(data: Buffer, crc: int = 0) -> int: ...
 def corrupt(reason: str, **facts: object) -> Exception: ...

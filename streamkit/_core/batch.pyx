@@ -63,6 +63,12 @@ cdef object load_zstandard():
     return zstandard
 
 
+def require_codec(int codec) -> None:
+    """Raise InvalidUse when the package for a codec (0 none, 1 lz4, 2 zstd) is not installed."""
+    if codec == CODEC_ZSTD:
+        load_zstandard()
+
+
 # ---- checking --------------------------------------------------------------------------------------------
 
 

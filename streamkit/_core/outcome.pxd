@@ -33,6 +33,7 @@ cdef class PutHandle:
 
 cdef class ColumnsHandle(Outcome):
     cdef readonly Py_ssize_t count   # rows
+    cdef readonly Py_ssize_t taken   # rows before it were taken in or refused; the next one to put
     cdef readonly Py_ssize_t settled # rows with an outcome
     cdef readonly Py_ssize_t failed
     cdef readonly list failures      # (error, rows it failed), one for each batch that failed

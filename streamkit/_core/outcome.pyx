@@ -250,16 +250,21 @@ cdef class ColumnsHandle(Outcome):
                 self.kept = False
                 Py_DECREF(self)
 
-    def abandon_from(self, Py_ssize_t row, error not None) -> None:
-        """Rows from `row` on were never accepted: they fail with `error`."""
+    def abandon(self, error not None) -> None:
+        """Rows that were not taken will not be: they fail with `error`."""
+        cdef Py_ssize_t row = self.taken
         if row < self.count:
+            self.taken = self.count
             memset(self.state_at + row, FAILED, self.count - row)
             self.count_settled(self.count - row, error)
 
-    def fail_row(self, Py_ssize_t row, error not None) -> None:
-        """One row was refused; the others go on."""
-        self.state_at[row] = FAILED
-        self.count_settled(1, error)
+    def refuse_row(self, error not None) -> None:
+        """The next row can never be stored; those behind it go on. Its number is noted in the error."""
+        if self.taken < self.count:
+            error.facts["row"] = self.taken
+            self.state_at[self.taken] = FAILED
+            self.taken += 1
+            self.count_settled(1, error)
 
     @property
     def states(self):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from streamkit._core.batch import require_codec
 from streamkit.errors import InvalidConfig
 from streamkit.model import limits
 
@@ -21,7 +22,7 @@ class ProducerConfig:
     compression: Literal["none", "lz4", "zstd"] = "lz4"
     idempotent: bool = True
     in_flight_max: int = 5                   # batches a shard; a shard recognises the last limits.PRODUCER_WINDOW
-    delivery_timeout_ms: int = 120_000       # from sealing to an outcome
+    delivery_timeout_ms: int = 120_000       # from put to an outcome: waiting, sending and retrying
     request_timeout_ms: int = 10_000
     retry_first_ms: int = 50
     retry_most_ms: int = 1_000
@@ -37,6 +38,7 @@ class ProducerConfig:
         self._within("request_timeout_ms", 1, 1 << 31)
         self._one_of("on_full", ("wait", "raise"))
         self._one_of("compression", COMPRESSIONS)
+        require_codec(COMPRESSIONS.index(self.compression))
 
     def _within(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)

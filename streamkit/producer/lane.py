@@ -45,7 +45,7 @@ class Flush:
 
     def one_settled(self) -> None:
         self.left -= 1
-        if self.left == 0 and not self.done.done():
+        if self.left == 0 and not self.done.done() and not self.done.get_loop().is_closed():
             self.done.set_result(None)
 
 
@@ -62,8 +62,11 @@ class Plan:
 class Lane:
     """State of one shard in a Sender; the Sender does the talking."""
 
-    def __init__(self, index: int, shard: Shard, identity: ProducerGiven, backoff: Backoff) -> None:
+    def __init__(
+        self, index: int, shard: Shard, identity: ProducerGiven, backoff: Backoff, delivery_timeout_ms: int
+    ) -> None:
         self.index = index
+        self.delivery_timeout_ms = delivery_timeout_ms
         self.shard = shard
         self.identity = identity
         self.backoff = backoff
@@ -72,12 +75,16 @@ class Lane:
         self.next_sequence = 0
         self.stopped = False
         self.overdue = False               # the open batch has waited linger_ms
+        self.waiting_since_ms: int | None = None   # when the open batch was first seen; None: none was
         self.refreshes = 0
+        self.refusal: StreamkitError | None = None   # the last one since something was stored: why all wait
         self.linger_timer: asyncio.TimerHandle | None = None
         self.retry_timer: asyncio.TimerHandle | None = None
 
-    def admit(self, batch: SealedBatch, deadline_ms: int) -> Flight:
-        flight = Flight(batch, deadline_ms)
+    def admit(self, batch: SealedBatch, now_ms: int) -> Flight:
+        """The time-out counts from when the batch was opened; what is behind it was put after the last look."""
+        since_ms, self.waiting_since_ms = self.waiting_since_ms, now_ms
+        flight = Flight(batch, (now_ms if since_ms is None else since_ms) + self.delivery_timeout_ms)
         self.window.append(flight)
         self.next_sequence += batch.count
         return flight
@@ -91,6 +98,8 @@ class Lane:
     def refused(self, flight: Flight, error: StreamkitError) -> None:
         """The flight was answered with `error`: the lane stops."""
         flight.error = error
+        if not isinstance(error, SequenceGap):     # it follows from another's refusal
+            self.refusal = error
         flight.in_doubt = flight.in_doubt or is_in_doubt(error)
         self.stopped = True
 
@@ -111,7 +120,7 @@ class Lane:
                 if flight.in_doubt:        # an earlier try may lie in what the shard forgot
                     verdict = Verdict.FAIL
             if verdict is not Verdict.FAIL and now_ms >= flight.deadline_ms:
-                verdict, error = Verdict.FAIL, self._timed_out(flight, error)
+                verdict, error = Verdict.FAIL, self.timed_out(flight, error)
             if verdict is Verdict.FAIL:
                 assert error is not None, "a flight fails for a reason"
                 plan.fail.append((flight, error))
@@ -127,7 +136,10 @@ class Lane:
         plan.refresh = refreshing
         self.refreshes = self.refreshes + 1 if refreshing else 0
         if plan.rename:
-            plan.fail += [(flight, self._timed_out(flight, None)) for flight in doubtful]
+            plan.fail += [(flight, self.timed_out(flight, None)) for flight in doubtful]
+            ending = {id(flight) for flight, _ in plan.fail}
+            for flight in self.window:
+                flight.in_doubt = flight.in_doubt and id(flight) in ending
         return plan
 
     def renumber(self, sequence: int) -> None:
@@ -161,13 +173,15 @@ class Lane:
                 return Verdict.RENAME      # the shard lost batches that it had acknowledged
         return judge(error)
 
-    def _timed_out(self, flight: Flight, cause: StreamkitError | None) -> TimedOut:
+    def timed_out(self, flight: Flight, cause: StreamkitError | None) -> TimedOut:
+        cause = cause or self.refusal
         reason = f": {cause}" if cause is not None else ""
         return TimedOut(
             f"{flight.batch.count} records for {self.shard.id} were not acknowledged in time{reason}",
             try_="they may be stored; put them again only if a repeat is harmless" if flight.in_doubt
             else "put them again; they were not stored",
             sent=flight.in_doubt,
+            timeout_ms=self.delivery_timeout_ms,
             shard=self.shard.id,
             attempts=flight.attempts,
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.outcome import forked, set_latch
-from streamkit.errors import BufferFull, InvalidUse, PutFailed, StreamkitError, TimedOut
+from streamkit.errors import BufferFull, Closed, InvalidUse, PutFailed, TimedOut
 from streamkit.model.codec import Codec, find_codec
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.entry import content_type_of, hash_key_bytes, pack_headers, payload_encoder, time_to_ms
@@ -22,6 +22,8 @@ from streamkit.protocol.messages import ProducerGiven
 from streamkit.runtime.latch import Latch
 
 set_latch(Latch)
+
+_RECORD_OVERHEAD_BYTES = 64                # no less than what the accumulator charges for a record beside its parts
 
 
 class Room:
@@ -76,6 +78,8 @@ class Outbox:
         self._owns_client = owns_client
         self._identity: ProducerGiven | None = None
         self._opening = asyncio.Lock()
+        self._closed = False
+        self._held: list[Target] = []                # from before a fork to after it: whose accumulators are locked
 
     async def target(self, stream: str) -> Target:
         """Opens the stream at first use. Raises StreamNotFound, ConnectionFailed."""
@@ -86,6 +90,8 @@ class Outbox:
             description = await self._client.stream(stream)
             if self._identity is None:
                 self._identity = await self._client.new_producer() if self.config.idempotent else NOBODY
+            if self._closed:                         # while the stream was looked up
+                raise Closed("the producer is closed", try_="make another one", what="producer")
             sender = Sender(self._client, description, self._identity, self.config, self.budget, self.room.freed)
             self.targets[stream] = made = Target(sender, self.codec)
             return made
@@ -97,6 +103,7 @@ class Outbox:
 
     async def close(self, timeout_s: float | None) -> None:
         """As Producer.close; safe to call twice."""
+        self._closed = True
         with contextlib.suppress(TimedOut):          # what is left fails with Closed, and is raised as that
             await self._drain(timeout_s)
         for target in self.targets.values():
@@ -111,7 +118,7 @@ class Outbox:
 
     def raise_failures(self) -> None:
         """Raises PutFailed with every failure nobody looked at, once."""
-        errors: list[StreamkitError] = []
+        errors: dict[int, Any] = {}                  # by identity: each error once, in order
         count = 0
         for target in self.targets.values():
             sender = target.sender
@@ -122,19 +129,22 @@ class Outbox:
                 if unseen := outcome.unseen():
                     count += unseen
                     found = getattr(outcome, "failures", None) or [(getattr(outcome, "error", None), unseen)]
-                    errors += [error for error, _ in found if error not in errors]
+                    errors.update((id(error), error) for error, _ in found)
                     outcome.look()
         if count:
-            first = f": {errors[0]}" if errors else ""
+            first = f": {next(iter(errors.values()))}" if errors else ""
             raise PutFailed(f"{count} records were not stored{first}",
                             try_="see error.failures; put them again if their errors say so",
-                            count=count, failures=errors)  # fmt: skip
+                            count=count, failures=list(errors.values()))  # fmt: skip
 
-    def check_fits(self, arguments: tuple[str, bytes, bytes, int | None, bytes | None]) -> None:
+    def check_fits(self, key: str, value: bytes, headers: bytes, *_: object) -> None:
         """Raises BufferFull when the buffer may not wait, or could never hold the record."""
-        size = sum(len(part) for part in arguments[:3]) + 64
-        if self.config.on_full == "raise" or size > self.budget.limit:
+        if self.config.on_full == "raise" or not self.fits(len(key.encode()) + len(value) + len(headers)):
             raise self.buffer_full()
+
+    def fits(self, size_bytes: int) -> bool:
+        """Whether an empty buffer would hold a record of that size."""
+        return size_bytes + _RECORD_OVERHEAD_BYTES <= self.budget.limit
 
     def buffer_full(self) -> BufferFull:
         return BufferFull(
@@ -162,11 +172,14 @@ class Outbox:
         }
 
     def before_fork(self) -> None:
-        for target in self.targets.values():
+        # Other threads run on until the fork and may open streams meanwhile: let go exactly of what was taken.
+        self._held = list(self.targets.values())
+        for target in self._held:
             target.accumulator.before_fork()
 
     def after_fork(self, in_child: bool) -> None:
-        for target in self.targets.values():
+        held, self._held = self._held, []
+        for target in held:
             target.accumulator.after_fork()
         if in_child:
             forked()

@@ -19,12 +19,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
-from streamkit._core.columns import Column
 from streamkit._core.outcome import ColumnsHandle, PutHandle
 from streamkit.client.client import AsyncClient
 from streamkit.client.pool import Connector
 from streamkit.errors import Closed, InvalidUse, StreamkitError
 from streamkit.model.codec import Codec
+from streamkit.producer.bulk import BulkPut
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.entry import Headers, PutEntry, PutResult
 from streamkit.producer.outbox import Outbox, Target, closed_in_child
@@ -85,11 +85,14 @@ class _Base:
             self._state = "inherited"
             self._default = None
 
-    def _check_open(self, stream: str | None) -> str:
+    def _check_open(self) -> None:
         if self._state == "inherited":
             raise closed_in_child()
         if self._state == "closed":
             raise Closed("the producer is closed", try_="make another one", what="producer")
+
+    def _name(self, stream: str | None) -> str:
+        self._check_open()
         name = stream or self.stream
         if name is None:
             raise InvalidUse("no stream was named", try_="Producer(stream) or put(…, stream=…)", argument="stream")
@@ -103,8 +106,7 @@ class _Base:
         fork.forget(self)
         return was == "open"
 
-    def _warn_open(self) -> None:
-        lost = self._outbox.outstanding()
+    def _warn_open(self, lost: int) -> None:
         warnings.warn(
             f"a producer was not closed: {lost} records were not acknowledged; use `with`, or call close()",
             ResourceWarning, stacklevel=3, source=self,
@@ -181,30 +183,21 @@ class Producer(_Base):
         keys, values: Arrow binary or string arrays, or pairs (offsets, bytes). A row that can never be stored fails
         alone. With on_full="raise" the rows that found no room fail with BufferFull. Returns when all are taken.
         """
-        target = self._target(stream)
-        columns = _columns(keys, values)
-        handle = ColumnsHandle(columns[0].count, self._outbox.loop)
-        row = 0
-        while (row := _put_rows(target, columns, handle, row)) < handle.count:
-            if self._outbox.config.on_full == "raise":
-                handle.abandon_from(row, self._outbox.buffer_full())
-                break
-            latch = Latch()
-            self._outbox.room.when_freed(latch.set)
-            if (after := _put_rows(target, columns, handle, row)) == row:
-                self._wait(latch)
-            row = after
-            if self._state != "open":
-                handle.abandon_from(row, Closed("the producer was closed", what="producer"))
-                break
-        return handle
+        with BulkPut(self._outbox, self._target(stream), keys, values) as bulk:
+            while not bulk.take():
+                latch = Latch()
+                self._outbox.room.when_freed(latch.set)
+                if not bulk.take():                  # room may have come before the latch was there
+                    self._wait(latch)
+                self._check_open()
+        return bulk.handle
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything put before has an outcome.
 
         Raises PutFailed with every failure nobody looked at, TimedOut when some records are still on their way.
         """
-        self._check_open(self.stream or "")
+        self._check_open()
         self._thread.run(self._outbox.flush(timeout_s))
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -227,21 +220,23 @@ class Producer(_Base):
 
     def __del__(self) -> None:
         if getattr(self, "_state", "closed") == "open":
-            self._warn_open()
+            lost = self._outbox.outstanding()
             if self._begin_close() and self._thread.alive:
                 self._thread.call(_close_later, self._outbox)
+            self._warn_open(lost)
 
     def at_exit(self) -> None:
         """Called when the interpreter ends with the producer open: a bounded flush."""
         if self._state == "open":
             with contextlib.suppress(StreamkitError):
                 self.flush(self._outbox.config.exit_flush_ms / 1000)
-            self._warn_open()
+            lost = self._outbox.outstanding()
             with contextlib.suppress(StreamkitError):
                 self.close(0)
+            self._warn_open(lost)
 
     def _target(self, stream: str | None) -> Target:
-        name = self._check_open(stream)
+        name = self._name(stream)
         target = self._outbox.targets.get(name) or self._thread.run(self._outbox.target(name))
         if name == self.stream:
             self._default = target
@@ -249,13 +244,13 @@ class Producer(_Base):
 
     def _put_waiting(self, target: Target, arguments: tuple[str, bytes, bytes, int | None, bytes | None]) -> Handle:
         while (handle := target.put(*arguments)) is None:
-            self._outbox.check_fits(arguments)
+            self._outbox.check_fits(*arguments)
             latch = Latch()
             self._outbox.room.when_freed(latch.set)
             if (handle := target.put(*arguments)) is not None:     # room may have come before the latch was there
                 return handle
             self._wait(latch)
-            self._check_open(self.stream or "")
+            self._check_open()
         return handle
 
     def _wait(self, latch: Latch) -> None:
@@ -291,9 +286,9 @@ class AsyncProducer(_Base):
                 return handle
         arguments = target.arguments(value, key, headers, time, explicit_hash_key)
         while (handle := target.put(*arguments)) is None:
-            self._outbox.check_fits(arguments)
+            self._outbox.check_fits(*arguments)
             await self._freed()
-            self._check_open(stream)
+            self._check_open()
         return handle
 
     async def put_many(self, entries: Iterable[PutEntry], *, stream: str | None = None) -> list[Handle]:
@@ -323,23 +318,15 @@ class AsyncProducer(_Base):
 
     async def put_columns(self, keys: Any, values: Any, *, stream: str | None = None) -> ColumnsHandle:
         """As Producer.put_columns."""
-        target = await self._target(stream)
-        columns = _columns(keys, values)
-        handle = ColumnsHandle(columns[0].count, self._outbox.loop)
-        row = 0
-        while (row := _put_rows(target, columns, handle, row)) < handle.count:
-            if self._outbox.config.on_full == "raise":
-                handle.abandon_from(row, self._outbox.buffer_full())
-                break
-            await self._freed()
-            if self._state != "open":
-                handle.abandon_from(row, Closed("the producer was closed", what="producer"))
-                break
-        return handle
+        with BulkPut(self._outbox, await self._target(stream), keys, values) as bulk:
+            while not bulk.take():
+                await self._freed()
+                self._check_open()
+        return bulk.handle
 
     async def flush(self, timeout_s: float | None = None) -> None:
         """As Producer.flush."""
-        self._check_open(self.stream or "")
+        self._check_open()
         await self._outbox.flush(timeout_s)
 
     async def close(self, timeout_s: float = 30.0) -> None:
@@ -362,13 +349,13 @@ class AsyncProducer(_Base):
 
     def __del__(self) -> None:
         if getattr(self, "_state", "closed") == "open":
-            self._warn_open()
-            loop = self._outbox.loop
+            lost, loop = self._outbox.outstanding(), self._outbox.loop
             if self._begin_close() and loop is not None and loop.is_running():
                 loop.call_soon_threadsafe(_close_later, self._outbox)
+            self._warn_open(lost)
 
     async def _target(self, stream: str | None) -> Target:
-        name = self._check_open(stream)
+        name = self._name(stream)
         target = self._outbox.targets.get(name) or await self._outbox.target(name)
         if name == self.stream:
             self._default = target
@@ -397,22 +384,3 @@ def _close_later(outbox: Outbox) -> None:
 def _complete(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _columns(keys: Any, values: Any) -> tuple[Column, Column]:
-    def whole(source: Any) -> Any:
-        return source.combine_chunks() if hasattr(source, "combine_chunks") else source
-
-    return Column(whole(keys), "keys"), Column(whole(values), "values")
-
-
-def _put_rows(target: Target, columns: tuple[Column, Column], handle: ColumnsHandle, row: int) -> int:
-    # The first row that found no room, or the count. A row that can never be stored fails alone.
-    while True:
-        try:
-            return target.accumulator.put_columns(columns[0], columns[1], handle, row)
-        except StreamkitError as error:
-            if "row" not in error.facts:
-                raise
-            handle.fail_row(error.facts["row"], error)
-            row = error.facts["row"] + 1

@@ -17,12 +17,13 @@ from typing import Any, Protocol
 from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.histogram import Histogram
 from streamkit._core.outcome import ColumnsHandle, Delivery
-from streamkit.errors import Closed, StreamkitError
+from streamkit.errors import Closed, NotFound, StreamkitError
 from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamDescription
 from streamkit.producer.config import COMPRESSIONS, ProducerConfig
 from streamkit.producer.entry import result_maker
 from streamkit.producer.lane import Flight, Flush, Lane, answer_as_error
+from streamkit.producer.verdict import Verdict, judge
 from streamkit.protocol.messages import ProducerGiven
 from streamkit.runtime.backoff import Backoff
 from streamkit.runtime.interfaces import Runtime
@@ -65,6 +66,8 @@ class Sender:
         self.config = config
         self.failures: list[Delivery | ColumnsHandle] = []
         self.failures_dropped = 0
+        self._gone: StreamkitError | None = None       # what the last look for a missing stream ended with
+        self._refreshing = False
         self.batches_sent = self.batches_retried = self.records_stored = self.records_failed = self.duplicates = 0
         self.bytes_sent = 0
         self.batch_records = Histogram()
@@ -75,7 +78,8 @@ class Sender:
         self._tasks = Tasks("producer")
         self._closed = False
         self._lanes = [
-            Lane(index, shard, identity, self._backoff()) for index, shard in enumerate(stream.shards)
+            Lane(index, shard, identity, self._backoff(), config.delivery_timeout_ms)
+            for index, shard in enumerate(stream.shards)
         ]
         # Without idempotence nothing restores the order of overtaken batches, so one travels at a time.
         self._in_flight_max = config.in_flight_max if config.idempotent else 1
@@ -111,35 +115,46 @@ class Sender:
             self._send(lane)
         await flush.done
 
-    async def close(self, reason: StreamkitError | None = None) -> None:
+    async def close(self) -> None:
         """Whatever is left fails; late answers are ignored. Call flush first to lose nothing."""
-        if self._closed:
-            return
+        if not self._closed:
+            self.end("the producer was closed")
+            await self._tasks.close()
+
+    def end(self, what_happened: str) -> None:
+        """Nothing is accepted any more; whatever is left fails now."""
         self.accumulator.close()
-        self._turn()
         self._closed = True
         for lane in self._lanes:
             self._take(lane, close_open=True)
             for timer in (lane.linger_timer, lane.retry_timer):
-                if timer is not None:
+                if timer is not None and not self._loop.is_closed():
                     timer.cancel()
             for flight in list(lane.window):
                 in_doubt = flight.in_doubt or flight.in_flight
-                self._fail(lane, flight, reason or Closed(
-                    f"the producer was closed before {lane.shard.id} acknowledged the record",
+                self._fail(lane, flight, Closed(
+                    f"{what_happened} before {lane.shard.id} acknowledged the record",
                     try_="it may be stored" if in_doubt else "put it again; it was not stored",
                     what="producer", sent=in_doubt,
                 ))  # fmt: skip
         self._settled()
-        await self._tasks.close()
+
+    def keep_failure(self, outcome: Delivery | ColumnsHandle) -> None:
+        """For flush to raise, unless somebody looks at it before."""
+        if len(self.failures) >= FAILURES_KEPT_MAX:
+            self.failures = [kept for kept in self.failures if kept.unseen()]
+        if len(self.failures) < FAILURES_KEPT_MAX:
+            self.failures.append(outcome)
+        else:
+            self.failures_dropped += outcome.unseen()
 
     # ---- from put to the wire ----------------------------------------------------------------------------
 
     def _wake(self) -> None:
         # From any thread, after put; the accumulator asks once until take_touched.
         if self._loop.is_closed():
-            return
-        if asyncio._get_running_loop() is self._loop:
+            self.end("the event loop of the producer was closed")
+        elif asyncio._get_running_loop() is self._loop:
             self._loop.call_soon(self._turn)
         else:
             self._loop.call_soon_threadsafe(self._turn)
@@ -167,7 +182,9 @@ class Sender:
 
     def _take(self, lane: Lane, *, close_open: bool) -> None:
         identity = lane.identity
-        deadline_ms = self._clock.monotonic_ms() + self.config.delivery_timeout_ms
+        now_ms = self._clock.monotonic_ms()
+        if lane.waiting_since_ms is None and self.accumulator.waiting(lane.index):
+            lane.waiting_since_ms = now_ms
         while batch := self.accumulator.take(
             lane.index,
             close_open=close_open,
@@ -175,19 +192,24 @@ class Sender:
             producer_epoch=identity.producer_epoch,
             sequence=lane.next_sequence,
         ):
-            lane.admit(batch, deadline_ms)
+            lane.admit(batch, now_ms)
             self.batch_records.record(batch.count)
             if not self.accumulator.waiting(lane.index):
                 lane.overdue = False
+                lane.waiting_since_ms = None
 
     def _send(self, lane: Lane) -> None:
         if lane.stopped or self._closed:
             return
+        now_ms = self._clock.monotonic_ms()
         for flight in lane.window:
             if lane.in_flight >= self._in_flight_max:
                 break
             if flight.in_flight:
                 continue
+            if now_ms >= flight.deadline_ms:
+                lane.stopped = True        # too late to begin; it ends once what travels is answered
+                break
             flight.in_flight = True
             flight.attempts += 1
             lane.in_flight += 1
@@ -195,10 +217,10 @@ class Sender:
             self.batches_retried += flight.attempts > 1
             payload = flight.batch.payload
             self.bytes_sent += len(payload)
-            left_ms = max(1, flight.deadline_ms - self._clock.monotonic_ms())
-            self._client.put_batch(
-                lane.shard, payload, partial(self._answered, lane, flight), min(self.config.request_timeout_ms, left_ms)
-            )
+            timeout_ms = min(self.config.request_timeout_ms, flight.deadline_ms - now_ms)
+            self._client.put_batch(lane.shard, payload, partial(self._answered, lane, flight), timeout_ms)
+        if lane.stopped and not lane.in_flight:
+            self._recover(lane)
 
     # ---- answers -----------------------------------------------------------------------------------------
 
@@ -211,6 +233,7 @@ class Sender:
         if error is None:
             lane.remove(flight)
             lane.refreshes = 0
+            lane.refusal = None
             lane.backoff.reset()
             self.records_stored += flight.batch.count
             self.duplicates += flight.batch.count if answer.duplicate else 0
@@ -231,53 +254,63 @@ class Sender:
         plan = lane.plan(self._clock.monotonic_ms())
         first = min((flight.batch.sequence for flight, _ in plan.fail), default=0)
         for flight, error in plan.fail:
-            self._fail(lane, flight, error)
+            self._fail(lane, flight, self._gone if self._gone and isinstance(error, NotFound) else error)
         if plan.rename and self.config.idempotent:
             self._start(self._rename(lane), "rename")
             return
         if plan.renumber and self.config.idempotent:
             lane.close_holes(first)
-        if plan.refresh:
-            self._start(self._refresh(lane), "refresh")
+        if plan.refresh and not self._refreshing:
+            self._refreshing = True
+            self._start(self._refresh(), "refresh")
         if not lane.window:
             self._resume(lane)
             return
-        pause_ms = max(lane.backoff.next_ms(), retry_after_ms)
+        # Never past a deadline: the window is in the order of put, so its first is the next to end.
+        left_ms = lane.window[0].deadline_ms - self._clock.monotonic_ms() + 1
+        pause_ms = min(max(lane.backoff.next_ms(), retry_after_ms), max(0, left_ms))
         lane.retry_timer = self._loop.call_later(pause_ms / 1000, self._resume, lane)
 
     def _resume(self, lane: Lane) -> None:
         lane.retry_timer = None
         lane.stopped = False
-        now_ms = self._clock.monotonic_ms()
-        if any(now_ms >= flight.deadline_ms for flight in lane.window):
-            lane.stopped = True            # ends the late ones, then comes back here
-            self._recover(lane)
-            return
-        self._send(lane)
-        self._pump(lane)
+        self._send(lane)                   # ends what is late, then comes back here
+        if not lane.stopped:
+            self._pump(lane)
 
     async def _rename(self, lane: Lane) -> None:
-        """A new identity for this shard alone; others keep theirs."""
+        """A new identity for this shard alone; others keep theirs. Never goes on under the old one: numbers that
+
+        were used before would make the shard take new records for repeats.
+        """
         backoff = self._backoff()
         while True:
             try:
-                identity = await self._client.new_producer()
+                async with asyncio.timeout(self.config.request_timeout_ms / 1000):
+                    identity = await self._client.new_producer()
                 break
-            except StreamkitError as error:
-                _log.warning("producer.rename_failed shard=%s code=%s", lane.shard.id, error.code)
-                await asyncio.sleep(backoff.next_ms() / 1000)
-                now_ms = self._clock.monotonic_ms()
-                for flight in [flight for flight in lane.window if now_ms >= flight.deadline_ms]:
-                    self._fail(lane, flight, error)
+            except (StreamkitError, TimeoutError) as error:
+                cause = error if isinstance(error, StreamkitError) else None
+                _log.log(logging.DEBUG if backoff.tries else logging.WARNING,
+                         "producer.rename_failed shard=%s error=%s", lane.shard.id, error)  # fmt: skip
+            hopeless = cause if cause is not None and judge(cause) is Verdict.FAIL else None
+            now_ms = self._clock.monotonic_ms()
+            for flight in [flight for flight in lane.window if hopeless or now_ms >= flight.deadline_ms]:
+                self._fail(lane, flight, hopeless or lane.timed_out(flight, cause))
+            await asyncio.sleep(backoff.next_ms() / 1000)
         lane.rename(identity)
         self._resume(lane)
 
-    async def _refresh(self, lane: Lane) -> None:
+    async def _refresh(self) -> None:
         try:
             found = await self._client.stream(self.stream.name, refresh=True)
         except StreamkitError as error:
+            self._gone = error if isinstance(error, NotFound) else None
             _log.info("producer.refresh_failed stream=%s code=%s", self.stream.name, error.code)
             return
+        finally:
+            self._refreshing = False
+        self._gone = None
         by_uuid = {shard.uuid: shard for shard in found.shards}
         for each in self._lanes:
             each.shard = by_uuid.get(each.shard.uuid, each.shard)
@@ -290,10 +323,7 @@ class Sender:
             self.stream.name, lane.shard.id, flight.batch.count, error.code, flight.attempts,
         )  # fmt: skip
         for outcome in flight.batch.failed(error):
-            if len(self.failures) < FAILURES_KEPT_MAX:
-                self.failures.append(outcome)
-            else:
-                self.failures_dropped += outcome.unseen()
+            self.keep_failure(outcome)
         self._settle(flight)
 
     def _settle(self, flight: Flight) -> None:

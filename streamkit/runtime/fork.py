@@ -7,9 +7,12 @@ forking thread: `before_fork` in the parent, then `after_fork(in_child)` in both
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import weakref
 from typing import Protocol
+
+_log = logging.getLogger("streamkit.runtime")
 
 
 class Forking(Protocol):
@@ -50,7 +53,10 @@ def forget(member: object) -> None:
 
 def _end() -> None:
     for member in list(_ending):
-        member.at_exit()
+        try:
+            member.at_exit()
+        except Exception:                  # warnings may be errors; the others still get their turn
+            _log.exception("exit.failed")
 
 
 def _before() -> None:

@@ -270,7 +270,8 @@ def test_columns_are_put_as_their_rows_would_be(entries: list[tuple[str, bytes]]
     keys, values = columns_of(entries, form)
     handle = ColumnsHandle(len(entries))
 
-    assert bulk.put_columns(Column(keys), Column(values), handle) == len(entries)
+    assert bulk.put_columns(Column(keys), Column(values), handle)
+    assert handle.taken == len(entries)
     for key, value in entries:
         single.put(key, value)
 
@@ -286,12 +287,12 @@ def test_a_full_budget_stops_a_bulk_put_at_a_row() -> None:
     accumulator = made(1, room=5_000)
     keys, values = columns_of([("k", b"v" * 100)] * 100, "arrow")
     handle = ColumnsHandle(100)
-    row = 0
-    while row < 100:
-        after = accumulator.put_columns(Column(keys), Column(values), handle, row)
-        assert after > row
-        row = after
+    taken = 0
+    while not accumulator.put_columns(Column(keys), Column(values), handle):
+        assert taken < handle.taken < 100
+        taken = handle.taken
         drained(accumulator)
+    drained(accumulator)
 
     assert handle.state == 1
     assert accumulator.budget.used == 0
@@ -304,13 +305,50 @@ def test_a_bad_row_is_named_and_the_rows_before_it_are_taken() -> None:
 
     with pytest.raises(RecordTooLarge) as caught:
         accumulator.put_columns(Column(keys), Column(values), handle)
-    assert caught.value.facts["row"] == 1
-    handle.fail_row(1, caught.value)
-    assert accumulator.put_columns(Column(keys), Column(values), handle, 2) == 3
+    assert handle.taken == 1
+    handle.refuse_row(caught.value)
+    assert accumulator.put_columns(Column(keys), Column(values), handle)
     drained(accumulator)
 
     assert list(handle.states) == [1, 2, 1]
     assert handle.failed == handle.unseen() == 1
+    assert handle.failures[0][0].facts["row"] == 1
+
+
+@pytest.mark.parametrize("key", [b"\xff", b"\xed\xa0\x80", "\ud800", 5, None])
+def test_a_key_is_text(key: Any) -> None:
+    with pytest.raises((InvalidRequest, TypeError)):
+        made().put(key, b"v")
+
+
+def test_a_column_of_keys_that_are_no_text_is_refused_row_by_row() -> None:
+    accumulator = made(1)
+    keys, values = pair([b"k", b"\xff", b"k"], "q"), pair([b"0", b"1", b"2"], "q")
+    handle = ColumnsHandle(3)
+
+    with pytest.raises(InvalidRequest, match="UTF-8") as caught:
+        accumulator.put_columns(Column(keys), Column(values), handle)
+    handle.refuse_row(caught.value)
+    assert accumulator.put_columns(Column(keys), Column(values), handle)
+
+    assert [value for _, value, *_ in drained(accumulator)[0]] == [b"0", b"2"]
+
+
+def test_a_closed_accumulator_leaves_no_row_undecided() -> None:
+    before = debug.live()
+    accumulator = made(1, batch_records_max=2)
+    accumulator.close()
+    keys, values = columns_of([("k", b"v")] * 5, "arrow")
+    handle = ColumnsHandle(5)
+    with pytest.raises(Closed) as caught:
+        accumulator.put_columns(Column(keys), Column(values), handle)
+    assert handle.taken == 0
+    handle.abandon(caught.value)
+    handle.abandon(caught.value)
+
+    assert handle.failed == 5
+    del accumulator, handle, caught
+    assert debug.live() == before
 
 
 @pytest.mark.parametrize(
@@ -383,6 +421,16 @@ def test_columns_of_a_lost_accumulator_fail() -> None:
 
     assert handle.failed == 10
     assert isinstance(handle.failures[0][0], Closed)
+
+
+def test_records_of_a_lost_accumulator_fail() -> None:
+    accumulator = made(1)
+    handle = accumulator.put("k", b"v")
+    assert handle is not None
+    sealed = accumulator.take(0, close_open=True)
+    del accumulator, sealed
+
+    assert isinstance(handle.exception(), Closed)
 
 
 def test_nothing_is_left_alive() -> None:

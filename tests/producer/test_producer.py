@@ -265,3 +265,47 @@ def test_nothing_is_left_alive() -> None:
 
     after = debug.live()
     assert {name: count for name, count in after.items() if count > before[name]} == {}
+
+
+def test_a_codec_without_its_package_is_refused_at_once() -> None:
+    program = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "zstandard":
+            raise ImportError(name)
+sys.meta_path.insert(0, Missing())
+from streamkit.errors import InvalidUse
+from streamkit.producer.config import ProducerConfig
+try:
+    ProducerConfig(compression="zstd")
+except InvalidUse as error:
+    print(error.try_)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert "streamkit[zstd]" in ran.stdout
+
+
+def test_exit_goes_on_behind_a_producer_whose_warning_is_an_error() -> None:
+    program = """
+import sys
+from streamkit.producer.producer import Producer
+from tests.producer.fake_broker import FakeBroker
+brokers = [FakeBroker(shards=1), FakeBroker(shards=1)]
+producers = [Producer("orders", client=broker) for broker in brokers]
+for broker, producer in zip(brokers, producers):
+    producer.put(b"0", key="k").result(10)
+    producer.put(b"1", key="k")
+import atexit
+import streamkit.runtime.fork as fork
+end = fork._end
+def ended():
+    end()
+    print([len(broker.stored()) for broker in brokers], [producer._state for producer in producers])
+atexit.unregister(end)
+atexit.register(ended)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert ran.stdout.strip() == "[2, 2] ['closed', 'closed']"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,13 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamkit._core.batch import read_header
+from streamkit._core.outcome import ColumnsHandle
 from streamkit.errors import (
     BufferFull,
     Closed,
+    ConnectionFailed,
     InvalidRequest,
     PutFailed,
     RecordTooLarge,
     SequenceGap,
+    ShardNotFound,
     StreamkitError,
     StreamNotFound,
     Throttled,
@@ -28,6 +32,7 @@ from streamkit.errors import (
 )
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.producer import AsyncProducer
+from streamkit.protocol.messages import ProducerGiven
 from tests.producer.fake_broker import LOSE, LOSE_ANSWER, FakeBroker
 
 
@@ -217,6 +222,108 @@ async def test_a_record_ends_at_its_deadline_and_says_whether_it_may_be_stored(f
     assert broker.producers == (2 if sent else 1)
 
 
+class TurnedClock:
+    """Stands still until a test turns it."""
+
+    def __init__(self) -> None:
+        self.ms = 0
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def monotonic_ms(self) -> int:
+        return self.ms
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_the_time_out_counts_from_put_not_from_when_the_batch_was_sealed() -> None:
+    broker = FakeBroker(shards=1)
+    clock = TurnedClock()
+    broker.runtime = replace(broker.runtime, clock=clock)
+    async with producer(broker, linger_ms=60_000, delivery_timeout_ms=1_000) as p:
+        await p.put_and_wait(b"0", key="k")
+        broker.held = []
+        travelling = await p.put(b"1", key="k")
+        await turns()
+        waiting = await p.put(b"2", key="k")
+        await turns()
+        clock.ms += 1_000
+        later = await p.put(b"3" * 600_000, key="k")     # fills the open batch
+        await turns()
+        broker.release()
+        await travelling
+        with pytest.raises(TimedOut) as caught:
+            await waiting
+        await later
+
+    assert caught.value.facts["sent"] is False
+    assert caught.value.facts["timeout_ms"] == 1_000
+    assert [value[:1] for _, value in broker.stored()] == [b"0", b"1", b"3"]
+    assert broker.producers == 1
+
+
+async def test_a_broker_that_asks_for_patience_does_not_outlast_the_deadline() -> None:
+    broker = FakeBroker(shards=1)
+    broker.faults = lambda number: Throttled("wait", retry_after_ms=10**9)
+    async with producer(broker, delivery_timeout_ms=5) as p:
+        handle = await p.put(b"0", key="k")
+        with pytest.raises(TimedOut):
+            await handle
+
+
+async def test_records_that_wait_for_an_identity_end_at_their_deadline() -> None:
+    broker = FakeBroker(shards=1)
+    given = broker.new_producer
+
+    async def refuse(name: str = "") -> ProducerGiven:
+        raise ConnectionFailed("no", address="fake", sent=True)
+
+    async with producer(broker, delivery_timeout_ms=5) as p:
+        await p.put_and_wait(b"0", key="k")
+        broker.known.clear()
+        broker.new_producer = refuse  # type: ignore[method-assign]
+        handle = await p.put(b"1", key="k")
+        with pytest.raises(TimedOut) as caught:
+            await handle
+        broker.new_producer = given  # type: ignore[method-assign]
+        await p.put_and_wait(b"2", key="k")
+
+    assert caught.value.facts["sent"] is False
+    assert [value for _, value in broker.stored()] == [b"0", b"2"]
+
+
+async def test_a_stream_that_was_deleted_is_named() -> None:
+    broker = FakeBroker(shards=1)
+    async with producer(broker) as p:
+        await p.put_and_wait(b"0", key="k")
+        broker.faults = lambda number: ShardNotFound("gone")
+        broker.description = replace(broker.description, name="another")
+        handle = await p.put(b"1", key="k")
+        with pytest.raises(StreamNotFound):
+            await handle
+
+
+def test_an_event_loop_that_has_ended_leaves_no_record_undecided() -> None:
+    broker = FakeBroker(shards=1)
+    p = producer(broker, linger_ms=60_000)
+
+    async def put(value: bytes) -> Any:
+        broker.held = []
+        return await p.put(value, key="k")
+
+    lost = asyncio.run(put(b"0"))
+    late = asyncio.run(put(b"1"))
+    assert isinstance(late.exception(), Closed)
+    assert isinstance(lost.exception(), Closed)
+    with pytest.raises(Closed):
+        asyncio.run(put(b"2"))
+    asyncio.run(p.close())
+
+
 async def test_without_idempotence_one_batch_travels_at_a_time() -> None:
     broker = FakeBroker(shards=1)
     broker.faults = lambda number: LOSE if number == 2 else None
@@ -289,6 +396,59 @@ async def test_columns_report_the_rows_that_failed() -> None:
             await handle
     assert [type(error) for error in caught.value.failures] == [InvalidRequest, RecordTooLarge]
     assert list(handle.states) == [1, 2, 2, 1]
+
+
+async def test_a_row_that_never_fits_the_buffer_fails_alone() -> None:
+    import pyarrow
+
+    broker = FakeBroker(shards=1)
+    async with producer(broker, buffer_bytes_max=1_000) as p:
+        handle = await p.put_columns(pyarrow.array(["k"] * 3), pyarrow.array([b"0", b"v" * 2_000, b"2"]))
+        with pytest.raises(PutFailed) as caught:
+            await handle
+    assert [type(error) for error in caught.value.failures] == [BufferFull]
+    assert list(handle.states) == [1, 2, 1]
+
+
+async def test_a_bulk_put_that_is_broken_off_decides_every_row() -> None:
+    import pyarrow
+
+    broker = FakeBroker(shards=1)
+    handles: list[ColumnsHandle] = []
+    async with producer(broker, buffer_bytes_max=1_000) as p:
+        await p.put_and_wait(b"0", key="k")
+        broker.held = []
+        put = asyncio.ensure_future(p.put_columns(pyarrow.array(["k"] * 100), pyarrow.array([b"v" * 50] * 100)))
+        await turns()
+        put.cancel()
+        await turns()
+        handles += [each for each in p._outbox.targets["orders"].sender.failures if isinstance(each, ColumnsHandle)]
+        broker.release()
+        with pytest.raises(PutFailed):
+            await p.flush()
+
+    (handle,) = handles
+    assert handle.settled == 100
+    assert 0 < len(broker.stored()) - 1 == 100 - handle.failed
+
+
+async def test_refused_rows_are_raised_by_flush_when_nobody_looked() -> None:
+    import pyarrow
+
+    async with producer(FakeBroker(shards=1)) as p:
+        await p.put_columns(pyarrow.array(["k", ""]), pyarrow.array([b"0", b"1"]))
+        with pytest.raises(PutFailed) as caught:
+            await p.flush()
+    assert caught.value.facts["count"] == 1
+
+
+async def test_a_producer_without_a_stream_of_its_own_flushes() -> None:
+    broker = FakeBroker(shards=1)
+    async with AsyncProducer(client=broker, buffer_bytes_max=2_000) as p:  # type: ignore[arg-type]
+        for i in range(20):
+            await p.put(b"%d" % i * 200, key="k", stream="orders")
+        await p.flush()
+    assert len(broker.stored()) == 20
 
 
 async def test_flush_waits_only_for_what_came_before() -> None:
@@ -399,6 +559,8 @@ def test_failures_that_nobody_collects_are_bounded(monkeypatch: pytest.MonkeyPat
 
     async def run() -> None:
         async with producer(broker, batch_bytes_max=1) as p:
+            for i in range(10):
+                assert await _exception(await p.put(b"%d" % i, key="k"))     # looked at: no longer flush's
             for i in range(10):
                 await p.put(b"%d" % i, key="k")
             with pytest.raises(PutFailed) as caught:
