@@ -20,6 +20,10 @@ ONCE_FAILED = {
     118: "after a failed sync and a restart, recovery trusted pages that never reached the disk",
     261: "storage tried a full disk again without a pause",
     425: "a connection broke before the listener had looked at it",
+    1132: "a stopping node told workers that it was full, and they gave up",
+    3892: "a stop cancelled the coordinator's writer, and then waited for it",
+    4734: "after a torn group the whole log counted as unsynced, and the coordinator replayed none of it",
+    5874: "a worker past its deadline dropped a shard without giving the lease back",
 }
 
 
