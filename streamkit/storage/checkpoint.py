@@ -140,9 +140,12 @@ def write_super(disk: Disk, directory: str, facts: ShardFacts, generation: int, 
         file.close()
 
 
-def replace_file(disk: Disk, path: str, content: bytes, *, sync: bool = True) -> None:
-    """All of the new content or all of the old, once the directory is synced too. Raises OSError, SyncFailed."""
-    file = disk.open(path + ".new", create=True)
+def replace_file(disk: Disk, path: str, content: bytes, *, sync: bool = True, new: str = ".new") -> None:
+    """All of the new content or all of the old, once the directory is synced too. Raises OSError, SyncFailed.
+
+    new: suffix of the file on its way; writers that may meet at one path each have their own.
+    """
+    file = disk.open(path + new, create=True)
     try:
         file.truncate(0)
         file.write([content], 0)
@@ -153,7 +156,7 @@ def replace_file(disk: Disk, path: str, content: bytes, *, sync: bool = True) ->
                 raise SyncFailed(path) from cause
     finally:
         file.close()
-    disk.rename(path + ".new", path)
+    disk.rename(path + new, path)
 
 
 def sync_all(disk: Disk, root: str) -> None:

@@ -99,7 +99,8 @@ def write_mark(disk: Disk, mark: Mark, boot_id: str) -> None:
         segment.write([mark.sealed.trailer], mark.sealed.position)
     finally:
         segment.close()
-    replace_file(disk, mark.sealed.path.removesuffix(".log") + ".idx", mark.index, sync=False)
+    index_path = mark.sealed.path.removesuffix(".log") + ".idx"
+    replace_file(disk, index_path, mark.index, sync=False, new=".mark")       # a checkpoint may be writing it as well
     head = _HEAD.pack(b"SKM1", 0, len(mark.epochs), len(mark.producers), boot_id.encode("ascii")[:36],
                       mark.facts.to_bytes())  # fmt: skip
     rest = head[8:] + mark.epochs + mark.producers
