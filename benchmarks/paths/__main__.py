@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.paths import consume, latency, produce, recovery, startup
+from benchmarks.paths import consume, latency, memory, produce, recovery, startup
 from benchmarks.paths.processes import CheckFailed
 from benchmarks.paths.report import Result, machine, markdown, write_json
 from streamkit.errors import StreamkitError
@@ -27,6 +27,8 @@ MEASUREMENTS: dict[str, tuple[Callable[[], list[Result]], Callable[[], list[Resu
     "read": (lambda: consume.read(8_000), lambda: consume.read(8)),
     "latency-fsync": (lambda: latency.latency(100_000, 60_000, "fsync"), lambda: latency.latency(99, 99, "fsync")),
     "latency-os": (lambda: latency.latency(100_000, 60_000, "os"), lambda: latency.latency(99, 99, "os")),
+    "memory-fsync": (lambda: memory.under_load(20_000, "fsync"), lambda: memory.under_load(8, "fsync", 2)),
+    "memory-leader": (lambda: memory.under_load(20_000, "leader"), lambda: memory.under_load(8, "leader", 2)),
     "shards": (lambda: startup.many_shards(10_000), lambda: startup.many_shards(20)),
     "recovery": (lambda: recovery.recovery(10 * GIB, 4, 35), lambda: recovery.recovery(1 << 20, 2, 0)),
     "imports": (lambda: startup.imports(15), lambda: startup.imports(1)),
