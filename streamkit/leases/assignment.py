@@ -61,7 +61,7 @@ class _Loads:
         while self._heap:
             load, session = self._heap[0]
             if self.loads[session] != load:
-                heapq.heapreplace(self._heap, (self.loads[session], session))
+                heapq.heappop(self._heap)  # stale: every change of a load pushed an entry of its own
             elif self.may_take(session, stream):
                 found = session
                 break
