@@ -176,6 +176,18 @@ cdef class LeaseTable:
             held += self.rows[i].session == session
         return held
 
+    def loads(self):
+        """({session: leases it holds and is to keep}, leases that are draining)."""
+        cdef Py_ssize_t i
+        cdef Py_ssize_t draining = 0
+        cdef dict loads = {}
+        for i in range(self.count):
+            if self.rows[i].state == DRAINING:
+                draining += 1
+            elif self.rows[i].session != 0:
+                loads[self.rows[i].session] = loads.get(self.rows[i].session, 0) + 1
+        return loads, draining
+
     def grant(self, bytes shard not None, uint64_t session, uint64_t lease_epoch):
         """READY → OWNED with the next lease epoch."""
         cdef Row* row = self.at(shard)

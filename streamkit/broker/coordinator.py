@@ -183,11 +183,16 @@ class Coordinator:
             self._streams_checked_ms = now_ms
             for application in list(self.machine.table.applications.values()):
                 self._look_at_streams(application)
+            self._told = {member: told for member, told in self._told.items() if self._is_member(*member)}
         if self._since_snapshot > max(self._config.snapshot_bytes_min, 4 * self._snapshot_bytes):
             self._snapshot_wanted = True
             self._start_writer()
         with contextlib.suppress(StreamkitError):      # whoever asks next is told
             await self._settled()
+
+    def _is_member(self, name: str, session: int) -> bool:
+        application = self.machine.table.applications.get(name)
+        return application is not None and session in application.members
 
     # ---- writing -------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from streamkit.errors import ApplicationNotFound, LeaseLost
 from streamkit.leases import events, facts
-from streamkit.leases.assignment import balance
+from streamkit.leases.assignment import Candidate, balance, place
 from streamkit.leases.membership import Membership
 from streamkit.leases.table import FACTS_VERSION, Application, Table
 from streamkit.model.shard import shard_id
@@ -96,16 +96,36 @@ class Applications:
                 application=application.name, session=session, owner="",
             ) from None
 
-    def _balance(self, application: Application, now_ms: int) -> None:
-        staying = [
+    def _staying(self, application: Application) -> list[Candidate]:
+        return [
             candidate for candidate in application.candidates()
             if (application.name, candidate.session) not in self.membership.leaving
         ]
-        plan = balance(application.holdings(), staying)
-        if plan.grants:
-            grants = tuple((shard, session, application.leases.row(shard)[2] + 1) for shard, session in plan.grants)
-            self._decide(facts.LeasesGranted(application.name, grants))
-            self._wake.update((application.name, session) for _, session in plan.grants)
+
+    def _grant(self, application: Application, grants: Sequence[tuple[bytes, int]]) -> None:
+        if grants:
+            self._decide(facts.LeasesGranted(application.name, tuple(
+                (shard, session, application.leases.row(shard)[2] + 1) for shard, session in grants
+            )))
+            self._wake.update((application.name, session) for _, session in grants)
+
+    def _placed(self, application: Application, freed: Sequence[bytes], leaving: int) -> bool:
+        # In the middle of many hand-overs only what was freed is looked at; the last of them balances everything.
+        held, draining = application.leases.loads()
+        staying = self._staying(application)
+        more = draining or (leaving and application.leases.count_of(leaving))
+        if not more or any(candidate.leases_max for candidate in staying):
+            return False
+        ready = [
+            (shard, application.stream_of[shard]) for shard in freed if application.leases.row(shard)[0] == "ready"
+        ]
+        ready.sort(key=lambda entry: (entry[1], application.streams[entry[1]][entry[0]]))
+        self._grant(application, place(ready, held, staying))
+        return True
+
+    def _balance(self, application: Application, now_ms: int) -> None:
+        plan = balance(application.holdings(), self._staying(application))
+        self._grant(application, plan.grants)
         if plan.drains:
             self._decide(facts.LeasesDraining(application.name, tuple(plan.drains)))
             for shard in plan.drains:
@@ -221,7 +241,8 @@ class Applications:
                 self.membership.drains.pop((application.name, shard), None)
         if freed:
             self._decide(facts.LeasesFreed(application.name, tuple(freed), False))
-            self._balance(application, event.now_ms)
+            if not self._placed(application, freed, event.leaving):
+                self._balance(application, event.now_ms)
 
     def _leave(self, event: events.Leave) -> None:
         application = self.application(event.application)

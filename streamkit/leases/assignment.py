@@ -8,7 +8,7 @@ so that a second look in the middle of a move asks for nothing more.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -104,6 +104,25 @@ def balance(holdings: list[Holding], members: list[Candidate]) -> Plan:
         if _shed_one(session, movable[session], loads, plan):
             heapq.heappush(donors, (-loads.loads[session], session))
     return plan
+
+
+def place(
+    freed: list[tuple[bytes, str]], held: Mapping[int, int], members: list[Candidate]
+) -> list[tuple[bytes, int]]:
+    """Grants for leases that have just become ready; what `balance` would say of them, without a look at all others.
+
+    freed: (shard, stream), in the order of stream and ordinal. held: what each session has and keeps.
+    """
+    loads = _Loads(members)
+    for session in loads.loads:
+        loads.loads[session] = held.get(session, 0)
+    loads.freeze()
+    grants = []
+    for shard, stream in freed:
+        if session := loads.least(stream):
+            grants.append((shard, session))
+            loads.add(session, 1)
+    return grants
 
 
 def _shed_one(session: int, movable: dict[str, list[bytes]], loads: _Loads, plan: Plan) -> bool:

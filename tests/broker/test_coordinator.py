@@ -219,6 +219,15 @@ async def test_a_checkpoint_above_what_the_shard_holds_by_a_zombie_is_fenced(ben
     assert await bench.checkpoint(view, 101) == "fenced"
 
 
+async def test_nothing_is_kept_of_workers_that_went_silent(bench):
+    for number in range(20):
+        await bench.join(f"w{number}")
+        bench.clock.ms += 11_000
+        await bench.coordinator.tick()
+
+    assert bench.coordinator._told == {} and (await bench.describe()).workers == ()
+
+
 async def test_the_start_is_resolved_once(bench):
     await bench.join(start="latest")
     for shard in bench.streams.ends:

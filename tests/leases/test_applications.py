@@ -394,3 +394,31 @@ def test_a_log_without_its_beginning_counts_from_its_first_whole_snapshot(machin
 def test_an_unknown_application_is_said_so(machine):
     with pytest.raises(ApplicationNotFound, match='application "nobody" does not exist'):
         machine.step(events.Beat("nobody", 1, (), 0, 0))
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+def test_many_hand_overs_one_by_one_end_in_fair_shares(machine, at_once):
+    first = join(machine, "w1", found=[stream("s", 100)])
+    views = [first, join(machine, "w2"), join(machine, "w3")]
+    leases = machine.table.applications["app"].leases
+    draining = [(shard, lease_epoch) for shard, lease_epoch in owned(first) if leases.row(shard)[0] == "draining"]
+
+    for start in range(0, len(draining), at_once):
+        machine.step(events.Release("app", draining[start : start + at_once], 1))
+
+    assert sorted(leases.count_of(view.session) for view in views) == [33, 33, 34]
+    assert {state for _, _, state in leases.owners()} == {"owned"}
+
+
+def test_the_leases_of_a_worker_that_leaves_are_shared_out_as_each_is_released(machine):
+    views = [join(machine, "w1", found=[stream("s", 30)]), join(machine, "w2"), join(machine, "w3")]
+    leases = machine.table.applications["app"].leases
+    for shard, lease_epoch in owned(views[0]):
+        if leases.row(shard)[0] == "draining":
+            machine.step(events.Release("app", [(shard, lease_epoch)], 1))
+    leaving = views[0].session
+
+    for shard in leases.owned_by(leaving):
+        machine.step(events.Release("app", [(shard, leases.row(shard)[2])], 2, leaving))
+
+    assert [leases.count_of(view.session) for view in views] == [0, 15, 15]

@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamkit.leases.assignment import Candidate, Holding, balance
+from streamkit.leases.assignment import Candidate, Holding, balance, place
 from tests import oracles_leases
 
 
@@ -89,3 +89,13 @@ def test_a_worker_gets_only_leases_of_its_own_streams():
 
 def test_without_members_nothing_is_granted():
     assert balance([Holding(b"1" * 16, "s", 0, "ready")], []).grants == []
+
+
+@given(holding_lists, st.integers(1, 6))
+def test_what_was_just_freed_is_placed_as_a_whole_balance_would_place_it(holdings, count):
+    members = candidates(count)
+    holdings = [h if h.owner <= count else Holding(h.shard, "s", 0, "ready") for h in holdings]
+    freed = [(h.shard, h.stream) for h in holdings if h.state == "ready"]
+    held = {member.session: sum(h.owner == member.session for h in holdings) for member in members}
+
+    assert place(freed, held, members) == balance(holdings, members).grants
