@@ -266,6 +266,11 @@ def explain(name: str) -> Key:
     return KEYS[name]
 
 
+def keys_of(section: str) -> list[Key]:
+    """The keys below `section`, in the order of the file; empty when there is no such section."""
+    return [key for name, key in KEYS.items() if section in _SECTIONS and name.startswith(section + ".")]
+
+
 def default_toml() -> str:
     """A configuration file with every key at its default, and what it means."""
     lines: list[str] = []

@@ -60,13 +60,19 @@ def print_default(invocation: Invocation) -> None:
 @common
 @pass_invocation
 def explain(invocation: Invocation, key: str) -> None:
-    """Say what a setting means, its range, default and environment variable."""
+    """Say what a setting means, its range, default and environment variable; of a section, what its settings mean."""
     from streamkit.config import explain as explain_key
+    from streamkit.config import keys_of
 
-    found = explain_key(key)
-    if invocation.json:
-        emit("key", key_facts(found))
+    section = keys_of(key)
+    if section and not invocation.json:
+        table(("KEY", "DEFAULT", "MEANS"), [(one.name, _text(one.default), one.what) for one in section])
         return
+    if invocation.json:
+        for one in section or [explain_key(key)]:
+            emit("key", key_facts(one))
+        return
+    found = explain_key(key)
     click.echo(f"{found.name}   {found.what}\n")
     click.echo(f"default      {_text(found.default)}")
     if found.low is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import logging
 import random
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 UNPUT = b'{"schema":"streamkit.unput.v1"'
 SHOWN_MAX = 20                  # with more records, a summary instead of a line each
+TIMEOUT_SECONDS = 30            # a person waits: less than what a program's Producer allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,13 @@ class Entry:
 
 @dataclass(slots=True)
 class Tally:
-    """Handles under way, oldest first, and what became of the others."""
+    """Handles under way, oldest first, and what became of the others.
+
+    failures: where what fails is written; None: nowhere, for whoever typed the one record has it.
+    """
 
     invocation: Invocation
-    failures: IO[bytes]
+    failures: IO[bytes] | None
     show: bool
     pending: deque[tuple[Entry, Handle]]
     records: int = 0
@@ -77,6 +82,8 @@ class Tally:
 
         self.failed += 1
         self.first_failure = self.first_failure or error
+        if self.failures is None:
+            return
         try:
             payload = {"data": entry.data.decode()}
         except UnicodeDecodeError:
@@ -114,15 +121,20 @@ def put(
         raise click.UsageError("--key and --key-from exclude each other")
     if not values and not files and sys.stdin.isatty():
         raise click.UsageError("there is nothing to put: no VALUE, no --file, and stdin is a terminal")
-    from streamkit.errors import InvalidRequest
+    from streamkit.errors import InvalidRequest, PutFailed
     from streamkit.producer.producer import Producer
 
+    logging.getLogger("streamkit.producer").addHandler(logging.NullHandler())     # each failure is reported here
+    timeout_ms = int(1000 * (invocation.timeout_seconds or TIMEOUT_SECONDS))
     named = _headers(headers)
     started = time.perf_counter()
     with ExitStack() as stack:
-        report: IO[bytes] = stack.enter_context(open(failures, "ab")) if failures else sys.stderr.buffer
+        report: IO[bytes] | None = stack.enter_context(open(failures, "ab")) if failures else sys.stderr.buffer
+        if failures is None and not lines and len(values) + len(files) == 1:
+            report = None
         tally = Tally(invocation, report, not lines and len(values) + len(files) <= SHOWN_MAX, deque())
-        producer = stack.enter_context(Producer(url=invocation.url or None, stream=stream))
+        url = invocation.url or None
+        producer = stack.enter_context(Producer(url=url, stream=stream, delivery_timeout_ms=timeout_ms))
         by_codec: dict[str, Any] = {}
         for payload in _payloads(values, files, lines):
             entry = _entry(payload, key, key_from)
@@ -136,7 +148,8 @@ def put(
                 tally.fail(entry, error)       # this record alone; the others go on
                 continue
             tally.add(entry, handle)
-        producer.flush(invocation.timeout_seconds)
+        with suppress(PutFailed):                  # the handles say which, and why
+            producer.flush()
         while tally.pending:
             tally.settle()
     seconds = time.perf_counter() - started
@@ -164,6 +177,8 @@ def _summarise(invocation: Invocation, tally: Tally, seconds: float) -> None:
         f"put {count(tally.records)} records ({size(tally.data_bytes)}) in {seconds:.1f} s   "
         f"{count(tally.failed)} failed   {count(round(rate))} rec/s"
     )
+    if tally.first_failure is not None:
+        note(f"first failure: {tally.first_failure}")
 
 
 def _payloads(values: tuple[str, ...], files: tuple[str, ...], lines: bool) -> Iterator[bytes]:

@@ -34,7 +34,10 @@ def stream() -> None:
     help="What an acknowledgement means: on disk, in the page cache, in memory.",
 )
 @click.option("--record-bytes-max", default=1_048_576, show_default=True, help="Largest record, with its key.")
-@click.option("--codec", default="auto", show_default=True, help="How tail and handlers decode: json, msgpack, text, …")
+@click.option(
+    "--codec", type=click.Choice(["auto", "json", "msgpack", "text", "bytes"]), default="auto", show_default=True,
+    help="How payloads are shown that do not say what they are.",
+)
 @common
 @pass_invocation
 def create(
