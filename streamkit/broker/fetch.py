@@ -9,11 +9,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from streamkit.broker.shard_server import ShardServer
+from streamkit.broker.streams import unknown_shard
 from streamkit.errors import InternalError, StreamkitError
 from streamkit.protocol.frames import FETCH_BYTES_MAX, FetchFrame
 from streamkit.runtime.interfaces import Buffer
@@ -21,6 +23,8 @@ from streamkit.runtime.interfaces import Buffer
 if TYPE_CHECKING:
     from streamkit.broker.link import Link
     from streamkit.broker.streams import Streams
+
+logger = logging.getLogger("streamkit.broker")
 
 WAIT_MS_MAX = 60_000
 WAITING_MAX = 20_000                               # of one connection; more are answered empty at once
@@ -97,10 +101,13 @@ class Fetches:
         try:
             batches = await shard.log.read_cold(frame.start, shard.high_watermark, bytes_max)
             self._answer(link, frame, shard, batches)
-        except Exception as error:
-            if not isinstance(error, StreamkitError | OSError):
-                link.refuse(frame.request_id, "fetch", InternalError("a read failed unexpectedly"))
-                raise
+        except Exception as cause:
+            error: Exception = cause
+            if shard.gone:                             # its files went while they were read
+                error = unknown_shard(frame.shard)
+            elif not isinstance(cause, StreamkitError | OSError):
+                logger.exception("fetch.failed", extra={"facts": {"shard": shard.shard.id}})
+                error = InternalError("a read failed unexpectedly")
             link.refuse(frame.request_id, "fetch", error)
         finally:
             link.reading_bytes -= bytes_max

@@ -3,7 +3,8 @@
     create   catalog: CREATING ──▶ logs on disk ──▶ catalog: ACTIVE
     delete   catalog: DELETING ──▶ logs dropped ──▶ catalog: forgotten
 
-A node that was cut off in between finishes the work when it opens. A log that the catalog does not know is left
+A node that was cut off in between finishes the work when it opens; a change that failed is undone, or taken up by
+the next attempt. A log that the catalog does not know is left
 alone and reported, never deleted; a shard whose log is missing stops the node.
 """
 
@@ -15,7 +16,16 @@ import logging
 from streamkit._core.batch import read_header
 from streamkit.broker.counters import Counters
 from streamkit.broker.shard_server import ShardServer
-from streamkit.errors import CorruptFile, InvalidPosition, NodeDraining, ShardNotFound, StreamExists, StreamNotFound
+from streamkit.errors import (
+    CorruptFile,
+    InvalidPosition,
+    NodeDraining,
+    ShardNotFound,
+    StreamBusy,
+    StreamExists,
+    StreamkitError,
+    StreamNotFound,
+)
 from streamkit.metadata.catalog import APPLICATIONS_STREAM, Catalog
 from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamConfig, StreamDescription, StreamStatus, check_stream_name
@@ -72,7 +82,11 @@ class Streams:
 
     async def find(self, name: str) -> StreamDescription:
         """The stream, located; created first where the node was told to. Raises StreamNotFound."""
-        if self._auto_create is not None and name not in self.catalog.streams:
+        there = self.catalog.streams.get(name)
+        if there is not None and there.status is StreamStatus.CREATING:
+            async with self._changing:                     # its shards are not served before that is done
+                there = self.catalog.streams.get(name)
+        if self._auto_create is not None and (there is None or there.status is not StreamStatus.ACTIVE):
             check_stream_name(name)
             try:
                 return await self.create(name, self._auto_create)
@@ -97,7 +111,15 @@ class Streams:
     async def _create(self, name: str, config: StreamConfig) -> StreamDescription:
         async with self._changing:
             self._check_open()
-            stream = await self._make(await self.catalog.create(name, config))
+            left = self.catalog.streams.get(name)
+            if left is not None and left.status is not StreamStatus.ACTIVE:
+                await self._drop(left)                     # an earlier change failed half-way, and nobody is at it
+            stream = await self.catalog.create(name, config)
+            try:
+                stream = await self._make(stream)
+            except StreamkitError:
+                await self._give_up(stream)
+                raise
         logger.info("stream.created", extra={"facts": {"stream": name, "shards": config.shards}})
         return stream
 
@@ -110,6 +132,13 @@ class Streams:
             stream = await self.catalog.set_status(name, StreamStatus.DELETING)
             await self._drop(stream)
         logger.info("stream.deleted", extra={"facts": {"stream": name, "shards": len(stream.shards)}})
+
+    async def _give_up(self, stream: StreamDescription) -> None:
+        """It could not be made: the name is free again, at the latest with the next attempt or the next start."""
+        try:
+            await self._drop(stream)
+        except StreamkitError as error:
+            logger.warning("stream.left_behind", extra={"facts": {"stream": stream.name, "error": str(error)}})
 
     async def _make(self, stream: StreamDescription) -> StreamDescription:
         missing = [shard.uuid for shard in stream.shards if shard.uuid not in self.directory.shards]
@@ -187,6 +216,11 @@ class Streams:
 
     def states(self, name: str) -> tuple[ShardState, ...]:
         stream = self.stream(name)
+        if stream.status is not StreamStatus.ACTIVE:
+            raise StreamBusy(
+                f'stream "{name}" is {stream.status.value}', try_="try again in a moment",
+                stream=name, status=stream.status.value,
+            )
         return tuple(self._state(self.shards[shard.uuid], shard) for shard in stream.shards)
 
     def _state(self, served: ShardServer, shard: Shard) -> ShardState:

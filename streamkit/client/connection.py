@@ -245,6 +245,7 @@ class BrokerConnection(asyncio.BufferedProtocol):
             self._flush()
         self._lost = error
         self._wire.fail(error)
+        self._wire.take()                  # batches that did not leave are not kept alive by a dead connection
         if self._transport is not None:
             self._transport.close() if graceful else self._transport.abort()
         if self._sweep is not None:

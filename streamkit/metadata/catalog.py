@@ -12,6 +12,7 @@ Called by the broker. Read `StreamEntry`, then `Catalog.open`.
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from dataclasses import replace
 
@@ -128,6 +129,7 @@ class Catalog:
         self._runtime = runtime
         self._shards_max = shards_max
         self._revisions: dict[str, int] = {}
+        self._giving = asyncio.Lock()                     # one at a time: a crowd would only lose races to each other
 
     @classmethod
     async def open(cls, store: Store, runtime: Runtime, *, node: str = "", shards_max: int = 10_000) -> Catalog:
@@ -249,6 +251,10 @@ class Catalog:
 
     async def new_producer(self, name: str = "") -> tuple[int, int]:
         """(producer_id, producer_epoch): a new id, or for a known name its id with the next epoch."""
+        async with self._giving:
+            return await self._new_producer(name)
+
+    async def _new_producer(self, name: str) -> tuple[int, int]:
         while True:
             key = _PRODUCERS + name
             known, revision = await self._store.read(key) if name else (None, 0)

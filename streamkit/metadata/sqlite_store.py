@@ -11,6 +11,7 @@ that read cannot fail to write. Expiry uses the wall clock, the only one that pr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar
@@ -191,13 +192,25 @@ class SqliteStore:
     async def _run(self, work: Callable[..., T], *args: object) -> T:
         async with self._turn:
             before = self._revision
+            task = asyncio.get_running_loop().create_task(self._execute(work, *args))
             try:
-                result = await self._runtime.executor.run(work, *args)
+                result = await asyncio.shield(task)
+            except asyncio.CancelledError:
+                # The thread goes on, and the connection is its own until it is done.
+                while not task.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait([task])
+                if not task.cancelled():
+                    task.exception()
+                raise
             except sqlite3.Error as error:
                 raise self._translated(error) from error
         if self._revision != before:
             self._announce()
         return result
+
+    async def _execute(self, work: Callable[..., T], *args: object) -> T:
+        return await self._runtime.executor.run(work, *args)
 
     def _translated(self, error: sqlite3.Error) -> StreamkitError:
         if isinstance(error, sqlite3.OperationalError):

@@ -9,6 +9,7 @@ Called by the node; the broker uses `shards` and `take_progressed`. Read `open`,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -270,6 +271,8 @@ class LogDirectory:
         try:
             await self._runtime.executor.run(self._write_shards, facts)
         except (OSError, SyncFailed) as cause:
+            with contextlib.suppress(OSError):               # else they would be found, and belong to nothing
+                await self._runtime.executor.run(self._remove_shards, [self._shard_path(uuid) for uuid in wanted])
             raise self._disk_error(cause) from cause
         for uuid in wanted:
             self.shards[uuid] = self._make_log(uuid, self._shard_path(uuid), facts[uuid], 1)
