@@ -86,7 +86,9 @@ async def test_requests_that_make_no_sense_are_answered_or_refused_typed(tmp_pat
     collect()
     node = Node(config(), real_runtime(), data_dir=str(tmp_path / "data"), options=NodeOptions(storage=SMALL))
     await node.start()
-    async with AsyncClient(node.addresses.native) as client:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(node.stop, 1)
+        client = await stack.enter_async_context(AsyncClient(node.addresses.native))
         shard = (await client.create_stream("orders")).shards[0]
         for example in examples:
             try:
@@ -105,5 +107,3 @@ async def test_requests_that_make_no_sense_are_answered_or_refused_typed(tmp_pat
                 continue
         assert (await client.describe_node()).ready
         assert (await client.put_batch(shard, batch_of(b"still here"))).base_sequence >= 1
-    with contextlib.suppress(StreamkitError):
-        await node.stop(1)
