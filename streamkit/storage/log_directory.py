@@ -160,7 +160,8 @@ class LogDirectory:
             if segment.measured and not facts.get("sealed")
         ]  # fmt: skip
         log.checkpoint_due = found.changed
-        log.restore_ends(found.facts.sequence, found.log_end > max(durable, found.facts.sequence))
+        vouched = found.synced or found.log_end <= max(durable, found.facts.sequence)
+        log.restore_ends(found.facts.sequence, not vouched)
         self.shards[uuid] = log
 
     def _make_log(
