@@ -286,7 +286,7 @@ async def test_health_and_metrics_are_served(start, connect):
     metrics = (await get(address, "/metrics"))[1].decode()
     assert 'streamkit_put_records_total{shard="shardId-000000000000",stream="orders"} 10.0' in metrics
     assert 'streamkit_native_requests_total{code="stream_not_found",operation="DescribeStream"} 1.0' in metrics
-    assert "streamkit_put_seconds_count 10.0" in metrics
+    assert 'streamkit_put_seconds_count{stream="orders"} 10.0' in metrics
     assert "streamkit_ready 1.0" in metrics
     assert (await get(address, "/metrics", host="evil.example"))[0] == 421
     assert (await get(address, "/elsewhere"))[0] == 404

@@ -8,6 +8,22 @@ from collections import defaultdict
 from streamkit.observability.buckets import LATENCY_BOUNDS
 
 
+class StreamCounters:
+    """Of one stream: the latency of its puts, and how many were refused for what."""
+
+    __slots__ = ("put_failures", "put_latency", "put_seconds")
+
+    def __init__(self) -> None:
+        self.put_failures: defaultdict[str, int] = defaultdict(int)          # code → puts
+        self.put_latency = [0] * (len(LATENCY_BOUNDS) + 1)
+        self.put_seconds = 0.0
+
+    def puts_took(self, seconds: float, count: int) -> None:
+        """`count` puts that arrived together were acknowledged after `seconds`."""
+        self.put_latency[bisect_left(LATENCY_BOUNDS, seconds)] += count
+        self.put_seconds += seconds * count
+
+
 class Counters:
     """One for each node."""
 
@@ -17,13 +33,7 @@ class Counters:
         self.messages: defaultdict[str, int] = defaultdict(int)              # kind of message → requests
         self.failures: defaultdict[tuple[str, str], int] = defaultdict(int)  # (operation, code) → requests
         self.connections_refused = 0
-        self.put_latency = [0] * (len(LATENCY_BOUNDS) + 1)
-        self.put_seconds = 0.0
-
-    def puts_took(self, seconds: float, count: int) -> None:
-        """`count` puts that arrived together were acknowledged after `seconds`."""
-        self.put_latency[bisect_left(LATENCY_BOUNDS, seconds)] += count
-        self.put_seconds += seconds * count
+        self.streams: defaultdict[str, StreamCounters] = defaultdict(StreamCounters)     # of streams that are served
 
     def requests(self) -> dict[str, int]:
         return {"put": self.puts, "fetch": self.fetches, **self.messages}

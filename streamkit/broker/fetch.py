@@ -122,7 +122,8 @@ class Fetches:
         assert size <= FETCH_BYTES_MAX, "an answer fits a frame"
         end = next_sequence(batches, frame.start)
         assert end <= max(shard.high_watermark, frame.start), "nothing above the high watermark leaves"
-        shard.read_bytes += size
+        if batches:
+            shard.handed_out(frame.application, end - frame.start, size)
         link.answering(size)
         link.wire.writer.fetch_ok(
             frame.request_id, shard.high_watermark, shard.log.log_start, shard.log.log_end, end, batches

@@ -11,7 +11,7 @@ from streamkit.broker.server import Server
 from streamkit.broker.streams import Streams
 from streamkit.http.http1 import Answer, Request
 from streamkit.model.shard import Shard
-from streamkit.observability.metrics import Exposition, Latency, ShardNumbers, Snapshot
+from streamkit.observability.metrics import Exposition, Latency, ShardNumbers, Snapshot, StreamNumbers
 from streamkit.protocol.messages import NodeDescribed
 from streamkit.runtime.interfaces import Clock
 from streamkit.security.policy import is_loopback
@@ -39,7 +39,14 @@ class Report:
             version=self._version, ready=described.ready, now_ms=self._clock.now_ms(),
             insecure_listeners=self._insecure_listeners, connections=len(self._server.links),
             refused_connections=counters.connections_refused, requests=counters.requests(),
-            failures=dict(counters.failures), put_latency=Latency(list(counters.put_latency), counters.put_seconds),
+            failures=dict(counters.failures),
+            streams=[
+                StreamNumbers(
+                    stream=name, put_latency=Latency(list(counts.put_latency), counts.put_seconds),
+                    put_failures=dict(counts.put_failures),
+                )
+                for name, counts in counters.streams.items()
+            ],
             memory_bytes=self._server.memory_bytes(), memory_limit_bytes=self._server.config.memory_bytes_max,
             free_bytes=described.free_bytes, read_only=self._streams.directory.read_only is not None,
             shards=[
@@ -56,7 +63,8 @@ class Report:
         empty = log.log_start == log.log_end
         return ShardNumbers(
             stream=stream, shard=shard.id, put_records=served.put_records, put_bytes=served.put_bytes,
-            duplicates=served.duplicates, read_bytes=served.read_bytes, trimmed_records=served.trimmed_records,
+            duplicates=served.duplicates, trimmed_records=served.trimmed_records,
+            reads={application: (records, size) for application, (records, size) in (served.reads or {}).items()},
             kept_bytes=log.stored_bytes, high_watermark=served.high_watermark, log_start=log.log_start,
             oldest_ms=None if empty else log.first_append_ms(),
         )

@@ -81,6 +81,8 @@ class Service:
                     shard.put(link, frame, now_ms, now_s)
                 except StreamkitError as error:
                     link.refuse(frame.request_id, "put", error)
+                    if shard is not None:
+                        shard.counters.put_failures[error.code] += 1
                     continue
                 if shard.immediate:
                     immediate = immediate or set()

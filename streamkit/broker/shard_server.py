@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from streamkit._core.batch import Batch, read_header
-from streamkit.broker.counters import Counters
+from streamkit.broker.counters import StreamCounters
 from streamkit.errors import RecordTooLarge, StreamkitError
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamDescription
@@ -39,15 +39,15 @@ class ShardServer:
     """Shards are many and mostly idle: everything that only a busy one needs is made on first use."""
 
     __slots__ = (
-        "_acks", "_counters", "_leader", "_local", "_replica", "_watchers", "duplicates", "epoch", "gone",
-        "high_watermark", "immediate", "log", "put_bytes", "put_records", "read_bytes", "record_bytes_max", "shard",
+        "_acks", "_leader", "_local", "_replica", "_watchers", "counters", "duplicates", "epoch", "gone",
+        "high_watermark", "immediate", "log", "put_bytes", "put_records", "reads", "record_bytes_max", "shard",
         "stream_name", "trimmed_records",
     )  # fmt: skip
 
     def __init__(
-        self, stream: StreamDescription, shard: Shard, log: ShardLog, *, replica: bytes, counters: Counters
+        self, stream: StreamDescription, shard: Shard, log: ShardLog, *, replica: bytes, counters: StreamCounters
     ) -> None:
-        """replica: this node's name among the copies."""
+        """replica: this node's name among the copies. counters: of the stream."""
         self.stream_name = stream.name
         self.shard = shard
         self.log = log
@@ -55,8 +55,9 @@ class ShardServer:
         self.gone = False                          # its stream was deleted
         self.immediate = stream.config.durability is Durability.LEADER
         self.record_bytes_max = stream.config.record_bytes_max
-        self.put_records = self.put_bytes = self.duplicates = self.read_bytes = self.trimmed_records = 0
-        self._counters = counters
+        self.put_records = self.put_bytes = self.duplicates = self.trimmed_records = 0
+        self.counters = counters
+        self.reads: dict[str, list[int]] | None = None     # application ("": none) → [records, bytes] handed out
         self._replica = replica
         self._leader = Leader(
             epoch=shard.epoch, replica=replica, replicas={replica: self._ends()}, durability=stream.config.durability
@@ -174,9 +175,9 @@ class ShardServer:
             if arrived_s == last_arrived:
                 same += 1
             else:
-                self._counters.puts_took(now_s - last_arrived, same)
+                self.counters.puts_took(now_s - last_arrived, same)
                 last_arrived, same = arrived_s, 1
-        self._counters.puts_took(now_s - last_arrived, same)
+        self.counters.puts_took(now_s - last_arrived, same)
         return links
 
     def _finish_local(self, high_watermark: int) -> None:
@@ -194,6 +195,7 @@ class ShardServer:
         for _, link, request_id, _, _, _, size, _ in acks:
             link.unacknowledged_bytes -= size
             link.refuse(request_id, "put", error)
+            self.counters.put_failures[error.code] += 1
             links.add(link)
         waiting, self._local = self._local or [], None
         for _, done in waiting:
@@ -211,6 +213,14 @@ class ShardServer:
         return len(self._acks or ()) + len(self._local or ())
 
     # -- readers -------------------------------------------------------------------------------------------
+
+    def handed_out(self, application: str, records: int, size_bytes: int) -> None:
+        """For the metrics."""
+        if self.reads is None:
+            self.reads = {}
+        counts = self.reads.setdefault(application, [0, 0])
+        counts[0] += records
+        counts[1] += size_bytes
 
     def watch(self, key: object, wake: Callable[[], None]) -> None:
         """Call `wake` once, when the high watermark moves next."""

@@ -155,6 +155,7 @@ class Streams:
                 for link in served.fail(unknown_shard(shard.uuid)):
                     link.flush_soon()
         await self.directory.drop_shards([shard.uuid for shard in stream.shards if shard.uuid in self.directory.shards])
+        self._counters.streams.pop(stream.name, None)
         await self.catalog.forget(stream.name)
 
     def _serve(self, stream: StreamDescription) -> None:
@@ -167,7 +168,8 @@ class Streams:
                     path=shard.uuid.hex(), position=0, reason="missing shard",
                 )
             log.set_range(shard.hash_start, shard.hash_end - 1)
-            served = ShardServer(stream, shard, log, replica=self.directory.node_id, counters=self._counters)
+            served = ShardServer(stream, shard, log, replica=self.directory.node_id,
+                                 counters=self._counters.streams[stream.name])  # fmt: skip
             self.shards[shard.uuid] = served
             if stream.name != APPLICATIONS_STREAM:
                 self.public[shard.uuid] = served

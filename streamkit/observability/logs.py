@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import datetime
 import logging
+import re
 from typing import Any, TextIO
 
 import msgspec
 
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _RESET = "\x1b[0m"
+_NAMED = re.compile(r"(\w+)=%[a-z]")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
-def facts_of(record: logging.LogRecord) -> dict[str, Any]:
+def event_and_facts(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+    """Rooms that run in users' processes write "event name=%s …" with arguments, which any handler can show."""
     facts = getattr(record, "facts", None)
-    return dict(facts) if isinstance(facts, dict) else {}
+    if isinstance(facts, dict):
+        return record.getMessage(), dict(facts)
+    event, _, rest = str(record.msg).partition(" ")
+    names = _NAMED.findall(rest)
+    if not isinstance(record.args, tuple) or not names or len(names) != len(record.args):
+        return record.getMessage(), {}
+    return event, dict(zip(names, record.args, strict=True))
 
 
 class EventFormatter(logging.Formatter):
@@ -33,20 +42,20 @@ class EventFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         level = record.levelname.lower()
-        facts = facts_of(record)
+        event, facts = event_and_facts(record)
         if record.exc_info and record.exc_info[0] is not None:
             facts["error"] = f"{record.exc_info[0].__name__}: {record.exc_info[1]}"
             facts["traceback"] = self.formatException(record.exc_info)
         if self._json:
             line: dict[str, Any] = {
                 "time": moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z",
-                "level": level, "event": record.getMessage(),
+                "level": level, "event": event,
             }
             if self._node:
                 line["node"] = self._node
             return _encode(line | {key: value for key, value in facts.items() if key not in line}).decode()
         shown = " ".join(f"{key}={_plain(value)}" for key, value in facts.items() if key != "traceback")
-        text = f"{record.getMessage():<22} {shown}".rstrip().replace("\r", " ").replace("\n", " ")
+        text = f"{event:<22} {shown}".rstrip().replace("\r", " ").replace("\n", " ")
         name = f"{level.upper():<5}"
         if self._colour:
             name = f"{_COLOURS.get(level, '')}{name}{_RESET}"

@@ -34,12 +34,19 @@ class ShardNumbers:
     put_records: int
     put_bytes: int
     duplicates: int
-    read_bytes: int
     trimmed_records: int
     kept_bytes: int
     high_watermark: int
     log_start: int
     oldest_ms: int | None
+    reads: dict[str, tuple[int, int]] = field(default_factory=dict)     # application ("": none) → (records, bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamNumbers:
+    stream: str
+    put_latency: Latency
+    put_failures: dict[str, int] = field(default_factory=dict)          # code → puts refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,7 @@ class Snapshot:
     refused_connections: int
     requests: dict[str, int]                        # operation → count
     failures: dict[tuple[str, str], int]            # (operation, code) → count
-    put_latency: Latency
+    streams: Sequence[StreamNumbers]
     memory_bytes: int
     memory_limit_bytes: int
     free_bytes: int
@@ -81,8 +88,9 @@ class NodeCollector(Collector):
         yield _gauge("streamkit_storage_free_bytes", "Free on the data directory's file system.", now.free_bytes)
         yield _gauge("streamkit_storage_read_only", "1 while puts are refused.", now.read_only)
         yield self._requests(now)
-        yield _latency("streamkit_put_seconds", "Put received to acknowledged.", now.put_latency)
+        yield from self._streams(now)
         yield from self._shards(now)
+        yield from self._reads(now)
 
     def _requests(self, now: Snapshot) -> Metric:
         family = CounterMetricFamily(
@@ -96,20 +104,46 @@ class NodeCollector(Collector):
             family.add_metric([operation, "ok"], max(0, count - failed.get(operation, 0)))
         return family
 
+    def _streams(self, now: Snapshot) -> Iterable[Metric]:
+        seconds = HistogramMetricFamily("streamkit_put_seconds", "Put received to acknowledged.", labels=["stream"])
+        refused = CounterMetricFamily("streamkit_put_failures_total", "Puts refused.", labels=["stream", "code"])
+        for stream in now.streams:
+            seconds.add_metric(
+                [stream.stream], buckets=_buckets(stream.put_latency), sum_value=stream.put_latency.seconds_sum
+            )
+            for code, count in sorted(stream.put_failures.items()):
+                refused.add_metric([stream.stream, code], count)
+        yield seconds
+        yield refused
+
+    def _reads(self, now: Snapshot) -> Iterable[Metric]:
+        apart = len(now.shards) <= self._per_shard_max
+        labels = ["stream", "shard", "application"] if apart else ["stream", "application"]
+        for index, unit in enumerate(("records", "bytes")):
+            sums: dict[tuple[str, ...], int] = {}
+            for shard in now.shards:
+                for application, counts in shard.reads.items():
+                    key = (shard.stream, *([shard.shard] if apart else []), application)
+                    sums[key] = sums.get(key, 0) + counts[index]
+            family = CounterMetricFamily(f"streamkit_read_{unit}_total", f"{unit.title()} handed out.", labels=labels)
+            for series, total in sums.items():
+                family.add_metric(list(series), total)
+            yield family
+
     def _shards(self, now: Snapshot) -> Iterable[Metric]:
         apart = len(now.shards) <= self._per_shard_max
         labels = ["stream", "shard"] if apart else ["stream"]
         yield _gauge("streamkit_metrics_aggregated", "1 when shard labels are left out.", not apart)
-        counters: dict[str, tuple[str, Callable[[ShardNumbers], int]]] = {
-            "streamkit_put_records_total": ("Records accepted.", lambda shard: shard.put_records),
-            "streamkit_put_bytes_total": ("Payload bytes accepted, before compression.", lambda shard: shard.put_bytes),
-            "streamkit_read_bytes_total": ("Bytes handed out.", lambda shard: shard.read_bytes),
-            "streamkit_duplicates_total": ("Repeats recognised and not stored.", lambda shard: shard.duplicates),
-            "streamkit_trimmed_records_total": ("Removed by retention.", lambda shard: shard.trimmed_records),
-        }
-        for name, (text, value) in counters.items():
-            family = CounterMetricFamily(name, text, labels=labels)
-            for key, total in _summed(now.shards, value, apart):
+        counters: dict[str, tuple[str, bool, Callable[[ShardNumbers], int]]] = {
+            "streamkit_put_records_total": ("Records accepted.", apart, lambda shard: shard.put_records),
+            "streamkit_put_bytes_total": ("Payload bytes accepted, before compression.", apart,
+                                          lambda shard: shard.put_bytes),
+            "streamkit_duplicates_total": ("Repeats recognised and not stored.", False, lambda shard: shard.duplicates),
+            "streamkit_trimmed_records_total": ("Removed by retention.", False, lambda shard: shard.trimmed_records),
+        }  # fmt: skip
+        for name, (text, by_shard, value) in counters.items():
+            family = CounterMetricFamily(name, text, labels=labels if by_shard else ["stream"])
+            for key, total in _summed(now.shards, value, by_shard):
                 family.add_metric(key, total)
             yield family
         kept = GaugeMetricFamily("streamkit_stream_kept_bytes", "Bytes on disk.", labels=["stream"])
@@ -142,14 +176,12 @@ def _counter(name: str, text: str, value: float) -> Metric:
     return family
 
 
-def _latency(name: str, text: str, latency: Latency) -> Metric:
+def _buckets(latency: Latency) -> list[tuple[str, float]]:
     buckets, total = [], 0
     for bound, count in zip((*map(str, LATENCY_BOUNDS), "+Inf"), latency.counts, strict=True):
         total += count
         buckets.append((bound, float(total)))
-    family = HistogramMetricFamily(name, text)
-    family.add_metric([], buckets=buckets, sum_value=latency.seconds_sum)
-    return family
+    return buckets
 
 
 def _summed(

@@ -59,3 +59,21 @@ def test_auto_is_json_where_nobody_looks():
     logger.warning("disk.low", extra={"facts": {"free_bytes": 5}})
 
     assert json.loads(stream.getvalue())["free_bytes"] == 5
+
+
+def test_arguments_named_in_the_message_are_facts():
+    made = record("batch.failed stream=%s records=%d")
+    made.args = ("a b", 5)
+
+    assert json.loads(EventFormatter(json=True).format(made)).items() >= {
+        "event": "batch.failed", "stream": "a b", "records": 5,
+    }.items()
+    assert EventFormatter(json=False).format(made).endswith('batch.failed           stream="a b" records=5')
+    assert made.getMessage() == "batch.failed stream=a b records=5"
+
+
+def test_other_arguments_stay_in_the_message():
+    made = record("library.spoke of %s")
+    made.args = ("that",)
+
+    assert json.loads(EventFormatter(json=True).format(made))["event"] == "library.spoke of that"

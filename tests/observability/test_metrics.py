@@ -3,13 +3,14 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamkit.observability.buckets import LATENCY_BOUNDS
-from streamkit.observability.metrics import Exposition, Latency, ShardNumbers, Snapshot
+from streamkit.observability.metrics import Exposition, Latency, ShardNumbers, Snapshot, StreamNumbers
 
 
 def shard(stream, ordinal, records):
     return ShardNumbers(
         stream=stream, shard=f"shardId-{ordinal:012d}", put_records=records, put_bytes=records * 100, duplicates=1,
-        read_bytes=0, trimmed_records=0, kept_bytes=10, high_watermark=records, log_start=0, oldest_ms=500,
+        trimmed_records=0, kept_bytes=10, high_watermark=records, log_start=0, oldest_ms=500,
+        reads={"": (records, 5), "billing": (2, 3)},
     )
 
 
@@ -17,7 +18,8 @@ def samples(per_shard_max=1000, **changes):
     values = {
         "version": "1", "ready": True, "now_ms": 2500, "insecure_listeners": 0, "connections": 3,
         "refused_connections": 0, "requests": {"put": 10}, "failures": {("put", "disk_full"): 4},
-        "put_latency": Latency([1] * (len(LATENCY_BOUNDS) + 1), 1.5), "memory_bytes": 1, "memory_limit_bytes": 2,
+        "streams": [StreamNumbers("orders", Latency([1] * (len(LATENCY_BOUNDS) + 1), 1.5), {"wrong_shard": 2})],
+        "memory_bytes": 1, "memory_limit_bytes": 2,
         "free_bytes": 3, "read_only": False, "shards": [shard("orders", 0, 5), shard("orders", 1, 7)],
     } | changes
     text = Exposition(lambda: Snapshot(**values), per_shard_max=per_shard_max).text().decode()
@@ -52,6 +54,23 @@ def test_requests_are_told_apart_by_outcome():
 def test_latency_buckets_are_cumulative():
     found = samples()
 
-    assert found["streamkit_put_seconds_bucket", (("le", "0.001"),)] == 2
-    assert found["streamkit_put_seconds_count", ()] == len(LATENCY_BOUNDS) + 1
-    assert found["streamkit_put_seconds_sum", ()] == 1.5
+    orders = ("stream", "orders")
+    assert found["streamkit_put_seconds_bucket", (("le", "0.001"), orders)] == 2
+    assert found["streamkit_put_seconds_count", (orders,)] == len(LATENCY_BOUNDS) + 1
+    assert found["streamkit_put_seconds_sum", (orders,)] == 1.5
+    assert found["streamkit_put_failures_total", (("code", "wrong_shard"), orders)] == 2
+
+
+def test_what_each_application_read_is_told_apart():
+    found = samples(per_shard_max=1)
+
+    assert found["streamkit_read_records_total", (("application", ""), ("stream", "orders"))] == 12
+    assert found["streamkit_read_bytes_total", (("application", "billing"), ("stream", "orders"))] == 6
+
+
+def test_labels_are_those_of_the_catalogue():
+    found = {name: {label for label, _ in labels} for name, labels in samples()}
+
+    assert found["streamkit_read_bytes_total"] == {"stream", "shard", "application"}
+    assert found["streamkit_duplicates_total"] == found["streamkit_trimmed_records_total"] == {"stream"}
+    assert found["streamkit_put_records_total"] == {"stream", "shard"}
