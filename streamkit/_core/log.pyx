@@ -18,7 +18,7 @@ from streamkit._core.batch cimport (BATCH_MAGIC, BATCH_OK, BATCH_SHORT, FLAG_CON
 from streamkit._core.journal cimport LEVEL_FSYNC, LEVEL_OS, Entry, News
 from streamkit._core.producers cimport (VERDICT_APPEND, VERDICT_CORRUPT, VERDICT_DUPLICATE, VERDICT_DUPLICATE_OLD,
                                         VERDICT_FENCED, VERDICT_GAP, KeptBatch, Verdict)
-from streamkit._core.segment cimport STOP_END, STOP_SHORT, Stop, look
+from streamkit._core.segment cimport STOP_BAD, STOP_END, STOP_SHORT, Stop, look
 
 from streamkit.errors import (CorruptBatch, CorruptFile, LimitReached, NotLeader, ProducerFenced, SequenceCorrupt,
                               SequenceGap, SequenceTrimmed, UnknownProducer, WrongShard)
@@ -569,7 +569,10 @@ cdef class ShardCore:
                 if stop != STOP_END:
                     break
                 if sequence + header.record_count > limit:
-                    return found   # may be empty: the limit falls inside a batch
+                    if found or sequence + header.record_count <= segment.end:
+                        return found                        # may be empty: the limit falls inside a batch
+                    stop = STOP_BAD                         # it claims what others hold
+                    break
                 if sequence + header.record_count > start:
                     if found and taken + header.batch_bytes > bytes_max:
                         break
