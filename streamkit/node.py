@@ -79,6 +79,7 @@ class Node:
         self.insecure: list[ListenerPlan] = []
         self._starting = "node.starting"
         self._draining = False
+        self._stopped = asyncio.Event()
         self._stack = contextlib.AsyncExitStack()
         self._background: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
@@ -102,6 +103,7 @@ class Node:
             await self._open()
         except BaseException:
             self._draining = True
+            self._stopped.set()
             await self._stack.aclose()
             raise
         self._starting = ""
@@ -196,10 +198,17 @@ class Node:
             logger.info("listener.open", extra={"facts": {"name": "health", "address": http.address}})
 
     async def stop(self, drain_seconds: float | None = None) -> None:
-        """Orderly; what could not be finished in time is cut off. Safe to call twice."""
+        """Orderly; what could not be finished in time is cut off. Who calls it again waits for the first."""
         if self._draining:
+            await self._stopped.wait()
             return
         self._draining = True
+        try:
+            await self._stop(drain_seconds)
+        finally:
+            self._stopped.set()
+
+    async def _stop(self, drain_seconds: float | None) -> None:
         began_ms = self.runtime.clock.monotonic_ms()
         seconds = self.config.node.drain_seconds if drain_seconds is None else drain_seconds
         cut = 0

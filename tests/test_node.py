@@ -292,6 +292,18 @@ async def test_health_and_metrics_are_served(start, connect):
     assert (await get(address, "/elsewhere"))[0] == 404
 
 
+async def test_stopping_twice_at_once_waits_for_the_one_stop(start):
+    node = await start()
+    first = asyncio.ensure_future(node.stop())
+    await asyncio.sleep(0)
+    await node.stop()
+
+    assert node.reasons() == ("node.draining",)
+    again = await start()                    # the directory is free
+    assert first.done()
+    await again.stop()
+
+
 async def test_a_node_that_stops_is_not_ready(start):
     node = await start()
     await node.stop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -31,6 +32,7 @@ class Ending(Protocol):
 _forking: weakref.WeakSet[Forking] = weakref.WeakSet()
 _ending: weakref.WeakSet[Ending] = weakref.WeakSet()
 _held: list[Forking] = []                  # between before and after: the objects whose locks are taken
+_forks = threading.RLock()                 # held in between as well: threads that fork at once take turns
 
 
 def watch_fork(member: Forking) -> None:
@@ -60,6 +62,7 @@ def _end() -> None:
 
 
 def _before() -> None:
+    _forks.acquire()
     _held[:] = list(_forking)
     for member in _held:
         member.before_fork()
@@ -72,6 +75,7 @@ def _after(in_child: bool) -> None:
         member.after_fork(in_child)
     if in_child:
         _ending.clear()
+    _forks.release()
 
 
 os.register_at_fork(before=_before, after_in_parent=lambda: _after(False), after_in_child=lambda: _after(True))
