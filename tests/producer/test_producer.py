@@ -309,32 +309,3 @@ atexit.register(ended)
         [sys.executable, "-W", "error::ResourceWarning", "-c", program], capture_output=True, text=True, timeout=60
     )
     assert ran.stdout.strip() == "[2, 2] ['closed', 'closed']"
-
-
-def test_threads_may_fork_at_the_same_time() -> None:
-    program = """
-import os, threading
-from streamkit.producer.producer import Producer
-from tests.producer.fake_broker import FakeBroker
-producers = [Producer("orders", client=FakeBroker(shards=1)) for _ in range(3)]
-for producer in producers:
-    producer.put_and_wait(b"0", key="k")
-def fork():
-    for _ in range(20):
-        if (child := os.fork()) == 0:
-            os._exit(0)
-        os.waitpid(child, 0)
-def put():
-    while any(thread.is_alive() for thread in forking):
-        for producer in producers:
-            producer.put(b"1", key="k")
-forking = [threading.Thread(target=fork) for _ in range(4)]
-for thread in forking:
-    thread.start()
-put()
-for producer in producers:
-    producer.close()
-print("done")
-"""
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert ran.stdout.strip() == "done"
