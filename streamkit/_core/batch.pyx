@@ -525,6 +525,8 @@ cdef class Batch:
 
         Copied out of the batch, so that it outlives it. Raises InvalidUse when pyarrow is missing.
         """
+        from streamkit._core.arrow import arrow_columns      # needed by few, and it needs this module
+
         self.open()
         return arrow_columns(self)
 
@@ -747,82 +749,3 @@ cdef object utc(object ms, Record record):
         return EPOCH + datetime.timedelta(milliseconds=ms)
     except OverflowError as cause:
         raise record.decode_failed("time", cause) from cause
-
-
-# ---- Arrow -----------------------------------------------------------------------------------------------
-
-
-cdef struct Columns:                 # where arrow_fill writes; sized by arrow_columns from the same table
-    int64_t* sequence
-    int64_t* arrived
-    int64_t* time
-    int32_t* key_ends
-    uint8_t* keys
-    int32_t* data_ends
-    uint8_t* data
-
-
-cdef void arrow_sizes(Batch batch, size_t* key_bytes, size_t* data_bytes) noexcept nogil:
-    cdef uint32_t i, start = u32_at(batch.body + 4 * <size_t>batch.first - 4) if batch.first else 0
-    cdef size_t fixed = RECORD_HEADER_BYTES + (HASH_BYTES if batch.header.attributes & ATTRIBUTE_HASHES else 0)
-    cdef const uint8_t* at
-    key_bytes[0] = data_bytes[0] = 0
-    for i in range(batch.first, batch.last):
-        at = batch.records + start
-        key_bytes[0] += u16_at(at)
-        data_bytes[0] += u32_at(batch.body + 4 * <size_t>i) - start - fixed - u16_at(at) - u16_at(at + 2)
-        start = u32_at(batch.body + 4 * <size_t>i)
-
-
-cdef void arrow_fill(Batch batch, Columns* into) noexcept nogil:
-    cdef uint32_t i, row, start = u32_at(batch.body + 4 * <size_t>batch.first - 4) if batch.first else 0
-    cdef size_t fixed = RECORD_HEADER_BYTES + (HASH_BYTES if batch.header.attributes & ATTRIBUTE_HASHES else 0)
-    cdef size_t inner, size, keys = 0, data = 0
-    cdef int32_t delta
-    cdef const uint8_t* at
-    into.key_ends[0] = into.data_ends[0] = 0
-    for row in range(batch.last - batch.first):
-        i = batch.first + row
-        at = batch.records + start
-        memcpy(&delta, at + 4, 4)
-        into.sequence[row] = <int64_t>(batch.header.base_sequence + i)
-        into.arrived[row] = <int64_t>batch.header.append_time_ms
-        into.time[row] = into.arrived[row] if delta == DELTA_NONE else batch.header.event_time_ms + delta
-        memcpy(into.keys + keys, at + fixed, u16_at(at))
-        keys += u16_at(at)
-        into.key_ends[row + 1] = <int32_t>keys
-        inner = fixed + u16_at(at) + u16_at(at + 2)
-        size = u32_at(batch.body + 4 * <size_t>i) - start - inner
-        memcpy(into.data + data, at + inner, size)
-        data += size
-        into.data_ends[row + 1] = <int32_t>data
-        start = u32_at(batch.body + 4 * <size_t>i)
-
-
-cdef object arrow_columns(Batch batch):
-    cdef Columns into
-    cdef size_t key_bytes, data_bytes, count = batch.last - batch.first
-    try:
-        import pyarrow
-    except ImportError as cause:
-        raise InvalidUse("to_arrow needs the pyarrow package", try_="pip install 'streamkit[arrow]'") from cause
-    arrow_sizes(batch, &key_bytes, &data_bytes)
-    parts = [PyBytes_FromStringAndSize(NULL, size) for size in
-             (8 * count, 8 * count, 8 * count, 4 * count + 4, key_bytes, 4 * count + 4, data_bytes)]
-    into.sequence = <int64_t*>PyBytes_AS_STRING(parts[0])
-    into.arrived = <int64_t*>PyBytes_AS_STRING(parts[1])
-    into.time = <int64_t*>PyBytes_AS_STRING(parts[2])
-    into.key_ends = <int32_t*>PyBytes_AS_STRING(parts[3])
-    into.keys = <uint8_t*>PyBytes_AS_STRING(parts[4])
-    into.data_ends = <int32_t*>PyBytes_AS_STRING(parts[5])
-    into.data = <uint8_t*>PyBytes_AS_STRING(parts[6])
-    with nogil:
-        arrow_fill(batch, &into)
-    buffers = [pyarrow.py_buffer(part) for part in parts]
-    moment = pyarrow.timestamp("ms", tz="UTC")
-    array = pyarrow.Array.from_buffers
-    return pyarrow.RecordBatch.from_arrays(
-        [array(pyarrow.int64(), count, [None, buffers[0]]), array(moment, count, [None, buffers[1]]),
-         array(moment, count, [None, buffers[2]]), array(pyarrow.string(), count, [None, buffers[3], buffers[4]]),
-         array(pyarrow.binary(), count, [None, buffers[5], buffers[6]])],
-        names=["sequence", "arrived", "time", "key", "data"])
