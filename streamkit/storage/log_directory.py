@@ -477,8 +477,10 @@ class LogDirectory:
     async def _make_journal(self) -> None:
         config = self.config
         _, _, size, _ = self._journal.place
-        needed = max(size * _JOURNAL_GROWTH, 2 * config.group_bytes_max, 2 * config.batch_bytes_max)
-        size = min(config.journal_bytes, needed)
+        smallest = min(config.journal_bytes, max(2 * config.group_bytes_max, 2 * config.batch_bytes_max))
+        size = min(config.journal_bytes, max(size * _JOURNAL_GROWTH, smallest))
+        if self._disk.free_bytes(self.path) < config.free_bytes_min + 2 * size:
+            size = smallest                                    # growth is a luxury; on a small disk it would fill it
         self._file_number += 1
         number = self._file_number
         file = await journal_files.create_ahead(

@@ -1,6 +1,7 @@
 """A real node process for the commands to talk to."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that; the tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
