@@ -90,6 +90,17 @@ def test_links_between_pages_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+def test_every_decision_page_is_in_the_index():
+    decisions = ROOT / "docs" / "decisions"
+    index = (decisions / "README.md").read_text()
+    pages = sorted(decisions.glob("[0-9]*.md"))
+
+    assert pages
+    for page in pages:
+        title = page.read_text().splitlines()[0].removeprefix(f"# {page.name[:4]}. ")
+        assert f"| [{page.name[:4]}]({page.name}) | {title} |" in index, page.name
+
+
 def test_every_make_target_that_is_named_exists():
     makefile = (ROOT / "Makefile").read_text()
     named = set(re.findall(r"`?make ([a-z][a-z-]+)", README + (ROOT / "CONTRIBUTING.md").read_text()))
