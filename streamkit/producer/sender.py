@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.histogram import Histogram
 from streamkit._core.outcome import ColumnsHandle, Delivery
-from streamkit.errors import Closed, NotFound, StreamkitError
+from streamkit.errors import Closed, NotFound, StreamkitError, StreamNotFound
 from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamDescription
 from streamkit.producer.config import COMPRESSIONS, ProducerConfig
@@ -310,8 +310,11 @@ class Sender:
             return
         finally:
             self._refreshing = False
-        self._gone = None
         by_uuid = {shard.uuid: shard for shard in found.shards}
+        self._gone = None if any(each.shard.uuid in by_uuid for each in self._lanes) else StreamNotFound(
+            f'stream "{self.stream.name}" was deleted; one of the same name was made since',
+            try_="make a new producer for it", stream=self.stream.name, near=None,
+        )  # fmt: skip
         for each in self._lanes:
             each.shard = by_uuid.get(each.shard.uuid, each.shard)
 

@@ -296,15 +296,22 @@ async def test_records_that_wait_for_an_identity_end_at_their_deadline() -> None
     assert [value for _, value in broker.stored()] == [b"0", b"2"]
 
 
-async def test_a_stream_that_was_deleted_is_named() -> None:
+@pytest.mark.parametrize("made_anew", [False, True])
+async def test_a_stream_that_was_deleted_is_named(made_anew: bool) -> None:
     broker = FakeBroker(shards=1)
     async with producer(broker) as p:
         await p.put_and_wait(b"0", key="k")
         broker.faults = lambda number: ShardNotFound("gone")
-        broker.description = replace(broker.description, name="another")
+        if made_anew:
+            other = replace(broker.description.shards[0], uuid=b"n" * 16)
+            broker.description = replace(broker.description, shards=(other,))
+        else:
+            broker.description = replace(broker.description, name="another")
         handle = await p.put(b"1", key="k")
-        with pytest.raises(StreamNotFound):
+        with pytest.raises(StreamNotFound) as caught:
             await handle
+
+    assert ("new producer" in caught.value.try_) is made_anew
 
 
 def test_an_event_loop_that_has_ended_leaves_no_record_undecided() -> None:
