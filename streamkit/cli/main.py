@@ -35,6 +35,23 @@ COMMANDS = {
 }
 
 
+class PlainFormatter(click.HelpFormatter):
+    """Headings in lower case, as everything else that is said."""
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        super().write_usage(prog, args, prefix or "usage: ")
+
+    def write_heading(self, heading: str) -> None:
+        super().write_heading(heading.lower())
+
+
+click.Context.formatter_class = PlainFormatter      # every command makes a context of its own
+
+
+class PipeClosed(Exception):
+    """Whoever read our output has gone. Click would turn the BrokenPipeError itself into exit code 1."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module when that command is called, and lists them without importing."""
 
@@ -48,12 +65,18 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"streamkit.cli.{module}"), attribute)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as cause:
+            raise PipeClosed from cause
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("commands"):
             formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage(ctx.command_path, "COMMAND [ARGUMENTS]", prefix="usage: ")
+        formatter.write_usage(ctx.command_path, "COMMAND [ARGUMENTS]")
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -84,7 +107,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         code = root.main(arguments, prog_name="streamkit", standalone_mode=False, obj=invocation)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, PipeClosed):
         return _leave_quietly()
     except (KeyboardInterrupt, click.Abort):
         return 130

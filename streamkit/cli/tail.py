@@ -204,9 +204,15 @@ async def _follow(invocation: Invocation, choice: Choice, tails: list[ShardTail]
                 _show(invocation, choice, tail.buffer.popleft())
             sys.stdout.flush()
 
-    async with asyncio.TaskGroup() as group:
-        for tail in tails:
-            group.create_task(one(tail))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for tail in tails:
+                group.create_task(one(tail))
+    except BaseExceptionGroup as failed:
+        first: BaseException = failed
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None                     # one reason is enough: the others are the same for another shard
 
 
 def _show(invocation: Invocation, choice: Choice, record: Record[Any]) -> None:

@@ -67,6 +67,7 @@ def test_every_command_has_help_json_and_the_shared_options(capsys):
         assert main([*path, "--help"]) == 0
         shown = capsys.readouterr().out
         assert "--json" in shown and "--url" in shown and "--timeout" in shown, path
+        assert shown.startswith(f"usage: streamkit {' '.join(path)}"), path
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.cli.conftest import start_serve
+
 
 def test_a_value_is_put_and_shown_with_its_key(served):
     served.run("stream", "create", "hello")
@@ -98,12 +100,32 @@ def test_a_head_that_closes_the_pipe_ends_tail_quietly(served):
     served.run("stream", "create", "pipe")
     served.run("put", "pipe", "--lines", stdin="".join(f"line {i} {'x' * 100}\n" for i in range(3000)))
     done = subprocess.run(
-        f"{sys.executable} -m streamkit.cli tail pipe --from trim_horizon --url {served.url} | head -2",
-        shell=True, capture_output=True, text=True, check=True,
+        f"{sys.executable} -m streamkit.cli tail pipe --from trim_horizon --url {served.url} | head -2; "
+        "echo ${PIPESTATUS[0]}",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, check=True,
     )  # fmt: skip
 
-    assert len(done.stdout.splitlines()) == 2
+    assert len(done.stdout.splitlines()) == 3 and done.stdout.splitlines()[2] == "0"
     assert done.stderr == ""
+
+
+def test_following_ends_with_one_reason_when_the_node_dies(tmp_path):
+    node = start_serve(tmp_path / "data")
+    node.run("stream", "create", "live", "--shards", "3")
+    node.run("put", "live", "one", "--key", "k")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamkit.cli", "tail", "live", "-f", "--raw", "--url", node.url],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "one\n"
+    node.run("put", "live", "two", "--key", "k")
+    assert process.stdout.readline() == "two\n"           # it follows by now
+    node.process.kill()
+    node.process.wait()
+    _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert [line.split(":")[0] for line in errors.splitlines()] == ["error", "try"]
 
 
 def test_what_fails_can_be_put_again(served, tmp_path):
