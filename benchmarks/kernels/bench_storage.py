@@ -138,7 +138,7 @@ def bench_recover(benchmark: Any) -> None:
 
     def left_behind() -> tuple[tuple[str], dict[str, Any]]:
         path = f"{bench.path}/copy-{len(opened)}"
-        shutil.copytree(f"{bench.path}/data", path)
+        shutil.copytree(f"{bench.path}/data", path, ignore=shutil.ignore_patterns("*.new"))
         return (path,), {}
 
     def recover(path: str) -> LogDirectory:
