@@ -68,6 +68,15 @@ async def test_a_restart_keeps_streams_records_and_producers(start, connect):
     assert (await client.new_producer()).producer_id > given.producer_id
 
 
+async def test_nobody_else_may_read_what_a_node_stores(start, connect, tmp_path):
+    node = await start()
+    await put_some(await connect(node))
+    root = tmp_path / "data"
+
+    assert root.stat().st_mode & 0o777 == 0o700
+    assert {path.name: path.stat().st_mode & 0o077 for path in root.rglob("*") if path.stat().st_mode & 0o077} == {}
+
+
 async def test_two_nodes_cannot_have_one_directory(start):
     await start()
     with pytest.raises(DataDirectoryLocked):

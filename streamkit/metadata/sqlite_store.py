@@ -131,6 +131,9 @@ class SqliteStore:
     # -- on the executor's thread --------------------------------------------------------------------------
 
     def _connect(self) -> None:
+        # Made here with mode 0600, which SQLite gives its journals too; what hinders this, SQLite reports itself.
+        with contextlib.suppress(OSError):
+            self._runtime.disk.open(self.path, create=True).close()
         connection = sqlite3.connect(
             self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )

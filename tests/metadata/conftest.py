@@ -7,6 +7,7 @@ import pytest
 from streamkit.metadata.memory_store import MemoryStore
 from streamkit.metadata.sqlite_store import SqliteStore
 from streamkit.runtime.interfaces import Runtime
+from streamkit.runtime.real_disk import RealDisk
 
 
 class TurnedClock:
@@ -44,7 +45,7 @@ class HereExecutor:
 
 
 def turned_runtime() -> Runtime:
-    return Runtime(clock=TurnedClock(), random=CountingRandom(), network=None, disk=None, executor=HereExecutor())
+    return Runtime(clock=TurnedClock(), random=CountingRandom(), network=None, disk=RealDisk(), executor=HereExecutor())
 
 
 @pytest.fixture
