@@ -20,6 +20,9 @@ GIB = 1 << 30
 MEASUREMENTS: dict[str, tuple[Callable[[], list[Result]], Callable[[], list[Result]]]] = {
     "sealed-fsync": (lambda: produce.sealed(20_000, "fsync"), lambda: produce.sealed(8, "fsync")),
     "sealed-os": (lambda: produce.sealed(30_000, "os"), lambda: produce.sealed(8, "os")),
+    # Long enough that the disk, and not its cache or the page cache, sets the pace.
+    "sustained-fsync": (lambda: produce.sealed(150_000, "fsync"), lambda: produce.sealed(8, "fsync")),
+    "sustained-os": (lambda: produce.sealed(150_000, "os"), lambda: produce.sealed(8, "os")),
     "bulk": (lambda: produce.library("bulk", 6_000_000, "fsync"), lambda: produce.library("bulk", 3_000, "fsync")),
     "put": (lambda: produce.library("put", 2_000_000, "fsync"), lambda: produce.library("put", 500, "fsync")),
     "single-fsync": (lambda: produce.single(400_000, "fsync"), lambda: produce.single(200, "fsync")),

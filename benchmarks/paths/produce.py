@@ -22,7 +22,8 @@ def sealed(batches: int, level: str) -> list[Result]:
         )
         return [
             from_client(
-                measured, name="put sealed batches", shape=f"64 KiB, {SHARDS} shards, 64 under way",
+                measured, name="put sealed batches",
+                shape=f"64 KiB, {SHARDS} shards, 64 under way, {batches * BATCH_BYTES / 1e9:.1f} GB",
                 durability=LEVELS[level], server_memory_mib=running.memory_mib(),
             )
         ]  # fmt: skip
