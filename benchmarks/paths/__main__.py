@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -50,6 +51,7 @@ def main() -> int:
     results: list[Result] = []
     failed = 0
     for name in chosen:
+        os.sync()                      # what the measurement before left to be written is not this one's
         started = time.perf_counter()
         try:
             found = MEASUREMENTS[name][1 if options.tiny else 0]()
