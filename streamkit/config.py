@@ -66,13 +66,22 @@ class HealthListener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerListener:
+    """The other nodes of a cluster; not opened without one."""
+
+    port: int = _key(7442, "Port where the other nodes of the cluster connect; 0: any free one.", 0, 65535)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ListenSection:
     """Where the node answers."""
 
     host: str = _key("127.0.0.1", "Host of every listener, or unix:/path for the native one alone.")
+    advertised: str = _key("", "Host that clients and other nodes are told; empty: listen.host.")
     accept_insecure: bool = _key(False, "Allow a host that others reach without TLS and login; always announced.")
     native: NativeListener = field(default_factory=NativeListener)
     health: HealthListener = field(default_factory=HealthListener)
+    peer: PeerListener = field(default_factory=PeerListener)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +134,40 @@ class ApplicationsSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdSection:
+    """Certificates for etcd; a certificate authority alone is enough to encrypt."""
+
+    ca_file: str = _key("", "PEM file of the authority that signed etcd's certificate; empty: no TLS.")
+    certificate_file: str = _key("", "PEM file of this node's own certificate; empty: etcd asks for none.")
+    key_file: str = _key("", "PEM file of the key of that certificate.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSection:
+    """Several nodes that keep copies of each other's shards."""
+
+    url: str = _key(
+        "", "Where the nodes agree: etcd://host:port[,host:port][/prefix] or sqlite:///path; empty: one node, one copy."
+    )
+    zone: str = _key("", "What this node shares its fate with, as a rack or a room; copies lie in different ones.")
+    replicas: int = _key(3, "Copies of each shard of a new stream.", 1, limits.REPLICAS_MAX)
+    accept_fewer: bool = _key(False, "Create streams with fewer copies while there are fewer nodes.")
+    protocol_max: int = _key(
+        0, "Newest version of the nodes' protocol to speak, while some are older; 0: the newest known.", 0, 1_000
+    )
+    suspect_ms: int = _key(
+        1_500, "A leader that was silent for so long is replaced; one that is surely gone, at once.", 100, 60_000
+    )
+    scrub_bytes_per_second: int = _key(
+        4 * _MIB, "How fast stored segments are read again and checked; 0: never.", 0, 1 << 40
+    )
+    catch_up_bytes_per_second: int = _key(
+        64 * _MIB, "How fast copies that are behind are filled, over all shards of a node.", 64 * 1024, 1 << 40
+    )
+    etcd: EtcdSection = field(default_factory=EtcdSection)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogsSection:
     """Log lines."""
 
@@ -147,6 +190,7 @@ class Config:
     storage: StorageSection = field(default_factory=StorageSection)
     streams: StreamsSection = field(default_factory=StreamsSection)
     applications: ApplicationsSection = field(default_factory=ApplicationsSection)
+    cluster: ClusterSection = field(default_factory=ClusterSection)
     logs: LogsSection = field(default_factory=LogsSection)
     metrics: MetricsSection = field(default_factory=MetricsSection)
 
@@ -225,7 +269,9 @@ def compose(
     settings = {
         name: Setting(key, *given.get(name, (key.default, "default"))) for name, key in KEYS.items()
     }
-    return Composed(_build(Config, settings, ""), settings, file)
+    config: Config = _build(Config, settings, "")
+    _check_cluster(config)
+    return Composed(config, settings, file)
 
 
 def load(
@@ -283,6 +329,75 @@ def default_toml() -> str:
         value = str(key.default) if isinstance(key.default, str) else key.default
         lines.append(f"{name} = {msgspec.json.encode(value).decode():<24} # {key.what}")
     return "\n".join(lines) + "\n"
+
+
+# -- where nodes agree -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterUrl:
+    """kind: "etcd" with hosts ("host:port") and prefix ("streamkit" when the url has none), or "sqlite" with path."""
+
+    kind: str
+    hosts: tuple[str, ...] = ()
+    prefix: str = ""
+    path: str = ""
+
+
+def parse_cluster_url(url: str) -> ClusterUrl:
+    """Raises ValueError that says what a url must look like; `compose` has checked cluster.url already."""
+    if path := url.removeprefix("sqlite://") if url.startswith("sqlite://") else "":
+        if not path.startswith("/") or path.endswith("/"):
+            raise ValueError("must name a file with its whole path, as sqlite:///var/lib/streamkit/cluster.sqlite")
+        return ClusterUrl("sqlite", path=path)
+    if not url.startswith("etcd://"):
+        raise ValueError("must begin with etcd:// or sqlite:///")
+    listed, _, prefix = url.removeprefix("etcd://").partition("/")
+    hosts = tuple(listed.split(","))
+    for host in hosts:
+        if not re.fullmatch(r"([\w.-]+|\[[\da-fA-F:]+\]):\d{1,5}", host):
+            raise ValueError(f"must list host:port, separated by commas, and not {host[:60]!r}")
+    prefix = prefix.strip("/") or "streamkit"
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", prefix):
+        raise ValueError(f"has a prefix of letters, digits, dots and dashes, and not {prefix[:60]!r}")
+    return ClusterUrl("etcd", hosts=hosts, prefix=prefix)
+
+
+def _check_cluster(config: Config) -> None:
+    """What no single key shows. Raises InvalidConfig."""
+    cluster, etcd = config.cluster, config.cluster.etcd
+    wrong = ""
+    if cluster.url and not config.node.name:
+        wrong, key, step = "a node of a cluster needs a name that stays its own", "node.name", "add --node-id NAME"
+    elif cluster.url and config.listen.host.startswith("unix:"):
+        wrong, key = "the nodes of a cluster reach each other over a network, not a socket file", "listen.host"
+        step = "--listen 127.0.0.1"
+    elif bool(etcd.certificate_file) != bool(etcd.key_file):
+        wrong, key = "a certificate and its key are named together", "cluster.etcd.key_file"
+        step = "set cluster.etcd.certificate_file and cluster.etcd.key_file"
+    elif etcd.certificate_file and not etcd.ca_file:
+        wrong, key = "a certificate of ours needs the authority of the other side", "cluster.etcd.ca_file"
+        step = "set cluster.etcd.ca_file"
+    if wrong:
+        raise InvalidConfig(wrong, try_=step, file="", line=0, key=key, value="")
+
+
+def _cluster_url_wrong(url: str) -> str:
+    try:
+        parse_cluster_url(url)
+    except ValueError as error:
+        return f"{error}, got {url[:80]!r}"
+    return ""
+
+
+def _name_wrong(name: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+        return ""
+    return f"must be up to 63 letters, digits, dots, dashes and underscores, first a letter or digit, got {name!r}"
+
+
+# What is more than a type and a range: the name of a key → a function that says what is wrong, "" for nothing.
+_FORMS = {"cluster.url": _cluster_url_wrong, "node.name": _name_wrong, "cluster.zone": _name_wrong}
 
 
 # -- reading ---------------------------------------------------------------------------------------------------
@@ -377,6 +492,8 @@ def _checked(name: str, value: Any, *, file: str, line: int, text: bool) -> Any:
         raise wrong(f"must be {_spoken(key.kind)}, got {value!r}") from error
     if name in _CHOICES and made not in _CHOICES[name]:
         raise wrong(f"must be one of {', '.join(_CHOICES[name])}, got {made!r}")
+    if name in _FORMS and made and (why := _FORMS[name](made)):
+        raise wrong(why)
     if key.low is not None and key.high is not None and not key.low <= made <= key.high:
         raise wrong(f"must be {key.low}..{key.high}, got {made}")
     return made

@@ -14,3 +14,4 @@ RETENTION_HOURS_DEFAULT = 168
 RETENTION_HOURS_MIN = 24
 RETENTION_HOURS_MAX = 8_760
 PRODUCER_WINDOW = 8                        # batches a shard remembers of each producer, to recognise repeats
+REPLICAS_MAX = 7                           # copies of a shard; more cost without helping: 7 survive the loss of 3
