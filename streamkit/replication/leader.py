@@ -24,9 +24,13 @@ class Leader:
     __slots__ = ("_ends", "_majority", "_replica", "durability", "epoch", "epoch_start", "high_watermark")
 
     def __init__(
-        self, *, epoch: int, replica: bytes, replicas: dict[bytes, Ends], durability: Durability = Durability.FSYNC
-    ) -> None:
-        """replica: this node's own copy, one of `replicas`; their ends as known when the epoch began."""
+        self, *, epoch: int, replica: bytes, replicas: dict[bytes, Ends], durability: Durability = Durability.FSYNC,
+        high_watermark: int = 0,
+    ) -> None:  # fmt: skip
+        """replica: this node's own copy, one of `replicas`; their ends as known when the epoch began.
+
+        high_watermark: what a copy knew to be committed, when this epoch began.
+        """
         assert replica in replicas, "a leader holds a copy itself"
         self.epoch = epoch
         self.durability = durability
@@ -34,7 +38,7 @@ class Leader:
         self._replica = replica
         self._ends = {name: ends.at(durability) for name, ends in replicas.items()}
         self._majority = len(replicas) // 2 + 1
-        self.high_watermark = min(self._ends.values())
+        self.high_watermark = max(high_watermark, min(self._ends.values()))
 
     def step(self, event: Progressed | EpochStarted) -> Effects:
         """Late, repeated and foreign news change nothing: networks do that."""
