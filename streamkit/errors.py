@@ -7,13 +7,15 @@ payload or secrets. `code` is stable on the wire; a retired code is never given 
     StreamkitError
     ├── InvalidRequest ── InvalidUse · InvalidConfig ── UnsafeListener · InvalidPosition · RecordTooLarge
     ├── NotFound ── StreamNotFound · ShardNotFound · ApplicationNotFound
-    ├── Conflict ── StreamExists · StreamBusy · LimitReached · DataDirectoryLocked
+    ├── Conflict ── StreamExists · StreamBusy · LimitReached · DataDirectoryLocked · CannotPlace · NodeInUse · LastCopy
+    │              · NodeRefused ── WrongCluster · DuplicateNode · StaleDirectory
     ├── Throttled ── BufferFull
-    ├── Unavailable ── ConnectionFailed · NotLeader · NodeDraining · DiskFull · DiskFailed
+    ├── Unavailable ── ConnectionFailed · NotLeader · NodeDraining · DiskFull · DiskFailed · StoreUnavailable
     ├── ProtocolMismatch
     ├── TimedOut
     ├── LeaseLost
-    ├── ProducerError ── ProducerFenced · UnknownProducer · SequenceGap · SequenceCorrupt · WrongShard · ForkedHandle
+    ├── ProducerError ── ProducerFenced · UnknownProducer · SequenceGap · SequenceCorrupt · WrongShard · ShardClosed
+    │                  · ForkedHandle
     ├── DataError ── DecodeFailed · CorruptBatch · CorruptFile · SequenceTrimmed
     ├── PutFailed · BatchFailure
     ├── Closed
@@ -135,6 +137,48 @@ class DataDirectoryLocked(Conflict):
     code = "data_directory_locked"
 
 
+class CannotPlace(Conflict):
+    """There are not enough nodes for the copies that are asked for; facts: replicas, nodes, live."""
+
+    code = "cannot_place"
+
+
+class NodeInUse(Conflict):
+    """The node still holds copies, or runs; facts: node, shards."""
+
+    code = "node_in_use"
+
+
+class LastCopy(Conflict):
+    """The change would leave a shard without a copy that counts; facts: shard, node."""
+
+    code = "last_copy"
+
+
+class NodeRefused(Conflict):
+    """The node may not join the cluster as it is; facts: node, cluster."""
+
+    code = "node_refused"
+
+
+class WrongCluster(NodeRefused):
+    """The data directory belongs to another cluster or node; facts: node, cluster, ours, theirs."""
+
+    code = "wrong_cluster"
+
+
+class DuplicateNode(NodeRefused):
+    """Another process runs under this node's name; facts: node, cluster, address."""
+
+    code = "duplicate_node"
+
+
+class StaleDirectory(NodeRefused):
+    """A copied or restored data directory: the node has started from another since; facts: node, starts, known."""
+
+    code = "stale_directory"
+
+
 class Throttled(StreamkitError):
     """Too much at once; facts: retry_after_ms, limit, scope."""
 
@@ -184,6 +228,12 @@ class DiskFailed(Unavailable):
 
     code = "disk_failed"
     retryable = False
+
+
+class StoreUnavailable(Unavailable):
+    """The coordination store does not answer; facts: store, outcome ("not_done", or "unknown": read before acting)."""
+
+    code = "store_unavailable"
 
 
 class ProtocolMismatch(StreamkitError):
@@ -240,6 +290,13 @@ class WrongShard(ProducerError):
     """The batch holds keys outside the shard's hash range; facts: shard, map_version."""
 
     code = "wrong_shard"
+    retryable = True
+
+
+class ShardClosed(ProducerError):
+    """The shard takes no more records, its children do; nothing was stored; facts: shard, map_version."""
+
+    code = "shard_closed"
     retryable = True
 
 

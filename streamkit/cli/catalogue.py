@@ -180,6 +180,12 @@ ENTRIES: dict[str, Entry] = {
         "make a new Producer and report the program that caused it",
         "producer 17 repeats records 1 100 to 1 200 with other bounds",
     ),
+    "shard_closed": Entry(
+        "A split, a merge or a change of the number of shards closed the shard. Its records stay readable; its keys "
+        "are taken by its children. Producers go over to them by themselves.",
+        "nothing to do; streamkit stream describe STREAM shows the map",
+        "shardId-000000000003 of orders was closed; its children take its keys",
+    ),
     "wrong_shard": Entry(
         "The batch was routed by an older map of the shards. The library routes it again by itself.",
         "nothing to do; streamkit stream describe STREAM shows the map",

@@ -19,6 +19,8 @@ class Shard:
     uuid: 16 bytes, its identity on the wire and on disk; never reused, not even for a re-created stream.
     hash_start, hash_end: half-open range of 128-bit hash keys.
     created_ms, closed_ms: wall clock; closed_ms is None while the shard takes records.
+    parents, children: ordinals; a parent that retention has removed is still named.
+    end: one past its last record, the closing one; None while the shard takes records.
     address: where its leader answers ("host:port", "" when embedded).
     """
 
@@ -33,6 +35,7 @@ class Shard:
     epoch: int = 0
     leader: str = ""
     address: str = ""
+    end: int | None = None
 
     @property
     def id(self) -> str:

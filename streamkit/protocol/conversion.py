@@ -30,6 +30,7 @@ def shard_to_wire(shard: Shard) -> ShardInfo:
         epoch=shard.epoch,
         leader=shard.leader,
         address=shard.address,
+        end=shard.end,
     )
 
 
@@ -46,6 +47,7 @@ def shard_from_wire(info: ShardInfo) -> Shard:
         epoch=info.epoch,
         leader=info.leader,
         address=info.address,
+        end=info.end,
     )
 
 

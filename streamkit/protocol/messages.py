@@ -6,7 +6,7 @@ element is the tag. Tags are never reused; fields are only added at the end, wit
 versions can talk. Raw batches never enter msgpack: they follow the header as payload.
 
     tag  1-9    connection      10-19 streams      20-29 positions and producers
-        30-49   applications    50-   node
+        30-49   applications    50-   node and cluster
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class ShardInfo(_Message, tag=9, frozen=True):
     epoch: int
     leader: str
     address: str
+    end: int | None = None                 # of a closed shard: one past its last record
 
 
 class StreamInfo(_Message, tag=8, frozen=True):
@@ -110,7 +111,7 @@ class DescribeStream(_Message, tag=11, frozen=True):
 
 
 class StreamDescribed(_Message, tag=12, frozen=True):
-    """Answers CreateStream and DescribeStream."""
+    """Answers CreateStream, DescribeStream, SplitShard, MergeShards and ScaleStream."""
 
     stream: StreamInfo
 
@@ -133,6 +134,28 @@ class DescribeShards(_Message, tag=16, frozen=True):
     """How much each shard of a stream holds."""
 
     name: str
+
+
+class SplitShard(_Message, tag=18, frozen=True):
+    """Close a shard and give its range to two children; answered with the stream as it is then."""
+
+    name: str
+    shard: _Whole                          # ordinal
+    at: bytes | None = None                # first hash key of the second child, as in ShardInfo; None: the middle
+
+
+class MergeShards(_Message, tag=19, frozen=True):
+    """Close neighbouring shards and give their ranges to one child."""
+
+    name: str
+    shards: tuple[_Whole, ...]             # ordinals, in any order
+
+
+class ScaleStream(_Message, tag=24, frozen=True):
+    """Close what is needed so that `shards` shards of nearly equal ranges are open."""
+
+    name: str
+    shards: _Whole
 
 
 class ShardState(_Message, tag=7, frozen=True):
@@ -341,14 +364,126 @@ class NodeDescribed(_Message, tag=51, frozen=True):
     durability_note: str
 
 
+# ---- cluster ---------------------------------------------------------------------------------------------
+
+
+class _Part(msgspec.Struct, array_like=True, frozen=True):
+    """Base of what only ever travels inside a message."""
+
+
+class CopyInfo(_Part, frozen=True):
+    """One copy of a shard on the node that tells. role: "leader", "follower" or "none"."""
+
+    shard: bytes
+    role: str
+    epoch: int                             # promised
+    log_start: int
+    log_end: int
+    high_watermark: int
+    certain: bool                          # may vote
+    incarnation: bytes
+
+
+class DescribeCopies(_Message, tag=58, frozen=True):
+    """What lies on the node that is asked."""
+
+
+class CopiesDescribed(_Message, tag=59, frozen=True):
+    node: str
+    free_bytes: int
+    copies: tuple[CopyInfo, ...]
+
+
+class ClusterNode(_Part, frozen=True):
+    """state: "active" or "draining". What a node that does not answer would tell is None."""
+
+    node: str
+    state: str
+    live: bool                             # it keeps its registration
+    answers: bool                          # to the node that was asked
+    zone: str
+    version: str
+    protocol_max: int
+    address: str
+    peer_address: str
+    leaders: int
+    members: int
+    learners: int
+    uncertain: int | None                  # copies that may not vote
+    lag_records: int | None                # its members' copies behind their leaders
+    free_bytes: int | None
+
+
+class ClusterTrouble(_Part, frozen=True):
+    """A shard that has fewer copies than it should, or no leader. kind: "no_leader", "short", "uncertain", "moving"."""
+
+    stream: str
+    ordinal: int
+    shard: bytes
+    kind: str
+    reason: str
+    try_: str
+
+
+class DescribeCluster(_Message, tag=52, frozen=True):
+    """troubles_max: how many shards are told one by one; the answer counts all."""
+
+    troubles_max: _Whole = 1_000
+
+
+class ClusterDescribed(_Message, tag=53, frozen=True):
+    cluster: str
+    controller: str                        # the node that plans moves now; "" when there is none
+    store: str                             # "" when the coordination store answers, else what is wrong
+    shards: int
+    nodes: tuple[ClusterNode, ...]
+    troubles: tuple[ClusterTrouble, ...]
+    trouble_counts: dict[str, int]         # kind → shards
+
+
+class DrainNode(_Message, tag=54, frozen=True):
+    """Its leaders and copies shall move to other nodes; undo: it may take some again. Answered with Done, at once."""
+
+    node: str
+    undo: bool = False
+
+
+class MoveShard(_Message, tag=55, frozen=True):
+    """Another leader (`leader`), or another member (`out` and `into`). Answered with Done when it is wanted, not done."""
+
+    stream: str
+    ordinal: _Whole
+    leader: str = ""
+    out: str = ""
+    into: str = ""
+
+
+class AddNode(_Message, tag=56, frozen=True):
+    """Shards shall move to the node until it carries its share. Answered with ShardsMoving."""
+
+    node: str
+
+
+class RemoveNode(_Message, tag=57, frozen=True):
+    """The node, stopped and without copies, is forgotten."""
+
+    node: str
+
+
+class ShardsMoving(_Message, tag=60, frozen=True):
+    shards: int
+
+
 Message = (
     Hello | Welcome | Failure | Goodbye | Done
     | CreateStream | DescribeStream | StreamDescribed | ListStreams | StreamsListed | DeleteStream
-    | DescribeShards | ShardsDescribed
+    | DescribeShards | ShardsDescribed | SplitShard | MergeShards | ScaleStream
     | ResolvePosition | PositionResolved | NewProducer | ProducerGiven
     | JoinApplication | Heartbeat | Membership | Checkpoint | Checkpointed | ReleaseLeases | LeaveApplication
     | ListApplications | ApplicationsListed | DescribeApplication | ApplicationDescribed | DeleteApplication
     | PauseLease | ResumeLeases | DescribeNode | NodeDescribed
+    | DescribeCluster | ClusterDescribed | DrainNode | MoveShard | AddNode | RemoveNode | ShardsMoving
+    | DescribeCopies | CopiesDescribed
 )
 
 _encoder = msgspec.msgpack.Encoder()
