@@ -68,10 +68,12 @@ REQUESTS: tuple[type, ...] = (
     m.ScaleStream, m.ResolvePosition,
     m.NewProducer, m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication,
     m.ListApplications, m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.DescribeNode,
+    m.DescribeCluster, m.DrainNode, m.MoveShard, m.AddNode, m.RemoveNode, m.DescribeCopies,
 )  # fmt: skip
 ANSWERS: tuple[type, ...] = (
     m.Failure, m.Done, m.StreamDescribed, m.StreamsListed, m.ShardsDescribed, m.PositionResolved, m.ProducerGiven,
     m.Membership, m.Checkpointed, m.ApplicationsListed, m.ApplicationDescribed, m.NodeDescribed,
+    m.ClusterDescribed, m.ShardsMoving, m.CopiesDescribed,
 )  # fmt: skip
 
 _REQUEST_FRAMES: tuple[type, ...] = (PutFrame, FetchFrame, *REQUESTS)

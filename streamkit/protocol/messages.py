@@ -449,7 +449,7 @@ class DrainNode(_Message, tag=54, frozen=True):
 
 
 class MoveShard(_Message, tag=55, frozen=True):
-    """Another leader (`leader`), or another member (`out` and `into`). Answered with Done when it is wanted, not done."""
+    """Another leader (`leader`), or another member (`out`, `into`). Answered with Done when it is wanted, not done."""
 
     stream: str
     ordinal: _Whole
