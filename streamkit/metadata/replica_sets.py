@@ -1,0 +1,224 @@
+"""Who holds which shard, in memory and in the store: one value a shard, changed by compare-and-swap.
+
+    replicas/<shard uuid, hex>     ReplicaSetEntry as JSON
+
+`entries` follows the store by a watch and is never waited for; a change goes through `swap`, whose answer is certain:
+it repeats a change whose outcome is unknown until the store has said what became of it.
+Called by the broker's copies, the cluster's catalog and the controller. Read `ReplicaSetEntry`, then
+`ReplicaSets.swap`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from streamkit.errors import StoreUnavailable
+from streamkit.metadata.store import Store, Swap
+from streamkit.metadata.view import View
+from streamkit.replication.replica_set import Member, ReplicaSet
+
+PREFIX = "replicas/"
+_log = logging.getLogger("streamkit.metadata")
+_TRIES = 4                         # of one change whose outcome is unknown
+_AGAIN_SECONDS = 0.1               # before the second try; doubled each time
+
+EntryMember = tuple[str, str]      # node, incarnation in hexadecimal
+
+
+class ReplicaSetEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the store holds of one shard.
+
+    previous: not empty while a change of members is under way. learners: copies that are not yet counted.
+    target_leader, target_members: what the controller wants (node names); empty: nothing.
+    revision: of the key in the store; never written.
+    """
+
+    stream: str
+    epoch: int
+    leader: str
+    members: tuple[EntryMember, ...]
+    previous: tuple[EntryMember, ...] = ()
+    learners: tuple[EntryMember, ...] = ()
+    target_leader: str = ""
+    target_members: tuple[str, ...] = ()
+    revision: int = 0
+
+    @classmethod
+    def of(
+        cls, stream: str, replicas: ReplicaSet, *, target_leader: str = "", target_members: tuple[str, ...] = ()
+    ) -> ReplicaSetEntry:
+        return cls(
+            stream=stream, epoch=replicas.epoch, leader=replicas.leader, members=_written(replicas.members),
+            previous=_written(replicas.previous), learners=_written(replicas.learners),
+            target_leader=target_leader, target_members=target_members,
+        )
+
+    @property
+    def replica_set(self) -> ReplicaSet:
+        return ReplicaSet(
+            epoch=self.epoch, leader=self.leader, members=_read(self.members), previous=_read(self.previous),
+            learners=_read(self.learners),
+        )
+
+    def with_set(self, replicas: ReplicaSet) -> ReplicaSetEntry:
+        """The same stream and targets with another replica set."""
+        return msgspec.structs.replace(
+            self, epoch=replicas.epoch, leader=replicas.leader, members=_written(replicas.members),
+            previous=_written(replicas.previous), learners=_written(replicas.learners),
+        )
+
+    def with_targets(self, *, leader: str, members: tuple[str, ...]) -> ReplicaSetEntry:
+        return msgspec.structs.replace(self, target_leader=leader, target_members=members)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The members' nodes, in order."""
+        return tuple(node for node, _ in self.members)
+
+    @property
+    def copies(self) -> tuple[str, ...]:
+        """Every node that holds or is to hold a copy, each once."""
+        return tuple(dict.fromkeys(node for node, _ in (*self.members, *self.previous, *self.learners)))
+
+
+def _written(members: tuple[Member, ...]) -> tuple[EntryMember, ...]:
+    return tuple((member.node, member.incarnation.hex()) for member in members)
+
+
+def _read(members: tuple[EntryMember, ...]) -> tuple[Member, ...]:
+    return tuple(Member(node, bytes.fromhex(incarnation)) for node, incarnation in members)
+
+
+_encode_json = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(ReplicaSetEntry)
+
+
+def encode(entry: ReplicaSetEntry) -> bytes:
+    return _encode_json(msgspec.structs.replace(entry, revision=0))
+
+
+def decode(value: bytes, revision: int) -> ReplicaSetEntry:
+    """Raises ValueError (msgspec.MsgspecError is one)."""
+    return msgspec.structs.replace(_decoder.decode(value), revision=revision)
+
+
+def key_of(uuid: bytes) -> str:
+    return PREFIX + uuid.hex()
+
+
+OnReplicaSet = Callable[[bytes, "ReplicaSetEntry | None"], None]
+
+
+class ReplicaSets:
+    """Open with `await ReplicaSets.open(store)`.
+
+    entries: every shard's entry by uuid, as last heard of. on_change: called with (uuid, entry, or None when it is
+    gone) for each change, also for those made here, after `entries` shows it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.entries: dict[bytes, ReplicaSetEntry] = {}
+        self.on_change: list[OnReplicaSet] = []
+        self._store = store
+        self._view = View(store, PREFIX, self._changed)
+
+    @classmethod
+    async def open(cls, store: Store) -> ReplicaSets:
+        """Raises StoreUnavailable."""
+        sets = cls(store)
+        await sets._view.open()
+        return sets
+
+    async def close(self) -> None:
+        await self._view.close()
+
+    async def swap(self, uuid: bytes, expected_revision: int, entry: ReplicaSetEntry) -> ReplicaSetEntry | None:
+        """The entry with its new revision, or None when somebody else's change was first: look at `entries` again.
+
+        expected_revision: of the entry that this one follows; 0: there must be none.
+        Raises StoreUnavailable when the store does not answer in several tries; with outcome "unknown" the change may
+        still be seen later, through `on_change`.
+        """
+        key, value = key_of(uuid), encode(entry)
+        in_doubt = False
+        for count in range(_TRIES):
+            try:
+                revision = await self._store.compare_and_swap(key, expected_revision, value)
+                if revision is None and in_doubt:
+                    revision = await self._became_of(uuid, value, expected_revision)
+                elif revision is None:
+                    await self._look(uuid)
+            except StoreUnavailable as error:
+                in_doubt |= error.facts["outcome"] == "unknown"
+                if not in_doubt or count == _TRIES - 1:
+                    raise self._gave_up(error, in_doubt) from error
+                await asyncio.sleep(_AGAIN_SECONDS * 2**count)
+                continue
+            if revision is None:
+                return None
+            self._view.wrote(key, value, revision)
+            return msgspec.structs.replace(entry, revision=revision)
+        raise AssertionError("the last try returns or raises")
+
+    async def _became_of(self, uuid: bytes, value: bytes, expected_revision: int) -> int | None:
+        """The revision of our change when an earlier try made it: nobody else writes these bytes over that revision."""
+        found, revision = await self._store.read(key_of(uuid))
+        if revision == expected_revision and found is not None:
+            # The store has refused that revision, so this read is older than the refusal.
+            raise StoreUnavailable(
+                "the coordination store answers with what it held before", try_="try again in a moment",
+                store=key_of(uuid), outcome="unknown",
+            )
+        if found == value:
+            return revision
+        self._heard(uuid, found, revision)
+        return None
+
+    async def _look(self, uuid: bytes) -> None:
+        """Lost: hear at once to what, if the store will say; else the watch brings it."""
+        with contextlib.suppress(StoreUnavailable):
+            self._heard(uuid, *await self._store.read(key_of(uuid)))
+
+    def create_many(self, entries: Mapping[bytes, ReplicaSetEntry]) -> list[Swap]:
+        """For a transaction of the caller's: all of them, none of which may exist."""
+        return [Swap(key_of(uuid), 0, encode(entry)) for uuid, entry in entries.items()]
+
+    def delete_many(self, uuids: Iterable[bytes]) -> list[Swap]:
+        """For a transaction of the caller's: those that are known."""
+        known = [(uuid, self.entries[uuid]) for uuid in uuids if uuid in self.entries]
+        return [Swap(key_of(uuid), entry.revision, None) for uuid, entry in known]
+
+    def wrote(self, swaps: Iterable[Swap], revision: int) -> None:
+        """The caller's transaction was made: show it now."""
+        for swap in swaps:
+            if swap.key.startswith(PREFIX):
+                self._view.wrote(swap.key, swap.value, revision)
+
+    def _heard(self, uuid: bytes, value: bytes | None, revision: int) -> None:
+        """A read is newer than the watch; a key that is gone has no revision to tell by, so the watch says that."""
+        if value is not None:
+            self._view.wrote(key_of(uuid), value, revision)
+
+    def _gave_up(self, error: StoreUnavailable, in_doubt: bool) -> StoreUnavailable:
+        facts = error.facts | {"outcome": "unknown" if in_doubt else "not_done"}
+        return StoreUnavailable(str(error), try_=error.try_, **facts)
+
+    def _changed(self, key: str, value: bytes | None, revision: int) -> None:
+        try:
+            uuid = bytes.fromhex(key.removeprefix(PREFIX))
+            entry = None if value is None else decode(value, revision)
+        except ValueError as error:
+            # Nothing is done because metadata looks odd: what was known of the shard goes on.
+            _log.error("metadata.unreadable", extra={"facts": {"key": key, "error": str(error)}})
+            return
+        if entry is None:
+            self.entries.pop(uuid, None)
+        else:
+            self.entries[uuid] = entry
+        for call in tuple(self.on_change):
+            call(uuid, entry)
