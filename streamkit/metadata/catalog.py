@@ -43,6 +43,7 @@ class ShardEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     parents: tuple[int, ...] = ()
     children: tuple[int, ...] = ()
     epoch: int = 0
+    end: int | None = None
 
 
 class StreamEntry(msgspec.Struct, frozen=True):
@@ -77,7 +78,7 @@ def to_entry(stream: StreamDescription) -> StreamEntry:
             ShardEntry(
                 ordinal=shard.ordinal, uuid=shard.uuid.hex(), hash_start=str(shard.hash_start),
                 hash_end=str(shard.hash_end), created_ms=shard.created_ms, closed_ms=shard.closed_ms,
-                parents=shard.parents, children=shard.children, epoch=shard.epoch,
+                parents=shard.parents, children=shard.children, epoch=shard.epoch, end=shard.end,
             )
             for shard in stream.shards
         ),
@@ -88,7 +89,8 @@ def from_entry(entry: StreamEntry) -> StreamDescription:
     return StreamDescription(
         name=entry.name, status=entry.status,
         config=StreamConfig(
-            shards=len(entry.shards), retention_hours=entry.retention_hours, retention_bytes=entry.retention_bytes,
+            shards=max(1, sum(shard.closed_ms is None for shard in entry.shards)),
+            retention_hours=entry.retention_hours, retention_bytes=entry.retention_bytes,
             durability=entry.durability, record_bytes_max=entry.record_bytes_max, codec=entry.codec,
         ),
         created_ms=entry.created_ms, map_version=entry.map_version,
@@ -96,7 +98,7 @@ def from_entry(entry: StreamEntry) -> StreamDescription:
             Shard(
                 ordinal=shard.ordinal, uuid=bytes.fromhex(shard.uuid), hash_start=int(shard.hash_start),
                 hash_end=int(shard.hash_end), created_ms=shard.created_ms, closed_ms=shard.closed_ms,
-                parents=shard.parents, children=shard.children, epoch=shard.epoch,
+                parents=shard.parents, children=shard.children, epoch=shard.epoch, end=shard.end,
             )
             for shard in entry.shards
         ),
