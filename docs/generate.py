@@ -54,7 +54,7 @@ def _command(path: str, command: click.Command) -> list[str]:
     arguments = [p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)]
     lines = [f"## streamkit {path}", "", "```", " ".join(["streamkit", path, *arguments]), "```", ""]
     lines += [cleandoc(command.help or "")]
-    options = [p for p in command.params if isinstance(p, click.Option) and not set(p.opts) & SHARED]
+    options = [p for p in command.params if isinstance(p, click.Option) and not (set(p.opts) & SHARED or p.hidden)]
     if options:
         lines += ["", *(_option(option) for option in options)]
     return lines

@@ -63,6 +63,7 @@ class Addresses:
 
     native: str = ""
     health: str = ""
+    peer: str = ""                         # of a cluster's node
 
 
 class Node:

@@ -1,4 +1,4 @@
-"""`streamkit serve`: one node in this process, until it is asked to stop."""
+"""`streamkit serve`: one node in this process, or several in processes of their own, until asked to stop."""
 
 from __future__ import annotations
 
@@ -31,37 +31,65 @@ if TYPE_CHECKING:
 @click.option(
     "--accept-insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS and login."
 )
+@click.option("--node-id", "name", metavar="NAME", help="The node's name; in a cluster its own for good.")
+@click.option("--cluster", "cluster_url", metavar="URL", help="Join: etcd://HOST:PORT[,…][/PREFIX] or sqlite:///FILE.")
+@click.option("--zone", metavar="NAME", help="What the node shares its fate with; copies lie in different zones.")
+@click.option("--peer-port", type=int, default=None, help="Port for the other nodes (default: 7442).")
+@click.option(
+    "--replicas", type=click.IntRange(1, 7), metavar="N",
+    help="Run N nodes on this machine that keep a copy of every record each; for development.",
+)
+@click.option(
+    "--workers", type=click.IntRange(1, 64), metavar="N",
+    help="Run N nodes on this machine that share the shards, one copy each; for more than one processor.",
+)
+@click.option("--supervised-by", "parent", type=int, metavar="PID", hidden=True, help="End when that process ends.")
 @common
 @pass_invocation
 def serve(
     invocation: Invocation, dev: bool | None, path: str | None, data_dir: str | None, host: str | None,
-    port: int | None, health_port: int | None, accept_insecure: bool | None,
+    port: int | None, health_port: int | None, accept_insecure: bool | None, name: str | None,
+    cluster_url: str | None, zone: str | None, peer_port: int | None, replicas: int | None, workers: int | None,
+    parent: int | None,
 ) -> None:  # fmt: skip
     """Run a node.
 
-    Every put is on disk before it is acknowledged, unless its stream says otherwise. Ctrl-C stops in order, twice at
-    once. With --port 0 the health port is free, too, unless it is given.
+    Every put is on disk before it is acknowledged, unless its stream says otherwise; in a cluster on the disks of a
+    majority of its copies. Ctrl-C stops in order, twice at once. With --port 0 the other ports are free, too, unless
+    they are given. --replicas and --workers run several nodes, with a directory each below --data; a node that ends is
+    started again.
     """
     from streamkit.cli.configuration import load_configuration
 
-    if port == 0 and health_port is None:
-        health_port = 0
+    if parent is not None:
+        from streamkit.runtime.children import end_with
+
+        end_with(parent)
+    if port == 0:
+        health_port = 0 if health_port is None else health_port
+        peer_port = 0 if peer_port is None else peer_port
     config = load_configuration(
         path,
         {
             "node.dev": dev, "storage.data_dir": data_dir, "listen.host": host, "listen.native.port": port,
-            "listen.health.port": health_port, "listen.accept_insecure": accept_insecure,
+            "listen.health.port": health_port, "listen.accept_insecure": accept_insecure, "node.name": name,
+            "cluster.url": cluster_url, "cluster.zone": zone, "listen.peer.port": peer_port,
         },
     ).config  # fmt: skip
     directory = config.storage.data_dir or _own_directory(config)
-    _log_to_stderr(config)
+    if replicas is not None or workers is not None:
+        from streamkit.cli.local_cluster import LocalCluster
+
+        _log_to_stderr(config)
+        raise click.exceptions.Exit(LocalCluster(invocation, config, directory, path, replicas, workers).run())
+    _log_to_stderr(config, prefix=f"{config.node.name}  " if parent is not None else "")
     from streamkit.runtime.real import new_event_loop
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(invocation, config, directory))
+        runner.run(_serve(invocation, config, directory, as_json=invocation.json or parent is not None))
 
 
-async def _serve(invocation: Invocation, config: Config, directory: str) -> None:
+async def _serve(invocation: Invocation, config: Config, directory: str, *, as_json: bool) -> None:
     from streamkit.node import Node
     from streamkit.runtime.real import real_runtime
     from streamkit.runtime.shutdown import StopSignal
@@ -71,7 +99,7 @@ async def _serve(invocation: Invocation, config: Config, directory: str) -> None
     async with StopSignal() as stop:
         await node.start()
         _settle_collector()
-        _announce(invocation, node, directory, time.perf_counter() - started)
+        _announce(invocation, node, directory, time.perf_counter() - started, as_json=as_json)
         await stop.wait()
         await node.stop()
 
@@ -88,18 +116,19 @@ def _settle_collector() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-def _announce(invocation: Invocation, node: Node, directory: str, seconds: float) -> None:
+def _announce(invocation: Invocation, node: Node, directory: str, seconds: float, *, as_json: bool) -> None:
     from streamkit import __version__
 
-    native, health = node.addresses.native, node.addresses.health
+    native, health, peer = node.addresses.native, node.addresses.health, node.addresses.peer
     native_url = native if native.startswith("unix:") else f"streamkit://{native}"
     described = node.describe()
-    if invocation.json:
+    if as_json:
         emit(
             "node",
             {
                 "node": node.name, "version": __version__, "pid": os.getpid(), "native": native_url,
-                "health": f"http://{health}" if health else None, "data": str(Path(directory).resolve()),
+                "health": f"http://{health}" if health else None, "peer": peer or None,
+                "cluster": node.config.cluster.url or None, "data": str(Path(directory).resolve()),
                 "dev": node.config.node.dev, "insecure": [plan.address for plan in node.insecure],
                 "ready_seconds": round(seconds, 3),
             },
@@ -112,7 +141,10 @@ def _announce(invocation: Invocation, node: Node, directory: str, seconds: float
     click.echo(f"  native   {native_url}")
     if health:
         click.echo(f"  health   http://{health}     /live /ready /metrics")
-    click.echo(f"  data     {_short(directory)}  {size(described.free_bytes)} free, {described.durability_note}")
+    if node.config.cluster.url:
+        zone = f"     zone {node.config.cluster.zone}" if node.config.cluster.zone else ""
+        click.echo(f"  cluster  {node.config.cluster.url}     peers at {peer}{zone}")
+    click.echo(f"  data     {short(directory)}  {size(described.free_bytes)} free, {described.durability_note}")
     for plan in node.insecure:
         red, plain = ("\x1b[31m", "\x1b[0m") if invocation.colored else ("", "")
         click.echo(f"{red}  INSECURE {plan.address}: anyone who reaches it can read and delete your data{plain}")
@@ -134,12 +166,24 @@ def _own_directory(config: Config) -> str:
     )  # fmt: skip
 
 
-def _short(directory: str) -> str:
+def short(directory: str) -> str:
+    """As people write it: below their home with a tilde."""
     home = str(Path.home())
     return f"~{directory.removeprefix(home)}" if directory.startswith(f"{home}/") else directory
 
 
-def _log_to_stderr(config: Config) -> None:
+class _Prefixed(logging.Formatter):
+    """Says whose line it is: several processes share one terminal."""
+
+    def __init__(self, inner: logging.Formatter, prefix: str) -> None:
+        super().__init__()
+        self._inner, self._prefix = inner, prefix
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._prefix + self._inner.format(record)
+
+
+def _log_to_stderr(config: Config, prefix: str = "") -> None:
     from streamkit.observability.logs import handler
 
     # A person at a terminal has the banner; changes of state are for services.
@@ -147,6 +191,10 @@ def _log_to_stderr(config: Config) -> None:
     level = "warning" if quiet else config.logs.level
     text_format = "text" if config.node.dev and config.logs.format == "auto" else config.logs.format
     root = logging.getLogger("streamkit")
-    root.addHandler(handler(sys.stderr, format=text_format, level=level, node=config.node.name))
+    lines = handler(sys.stderr, format=text_format, level=level, node=config.node.name)
+    as_text = text_format == "text" or (text_format == "auto" and sys.stderr.isatty())
+    if prefix and as_text and lines.formatter is not None:         # JSON lines name the node already
+        lines.setFormatter(_Prefixed(lines.formatter, prefix))
+    root.addHandler(lines)
     root.setLevel(level.upper())
     root.propagate = False
