@@ -20,8 +20,8 @@ class LeaseTable:
     def __init__(self) -> None:
         self.leases: dict[bytes, Lease] = {}
 
-    def add(self, shard: bytes, checkpoint: int) -> None:
-        self.leases[shard] = Lease(checkpoint=checkpoint)
+    def add(self, shard: bytes, checkpoint: int, waiting: bool = False) -> None:
+        self.leases[shard] = Lease(state="waiting" if waiting else "ready", checkpoint=checkpoint)
 
     def grant(self, shard: bytes, session: int) -> None:
         lease = self.leases[shard]
@@ -30,7 +30,7 @@ class LeaseTable:
     def free(self, shard: bytes) -> None:
         lease = self.leases[shard]
         lease.owner = 0
-        if lease.state != "paused":
+        if lease.state not in ("paused", "complete"):
             lease.state = "ready"
 
     def checkpoint(self, shard: bytes, lease_epoch: int, number: int, sequence: int) -> str:

@@ -10,7 +10,7 @@
 #    40   8  session            owner; 0: nobody
 #    48   8  checkpointed_ms    wall clock of the last accepted checkpoint; information only
 #    56   4  takeovers          owners in a row that crashed without moving the checkpoint
-#    60   1  state              READY, OWNED, DRAINING, PAUSED
+#    60   1  state              READY, OWNED, DRAINING, PAUSED, WAITING (for its parents), COMPLETE (at its shard's end)
 #    61   1  result             what checkpoint `number` was answered: RESULT_OK or RESULT_BEHIND
 #    62   1  progressed         the present owner has moved the checkpoint
 #    63   1  crashed            the last owner did not release the lease
@@ -26,6 +26,8 @@ cdef enum:                     # states
     OWNED = 2
     DRAINING = 3
     PAUSED = 4
+    WAITING = 5
+    COMPLETE = 6
 
 cdef enum:                     # results
     RESULT_OK = 0

@@ -9,7 +9,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-STATE_NAMES = {READY: "ready", OWNED: "owned", DRAINING: "draining", PAUSED: "paused"}
+STATE_NAMES = {READY: "ready", OWNED: "owned", DRAINING: "draining", PAUSED: "paused", WAITING: "waiting",
+               COMPLETE: "complete"}
 cdef tuple RESULTS = ("ok", "fenced", "behind")
 
 
@@ -111,8 +112,8 @@ cdef class LeaseTable:
         self.index()
         return 0
 
-    def add(self, bytes shard not None, uint64_t checkpoint):
-        """A new lease that nobody owns, at lease epoch 0."""
+    def add(self, bytes shard not None, uint64_t checkpoint, bint waiting=False):
+        """A new lease that nobody owns, at lease epoch 0. waiting: nobody may own it before its parents are done."""
         assert PyBytes_GET_SIZE(shard) == 16, "a shard's identity is 16 bytes"
         assert shard not in self, "a lease is added once"
         cdef Row* row
@@ -123,7 +124,7 @@ cdef class LeaseTable:
         memset(row, 0, sizeof(Row))
         memcpy(row.shard, PyBytes_AS_STRING(shard), 16)
         row.checkpoint = checkpoint
-        row.state = READY
+        row.state = WAITING if waiting else READY
         memcpy(&hashed, row.shard, 8)
         bucket = (hashed * 0x9E3779B97F4A7C15ULL) >> 20 & self.bucket_mask
         while self.buckets[bucket] >= 0:
@@ -177,14 +178,14 @@ cdef class LeaseTable:
         return held
 
     def loads(self):
-        """({session: leases it holds and is to keep}, leases that are draining)."""
+        """({session: leases it holds and has work with}, leases that are draining)."""
         cdef Py_ssize_t i
         cdef Py_ssize_t draining = 0
         cdef dict loads = {}
         for i in range(self.count):
             if self.rows[i].state == DRAINING:
                 draining += 1
-            elif self.rows[i].session != 0:
+            elif self.rows[i].session != 0 and self.rows[i].state != COMPLETE:
                 loads[self.rows[i].session] = loads.get(self.rows[i].session, 0) + 1
         return loads, draining
 
@@ -214,15 +215,26 @@ cdef class LeaseTable:
         row.state = PAUSED
 
     def free(self, bytes shard not None, bint crashed):
-        """The owner is gone. A paused lease stays paused; any other becomes READY."""
+        """The owner is gone. A paused lease stays paused, a complete one complete; any other becomes READY."""
         cdef Row* row = self.at(shard)
         assert row.session != 0, "only an owned lease is freed"
         row.session = 0
         row.crashed = crashed
         if crashed and not row.progressed and row.takeovers < 0xFFFFFFFF:
             row.takeovers += 1
-        if row.state != PAUSED:
+        if row.state != PAUSED and row.state != COMPLETE:
             row.state = READY
+
+    def open(self, bytes shard not None):
+        """WAITING → READY: its parents are done, or gone."""
+        cdef Row* row = self.at(shard)
+        assert row.state == WAITING, "only a lease that waits is opened"
+        row.state = READY
+
+    def complete(self, bytes shard not None):
+        """→ COMPLETE, for ever: the shard is processed to its end. An owner keeps it until it lets go."""
+        cdef Row* row = self.at(shard)
+        row.state = COMPLETE
 
     def resume(self, bytes shard not None):
         """PAUSED → READY without an owner; an owner it still had must ask for it anew."""
@@ -332,6 +344,6 @@ cdef class LeaseTable:
         for i in range(size // ROW_BYTES):
             memcpy(&row, PyBytes_AS_STRING(rows) + i * ROW_BYTES, ROW_BYTES)
             place = self.find(row.shard)
-            if place == NULL or not READY <= row.state <= PAUSED or row.result > RESULT_BEHIND:
+            if place == NULL or not READY <= row.state <= COMPLETE or row.result > RESULT_BEHIND:
                 raise ValueError("a lease row of a shard that the application does not have, or in no known state")
             place[0] = row

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from streamkit.broker.found_streams import found_stream, is_same, start_of
 from streamkit.errors import (
     Conflict,
     CorruptFile,
     DiskFull,
-    InvalidPosition,
     InvalidRequest,
     LimitReached,
     StreamkitError,
@@ -32,7 +32,7 @@ from streamkit.leases import events, facts
 from streamkit.leases.applications import Applications
 from streamkit.leases.membership import heartbeat_ms
 from streamkit.leases.table import Application
-from streamkit.model.sequence import parse_sequence_number
+from streamkit.model.shard import shard_id
 from streamkit.model.stream import StreamDescription, StreamStatus
 from streamkit.protocol import messages
 from streamkit.protocol.conversion import shard_to_wire
@@ -108,6 +108,7 @@ class Coordinator:
         self._waiting: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
         self._told: dict[tuple[str, int], tuple[frozenset[bytes], tuple[str, ...]]] = {}
         self._streams_checked_ms = 0
+        self._maps_seen: dict[tuple[str, str], tuple[int, int]] = {}   # (application, stream) → creation, map version
         self._handlers: dict[type, Callable[[Any, int], Awaitable[messages.Message]]] = {
             messages.JoinApplication: self._join,
             messages.Heartbeat: self._heartbeat,
@@ -168,6 +169,18 @@ class Coordinator:
     def check_fetch(self, application: str, session: int, shard: bytes, lease_epoch: int) -> None:
         """Raises LeaseLost unless that session owns the shard in that lease epoch; ApplicationNotFound."""
         self.machine.check_fetch(application, session, shard, lease_epoch)
+
+    @property
+    def has_applications(self) -> bool:
+        """Whether ticks are owed."""
+        return bool(self.machine.table.applications)
+
+    def stream_changed(self, name: str) -> None:
+        """The stream was resharded, or a closed shard of it is gone; `tick` would find out a little later."""
+        if self._failed is None:
+            for application in list(self.machine.table.applications.values()):
+                if name in application.streams:
+                    self._look_at_streams(application)
 
     def connection_lost(self, connection_id: int) -> None:
         """Workers on that connection have one heartbeat's time to come back."""
@@ -324,9 +337,7 @@ class Coordinator:
                 continue
             present += 1
             if name not in known:
-                leases = tuple((shard.uuid, shard.ordinal, self._start(message, shard.id, shard.uuid))
-                               for shard in stream.shards)
-                found.append(events.FoundStream(name, leases))
+                found.append(found_stream(stream, self._starts(message, stream)))
         if missing is not None and not present:
             raise missing
         return tuple(found)
@@ -339,17 +350,19 @@ class Coordinator:
             )
         return stream
 
-    def _start(self, message: messages.JoinApplication, shard: str, uuid: bytes) -> int:
-        if message.start_kind != "per_shard":
-            return self._streams.resolve(uuid, message.start_kind, message.start_value)
-        text = message.start_by_shard.get(shard)
-        if text is None:
-            raise InvalidPosition(
-                f"start says nothing about {shard}", try_="name every shard of the stream", position=shard
-            )
-        if text in ("trim_horizon", "latest"):
-            return self._streams.resolve(uuid, text, 0)
-        return self._streams.resolve(uuid, "at_sequence", parse_sequence_number(text).sequence)
+    def _starts(self, message: messages.JoinApplication, stream: StreamDescription) -> dict[bytes, int]:
+        # Where each shard is started, once and for all.
+        starts: dict[bytes, int] = {}
+        named: set[int] = set()                # ordinals the caller spoke of, and their descendants
+        for shard in stream.shards:
+            kind, value = message.start_kind, message.start_value
+            if kind == "per_shard":
+                kind, value = start_of(message.start_by_shard.get(shard.id), shard, named)
+            if kind == "latest" and shard.end is not None:
+                starts[shard.uuid] = shard.end
+            else:
+                starts[shard.uuid] = self._streams.resolve(shard.uuid, kind, value)
+        return starts
 
     async def _heartbeat(self, message: messages.Heartbeat, connection_id: int) -> messages.Message:
         member = (message.application, message.session)
@@ -411,7 +424,7 @@ class Coordinator:
 
     async def _checkpoint(self, message: messages.Checkpoint, connection_id: int) -> messages.Message:
         effects = self._step(events.Checkpoints(
-            message.application, message.items, self._clock.now_ms(), self._beyond(message)
+            message.application, message.items, self._clock.now_ms(), self._beyond(message), self._clock.monotonic_ms()
         ))
         for result in effects.results:
             self.checkpoints[result] += 1
@@ -492,6 +505,8 @@ class Coordinator:
     ) -> messages.LeaseState:
         state, session, lease_epoch, checkpoint, takeovers, _, checkpointed_ms = application.leases.row(shard)
         high_watermark = self._streams.high_watermark(shard)
+        if (end := application.ends.get(shard)) is not None:
+            high_watermark = end           # what may stand after it are marks of later leaders
         lag_records = max(0, high_watermark - checkpoint)
         arrived_ms = self._streams.append_time_of(shard, checkpoint) if lag_records else None
         return messages.LeaseState(
@@ -513,9 +528,9 @@ class Coordinator:
     # ---- streams that come and go --------------------------------------------------------------------------
 
     def _look_at_streams(self, application: Application) -> None:
-        # A stream that appears under an application is read from its beginning: all of it came after the join.
-        found = []
-        gone = []
+        # A stream that appears under an application is read from its beginning: all of it came after the join. So are
+        # children, whose parents the application has.
+        found, gone, changed = [], [], []
         for name in sorted({*application.streams, *application.awaited()}):
             try:
                 stream = self._active(name)
@@ -523,20 +538,37 @@ class Coordinator:
                 if name in application.streams:
                     gone.append(name)
                 continue
-            if name in application.streams and stream.shards[0].uuid in application.streams[name]:
-                continue
+            seen = (stream.created_ms, stream.map_version)
             if name in application.streams:
-                gone.append(name)          # deleted and created again: another stream of the same name
-            found.append(events.FoundStream(name, tuple(
-                (shard.uuid, shard.ordinal, self._streams.resolve(shard.uuid, "trim_horizon", 0))
-                for shard in stream.shards
-            )))
-        if found or gone:
-            self._step(events.StreamsSeen(
-                application.name, tuple(found), tuple(gone), self._clock.monotonic_ms()
-            ))
-            log.info("application.streams_changed application=%s found=%s gone=%s", application.name,
-                     ",".join(stream.name for stream in found), ",".join(gone))
+                if self._maps_seen.get((application.name, name)) == seen:
+                    continue
+                if not is_same(application, stream):
+                    gone.append(name)      # deleted and created again: another stream of the same name
+            known = name in application.streams and name not in gone
+            new = [shard for shard in stream.shards if not known or shard.uuid not in application.leases]
+            try:
+                told = found_stream(stream, {s.uuid: self._streams.resolve(s.uuid, "trim_horizon", 0) for s in new})
+            except StreamkitError:
+                continue                   # a shard that was made a moment ago, and is not served yet
+            if known:
+                self._warn_of_lost(application, stream)
+            (changed if known else found).append(told)
+            self._maps_seen[application.name, name] = seen
+        if not found and not gone and not changed:
+            return
+        effects = self._step(events.StreamsSeen(
+            application.name, tuple(found), tuple(gone), self._clock.monotonic_ms(), tuple(changed)
+        ))
+        if effects.write:
+            log.info("application.streams_changed application=%s found=%s gone=%s changed=%s", application.name,
+                     *(",".join(each) for each in ([s.name for s in found], gone, [s.name for s in changed])))
+
+    def _warn_of_lost(self, application: Application, stream: StreamDescription) -> None:
+        there = {shard.uuid for shard in stream.shards}
+        for shard, ordinal in application.streams[stream.name].items():
+            if shard not in there and (row := application.leases.row(shard))[0] != "complete":
+                log.error("records.lost_to_retention application=%s stream=%s shard=%s records=%d", application.name,
+                          stream.name, shard_id(ordinal), max(0, application.ends.get(shard, row[3]) - row[3]))
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -7,11 +7,11 @@ balanced. What an answer says is durable before it leaves: that is the owner's d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from streamkit.errors import ApplicationNotFound, LeaseLost
-from streamkit.leases import events, facts
+from streamkit.leases import events, facts, lineage
 from streamkit.leases.assignment import Candidate, balance, place
 from streamkit.leases.membership import Membership
 from streamkit.leases.table import FACTS_VERSION, Application, Table
@@ -144,8 +144,38 @@ class Applications:
     def _add_streams(self, application: Application, found: Sequence[events.FoundStream]) -> None:
         # Whoever comes first decides where a stream is started; a second answer to the same question is dropped.
         for stream in found:
-            if stream.name not in application.streams:
-                self._decide(facts.StreamAdded(application.name, stream.name, stream.leases))
+            if stream.name in application.streams:
+                continue
+            if not stream.parents and not stream.ends:
+                self._decide(facts.StreamAdded(application.name, stream.name, stream.leases, stream.created_ms))
+                continue
+            self._decide(facts.StreamAdded(application.name, stream.name, (), stream.created_ms))
+            self._change_map(application, stream)
+
+    def _change_map(self, application: Application, stream: events.FoundStream) -> bool:
+        change = lineage.map_change(application, stream)
+        if change is None:
+            return False
+        for shard in change.removed:
+            self.membership.drains.pop((application.name, shard), None)
+            self._wake_owner(application, shard)
+        self._decide(change)
+        self._settle(application, list(application.streams[stream.name]))
+        return True
+
+    def _settle(self, application: Application, shards: Collection[bytes]) -> bool:
+        # Leases that are at their shard's end, and those that waited for them.
+        completed = lineage.settled(application, shards)
+        if completed is None:
+            return False
+        for shard in completed.shards:
+            self.membership.drains.pop((application.name, shard), None)
+        self._decide(completed)
+        return True
+
+    def _wake_owner(self, application: Application, shard: bytes) -> None:
+        if session := application.leases.row(shard)[1]:
+            self._wake.add((application.name, session))
 
     def _view(
         self, application: Application, member: facts.MemberJoined, owned: Sequence[tuple[bytes, int]]
@@ -156,7 +186,7 @@ class Applications:
             named = set(owned)
             for shard in application.leases.owned_by(member.session):
                 state, _, lease_epoch, checkpoint, takeovers, crashed, _ = application.leases.row(shard)
-                if (shard, lease_epoch) in named:
+                if (shard, lease_epoch) in named or state == "complete":
                     continue
                 granted.append(events.Granted(
                     application.stream_of[shard], shard, lease_epoch, checkpoint, takeovers, crashed,
@@ -213,12 +243,16 @@ class Applications:
                 attempts[item.shard] = dict(item.attempts)
         self.table.note_attempts(application, attempts)
         self._facts.append(facts.encode(facts.Checkpointed(application.name, changes, event.wall_ms, attempts)))
+        if application.ends and self._settle(application, list(dict.fromkeys(item.shard for item in event.items))):
+            self._balance(application, event.now_ms)
         return results
 
     def _beyond(self, application: Application, event: events.Checkpoints) -> tuple[str, ...]:
         # A position that does not exist yet would pass over whatever comes to stand there. The others are settled.
         within = [item for i, item in enumerate(event.items) if i not in event.beyond]
-        settled = iter(self._checkpoints(events.Checkpoints(event.application, within, event.wall_ms)))
+        settled = iter(self._checkpoints(
+            events.Checkpoints(event.application, within, event.wall_ms, now_ms=event.now_ms)
+        ))
         results = []
         for i, item in enumerate(event.items):
             if i not in event.beyond:
@@ -257,7 +291,7 @@ class Applications:
         state, session, lease_epoch, *_ = application.leases.row(event.shard)
         if not session or lease_epoch != event.lease_epoch:
             raise self.lease_lost(application, event.shard, event.lease_epoch)
-        if state != "paused":
+        if state in ("owned", "draining"):
             self.membership.drains.pop((application.name, event.shard), None)
             self._decide(facts.LeasePaused(application.name, event.shard, event.reason[:1000]))
 
@@ -287,6 +321,9 @@ class Applications:
                 self._decide(facts.StreamRemoved(application.name, name))
                 self._wake.update((application.name, session) for session in application.members)
         self._add_streams(application, event.found)
+        for stream in event.changed:
+            if stream.name in application.streams:
+                self._change_map(application, stream)
         self._balance(application, event.now_ms)
 
     def _connection_lost(self, event: events.ConnectionLost) -> None:
@@ -300,7 +337,10 @@ class Applications:
                 if state == "draining":
                     deadline = event.now_ms + application.members[session].drain_ms
                     self.membership.drains[application.name, shard] = deadline
-            self._balance(application, event.now_ms)     # nothing, unless the log ends in the middle of a step
+            # Nothing to decide, unless the log ends in the middle of a step.
+            for shards in application.streams.values():
+                self._settle(application, list(shards))
+            self._balance(application, event.now_ms)
 
     def _tick(self, event: events.Tick) -> None:
         touched: dict[str, None] = {}

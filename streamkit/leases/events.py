@@ -13,10 +13,17 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class FoundStream:
-    """A stream as it exists now. leases: (shard uuid, ordinal, sequence to start at)."""
+    """A stream as it exists now. leases: (shard uuid, ordinal, sequence to start at), in the order of ordinals.
+
+    created_ms: tells two streams of one name apart; 0: unknown. parents: (shard, its parents), of shards that have any;
+    parents that are gone may be among them. ends: (shard, one past its last record), of shards that are closed.
+    """
 
     name: str
     leases: tuple[tuple[bytes, int, int], ...]
+    created_ms: int = 0
+    parents: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
+    ends: tuple[tuple[bytes, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +85,7 @@ class Checkpoints:
     items: Sequence[CheckpointItem]
     wall_ms: int
     beyond: Collection[int] = ()
+    now_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +129,16 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class StreamsSeen:
-    """The catalog was looked at. found: streams the application waits for; gone: streams that were deleted."""
+    """The catalog was looked at. found: streams the application waits for; gone: streams that were deleted.
+
+    changed: streams whose shards may be others than before, whole; `start` counts for new shards only.
+    """
 
     application: str
     found: tuple[FoundStream, ...]
     gone: tuple[str, ...]
     now_ms: int
+    changed: tuple[FoundStream, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

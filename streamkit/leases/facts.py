@@ -35,11 +35,12 @@ class ApplicationCreated(_Fact, tag=4, frozen=True):
 
 
 class StreamAdded(_Fact, tag=5, frozen=True):
-    """leases: (shard uuid, ordinal, sequence to start at); may come in parts."""
+    """leases: (shard uuid, ordinal, sequence to start at); may come in parts. created_ms: of the stream, 0: unknown."""
 
     application: str
     stream: str
     leases: tuple[tuple[bytes, int, int], ...]
+    created_ms: int = 0
 
 
 class StreamRemoved(_Fact, tag=6, frozen=True):
@@ -116,10 +117,34 @@ class LeaseRows(_Fact, tag=16, frozen=True):
     reasons: dict[bytes, str] = {}
 
 
+class MapChanged(_Fact, tag=17, frozen=True):
+    """A stream's shards are others than before: all that one look at its map brought.
+
+    added: (shard, ordinal, sequence to start at, whether it waits for its parents). parents: (shard, its parents), of
+    shards that have any. ends: (shard, one past its last record), of shards that were closed. removed: shards whose
+    records are too old to be kept.
+    """
+
+    application: str
+    stream: str
+    added: tuple[tuple[bytes, int, int, bool], ...] = ()
+    parents: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
+    ends: tuple[tuple[bytes, int], ...] = ()
+    removed: tuple[bytes, ...] = ()
+
+
+class LeasesCompleted(_Fact, tag=18, frozen=True):
+    """shards: processed to their end, for ever. ready: shards that waited for the last of their parents only."""
+
+    application: str
+    shards: tuple[bytes, ...]
+    ready: tuple[bytes, ...] = ()
+
+
 Fact = (
     Genesis | SnapshotStart | SnapshotEnd | ApplicationCreated | StreamAdded | StreamRemoved | MemberJoined | MemberGone
     | LeasesGranted | LeasesDraining | LeasesFreed | Checkpointed | LeasePaused | LeasesResumed | ApplicationDeleted
-    | LeaseRows
+    | LeaseRows | MapChanged | LeasesCompleted
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -15,12 +15,14 @@ from streamkit.leases.assignment import Candidate, Holding
 FACTS_VERSION = 1
 _CHUNK = 2_000                             # leases in one fact of a snapshot: 128 KiB of rows
 _ROW_BYTES = 64
+IDLE = frozenset({"waiting", "complete"})  # states of leases that nobody may take
 
 
 class Application:
     """One application: its streams in the order they came, its members, its leases.
 
-    streams: name → {shard: ordinal}. attempts, reasons: only of leases that have any.
+    streams: name → {shard: ordinal}. attempts, reasons: only of leases that have any. parents: of shards that have any,
+    and are named for ever. ends: of shards that take no more records, one past the last.
     """
 
     def __init__(self, name: str, created_ms: int, sessions: int) -> None:
@@ -33,6 +35,10 @@ class Application:
         self.leases = LeaseTable()
         self.attempts: dict[bytes, dict[int, int]] = {}
         self.reasons: dict[bytes, str] = {}
+        self.created_ms_of: dict[str, int] = {}            # stream → its creation; two of one name differ
+        self.parents: dict[bytes, tuple[bytes, ...]] = {}
+        self.children: dict[bytes, list[bytes]] = {}
+        self.ends: dict[bytes, int] = {}
 
     def candidates(self) -> list[Candidate]:
         return [
@@ -41,12 +47,12 @@ class Application:
         ]
 
     def holdings(self) -> list[Holding]:
-        """Every lease, by stream and ordinal."""
-        owners = {shard: (session, state) for shard, session, state in self.leases.owners()}
+        """Every lease that somebody has work with, or could have, by stream and ordinal."""
+        owners = {shard: (session, state) for shard, session, state in self.leases.owners() if state not in IDLE}
         return [
             Holding(shard, stream, *owners[shard])
             for stream in sorted(self.streams)
-            for shard in sorted(self.streams[stream], key=self.streams[stream].__getitem__)
+            for shard in sorted(self.streams[stream], key=self.streams[stream].__getitem__) if shard in owners
         ]
 
     def awaited(self) -> set[str]:
@@ -59,6 +65,11 @@ class Application:
             self.attempts.pop(shard, None)
             self.reasons.pop(shard, None)
             self.stream_of.pop(shard, None)
+            self.ends.pop(shard, None)
+            self.children.pop(shard, None)
+            for parent in self.parents.pop(shard, ()):
+                if shard in self.children.get(parent, ()):
+                    self.children[parent].remove(shard)
 
 
 class Table:
@@ -107,9 +118,15 @@ class Table:
         name = application.name
         yield facts.ApplicationCreated(name, application.created_ms, application.sessions)
         for stream, shards in application.streams.items():
+            created_ms = application.created_ms_of.get(stream, 0)
             leases = [(shard, ordinal, 0) for shard, ordinal in shards.items()]
             for start in range(0, len(leases), _CHUNK):
-                yield facts.StreamAdded(name, stream, tuple(leases[start : start + _CHUNK]))
+                yield facts.StreamAdded(name, stream, tuple(leases[start : start + _CHUNK]), created_ms)
+            parents = tuple((shard, application.parents[shard]) for shard in shards if shard in application.parents)
+            ends = tuple((shard, application.ends[shard]) for shard in shards if shard in application.ends)
+            for start in range(0, max(len(parents), len(ends)), _CHUNK):
+                end = start + _CHUNK
+                yield facts.MapChanged(name, stream, parents=parents[start:end], ends=ends[start:end])
         yield from application.members.values()
         for start in range(0, len(application.leases), _CHUNK):
             rows = application.leases.dump(start, start + _CHUNK)
@@ -135,10 +152,36 @@ class Table:
             shards[shard] = ordinal
             application.stream_of[shard] = fact.stream
             application.leases.add(shard, start)
+        if fact.created_ms:
+            application.created_ms_of[fact.stream] = fact.created_ms
 
     def _stream_removed(self, fact: facts.StreamRemoved) -> None:
         application = self.applications[fact.application]
         application.forget(set(application.streams.pop(fact.stream)))
+        application.created_ms_of.pop(fact.stream, None)
+
+    def _map_changed(self, fact: facts.MapChanged) -> None:
+        application = self.applications[fact.application]
+        shards = application.streams[fact.stream]
+        for shard, ordinal, start, waits in fact.added:
+            shards[shard] = ordinal
+            application.stream_of[shard] = fact.stream
+            application.leases.add(shard, start, waits)
+        for shard, parents in fact.parents:
+            application.parents[shard] = parents
+            for parent in parents:
+                application.children.setdefault(parent, []).append(shard)
+        application.ends.update(fact.ends)
+        application.forget(set(fact.removed))
+        for shard in fact.removed:
+            del shards[shard]
+
+    def _completed(self, fact: facts.LeasesCompleted) -> None:
+        leases = self.applications[fact.application].leases
+        for shard in fact.shards:
+            leases.complete(shard)
+        for shard in fact.ready:
+            leases.open(shard)
 
     def _joined(self, fact: facts.MemberJoined) -> None:
         application = self.applications[fact.application]
@@ -210,4 +253,6 @@ _APPLY: dict[type, Callable[..., None]] = {
     facts.LeasePaused: Table._paused,
     facts.LeasesResumed: Table._resumed,
     facts.LeaseRows: Table._rows,
+    facts.MapChanged: Table._map_changed,
+    facts.LeasesCompleted: Table._completed,
 }

@@ -33,6 +33,8 @@ actions = st.one_of(
     st.tuples(st.just("drain"), st.sampled_from(SHARDS), st.none()),
     st.tuples(st.just("pause"), st.sampled_from(SHARDS), st.none()),
     st.tuples(st.just("resume"), st.sampled_from(SHARDS), st.none()),
+    st.tuples(st.just("open"), st.sampled_from(SHARDS), st.none()),
+    st.tuples(st.just("complete"), st.sampled_from(SHARDS), st.none()),
     st.tuples(st.just("checkpoint"), st.sampled_from([*SHARDS, b"x" * 16, b"short"]),
               st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 20))),
 )
@@ -60,15 +62,21 @@ def act(table: LeaseTable, twin: oracles_leases.LeaseTable, action: tuple) -> by
     elif name == "resume" and lease.state == "paused":
         table.resume(shard)
         lease.state, lease.owner = "ready", 0
+    elif name == "open" and lease.state == "waiting":
+        table.open(shard)
+        lease.state = "ready"
+    elif name == "complete":
+        table.complete(shard)
+        lease.state = "complete"
     return changes
 
 
 @given(st.lists(actions, max_size=60))
 def test_the_table_does_what_its_twin_does(steps):
     table, twin = LeaseTable(), oracles_leases.LeaseTable()
-    for shard in SHARDS:
-        table.add(shard, 3)
-        twin.add(shard, 3)
+    for number, shard in enumerate(SHARDS):
+        table.add(shard, 3, number > 2)
+        twin.add(shard, 3, number > 2)
 
     for step in steps:
         act(table, twin, step)
