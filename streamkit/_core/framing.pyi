@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 from streamkit.errors import ProtocolMismatch
 
@@ -9,6 +10,8 @@ PUT: int
 PUT_OK: int
 FETCH: int
 FETCH_OK: int
+REPLICATE: int
+REPLICATED: int
 FRAME_START_BYTES: int
 
 class MessageFrame:
@@ -64,6 +67,47 @@ class Fetched:
         request_id: int = 0,
     ) -> None: ...
 
+class Section:
+    shard: bytes
+    epoch: int
+    level: int
+    start: int
+    previous_epoch: int
+    high_watermark: int
+    log_start: int
+    leader_end: int
+    epoch_start: int
+    def __init__(
+        self,
+        shard: bytes,
+        epoch: int,
+        level: int,
+        start: int,
+        previous_epoch: int,
+        high_watermark: int,
+        log_start: int,
+        leader_end: int,
+        epoch_start: int,
+        batches: bytes = b"",
+    ) -> None: ...
+    @property
+    def batches(self) -> memoryview: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class Acknowledgement:
+    shard: bytes
+    incarnation: bytes
+    epoch: int
+    verdict: int
+    end: int
+    written: int
+    def __init__(
+        self, shard: bytes, incarnation: bytes, epoch: int, verdict: int, end: int, written: int = 0
+    ) -> None: ...
+
+Parsed = MessageFrame | PutFrame | PutReceipt | FetchFrame | Fetched | Section | Acknowledgement
+
 class FrameReader:
     accepts: int
     failure: ProtocolMismatch | None
@@ -73,8 +117,8 @@ class FrameReader:
     @property
     def capacity_bytes(self) -> int: ...
     def get_buffer(self, sizehint: int = -1) -> memoryview: ...
-    def buffer_updated(self, count: int) -> list[MessageFrame | PutFrame | PutReceipt | FetchFrame | Fetched]: ...
-    def feed(self, data: Buffer) -> list[MessageFrame | PutFrame | PutReceipt | FetchFrame | Fetched]: ...
+    def buffer_updated(self, count: int) -> list[Parsed]: ...
+    def feed(self, data: Buffer) -> list[Parsed]: ...
 
 class FrameWriter:
     queued_bytes: int
@@ -103,5 +147,21 @@ class FrameWriter:
         next_sequence: int,
         batches: Sequence[Buffer],
     ) -> None: ...
+    def begin_replicate(self) -> None: ...
+    def section(
+        self,
+        shard: bytes,
+        epoch: int,
+        level: int,
+        start: int,
+        previous_epoch: int,
+        high_watermark: int,
+        log_start: int,
+        leader_end: int,
+        epoch_start: int,
+        batches: list[Any],
+    ) -> tuple[int, int]: ...
+    def end_replicate(self) -> int: ...
+    def replicated(self, acknowledgements: list[tuple[bytes, bytes, int, int, int, int]]) -> None: ...
     def raw(self, data: bytes) -> None: ...
     def take(self) -> list[Buffer]: ...

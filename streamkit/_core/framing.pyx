@@ -23,12 +23,16 @@ PUT = KIND_PUT
 PUT_OK = KIND_PUT_OK
 FETCH = KIND_FETCH
 FETCH_OK = KIND_FETCH_OK
+REPLICATE = KIND_REPLICATE
+REPLICATED = KIND_REPLICATED
 FRAME_START_BYTES = START_BYTES
 
 cdef enum:
     BLOCK_BYTES_LEAST = 16 * 1024
     INLINE_BYTES = 4 * 1024        # payloads up to this are copied beside their header: cheaper than an iovec
     BATCH_HEADER_BYTES = 112       # _core.batch; repeated, because framing knows of a batch only where it ends
+    BATCH_BASE_AT = 8
+    BATCH_COUNT_AT = 56
 
 cdef class Block:
     def __cinit__(self, Py_ssize_t size):
@@ -118,6 +122,67 @@ cdef class Fetched:
     def __repr__(self):
         return (f"Fetched({len(self.batches)} batches, high_watermark={self.high_watermark}, "
                 f"log_start={self.log_start}, log_end={self.log_end}, next_sequence={self.next_sequence})")
+
+
+@cython.freelist(256)
+cdef class Section:
+    """What a leader says of one shard; itself a read-only buffer over the batches that begin at `start`.
+
+    One that a reader made is good until its next get_buffer: whoever keeps the batches copies them.
+    """
+
+    def __init__(self, bytes shard not None, uint32_t epoch, uint32_t level, uint64_t start, uint32_t previous_epoch,
+                 uint64_t high_watermark, uint64_t log_start, uint64_t leader_end, uint64_t epoch_start,
+                 bytes batches=b""):
+        _check_uuid(shard)
+        self.shard = shard
+        self.epoch = epoch
+        self.level = level
+        self.start = start
+        self.previous_epoch = previous_epoch
+        self.high_watermark = high_watermark
+        self.log_start = log_start
+        self.leader_end = leader_end
+        self.epoch_start = epoch_start
+        self.owner = batches
+        self.at = <const uint8_t*>PyBytes_AS_STRING(batches)
+        self.size = PyBytes_GET_SIZE(batches)
+
+    @property
+    def batches(self):
+        """A memoryview of all batches, one after the other."""
+        return PyMemoryView_FromObject(self)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, <void*>self.at, self.size, 1, flags)
+
+    def __repr__(self):
+        return (f"Section({self.shard.hex()}, epoch={self.epoch}, level={self.level}, start={self.start}, "
+                f"previous_epoch={self.previous_epoch}, high_watermark={self.high_watermark}, "
+                f"log_start={self.log_start}, leader_end={self.leader_end}, {self.size} bytes)")
+
+
+@cython.freelist(256)
+cdef class Acknowledgement:
+    """What a follower says of one shard. written: 0 when the link speaks protocol 1."""
+
+    def __init__(self, bytes shard not None, bytes incarnation not None, uint32_t epoch, uint32_t verdict, uint64_t end,
+                 uint64_t written=0):
+        _check_uuid(shard)
+        _check_uuid(incarnation)
+        self.shard = shard
+        self.incarnation = incarnation
+        self.epoch = epoch
+        self.verdict = verdict
+        self.end = end
+        self.written = written
+
+    def __repr__(self):
+        return (f"Acknowledgement({self.shard.hex()}, epoch={self.epoch}, verdict={self.verdict}, end={self.end}, "
+                f"written={self.written})")
 
 
 cdef class FrameReader:
@@ -225,10 +290,14 @@ cdef class FrameReader:
                 return frames
             if verdict == MORE or self.total > self.end - self.begin:
                 return frames
-            frame = self.build(&start)
-            if frame is None:
-                return frames
-            frames.append(frame)
+            if start.kind >= KIND_REPLICATE:
+                if not self.build_group(frames, &start):
+                    return frames
+            else:
+                frame = self.build(&start)
+                if frame is None:
+                    return frames
+                frames.append(frame)
             self.begin += self.total
             self.total = 0
             self.first = False
@@ -315,6 +384,75 @@ cdef class FrameReader:
         fetched.next_sequence = fields.next_sequence
         return fetched
 
+    cdef bint build_group(self, list frames, FrameStart* start):
+        # A group's parts join `frames` one by one, all of them or none.
+        cdef const uint8_t* header = self.block.bytes + self.begin + START_BYTES
+        cdef const uint8_t* payload = header + start.header_bytes
+        cdef Py_ssize_t size = self.block.bytes + self.begin + self.total - payload
+        cdef Py_ssize_t before = len(frames)
+        cdef bint whole
+        if start.kind == KIND_REPLICATE:
+            whole = self.build_sections(frames, header, payload, size)
+        else:
+            whole = self.build_acknowledgements(frames, header, payload, size)
+        if not whole:
+            del frames[before:]
+            self.fail(BAD_SECTIONS if start.kind == KIND_REPLICATE else BAD_ACKNOWLEDGEMENTS, start)
+        return whole
+
+    cdef bint build_sections(self, list frames, const uint8_t* header, const uint8_t* at, Py_ssize_t size):
+        # What is inside the batches is for the log to check, which looks at every byte of them anyway.
+        cdef uint32_t left = (<const GroupHeader*>header).count
+        cdef const SectionHeader* fields
+        cdef Section section
+        while left and size >= SECTION_BYTES:
+            fields = <const SectionHeader*>at
+            at += SECTION_BYTES
+            size -= SECTION_BYTES
+            if (fields.batch_bytes > size or fields.level > LEVEL_MAX
+                    or 0 < fields.batch_bytes < <uint32_t>BATCH_HEADER_BYTES):
+                return False
+            section = Section.__new__(Section)
+            section.shard = PyBytes_FromStringAndSize(<const char*>fields.shard, 16)
+            section.epoch = fields.epoch
+            section.level = fields.level
+            section.start = fields.start
+            section.previous_epoch = fields.previous_epoch
+            section.high_watermark = fields.high_watermark
+            section.log_start = fields.log_start
+            section.leader_end = fields.leader_end
+            section.epoch_start = fields.epoch_start
+            section.owner = self.block
+            section.at = at
+            section.size = fields.batch_bytes
+            frames.append(section)
+            at += fields.batch_bytes
+            size -= fields.batch_bytes
+            left -= 1
+        return left == 0 and size == 0
+
+    cdef bint build_acknowledgements(self, list frames, const uint8_t* header, const uint8_t* at, Py_ssize_t size):
+        cdef uint64_t count = (<const GroupHeader*>header).count
+        cdef const AcknowledgementEntry* fields
+        cdef Acknowledgement made
+        if count * ACKNOWLEDGEMENT_BYTES != <uint64_t>size:
+            return False
+        while size:
+            fields = <const AcknowledgementEntry*>at
+            if fields.verdict > VERDICT_MAX:
+                return False
+            made = Acknowledgement.__new__(Acknowledgement)
+            made.shard = PyBytes_FromStringAndSize(<const char*>fields.shard, 16)
+            made.incarnation = PyBytes_FromStringAndSize(<const char*>fields.incarnation, 16)
+            made.epoch = fields.epoch
+            made.verdict = fields.verdict
+            made.end = fields.end
+            made.written = fields.written
+            frames.append(made)
+            at += ACKNOWLEDGEMENT_BYTES
+            size -= ACKNOWLEDGEMENT_BYTES
+        return True
+
     cdef void fail(self, Verdict verdict, FrameStart* start):
         cdef bytes head = PyBytes_FromStringAndSize(<const char*>self.block.bytes + self.begin,
                                                     min(self.end - self.begin, <Py_ssize_t>8))
@@ -336,10 +474,12 @@ cdef dict _REASONS = {
     BAD_KIND: ("kind", "is not known"),
     BAD_FLAGS: ("flags", "has flags that are not known"),
     BAD_HEADER: ("header", "has a header of the wrong size"),
-    BAD_REQUEST: ("request", "has no request number"),
+    BAD_REQUEST: ("request", "has no request number, or one that does not belong"),
     BAD_STATE: ("state", "may not come now"),
     BAD_NAME: ("application", "names no application in UTF-8 of at most 512 bytes"),
     BAD_BATCHES: ("batches", "does not hold the batches that it counts"),
+    BAD_SECTIONS: ("sections", "does not hold the sections that it counts"),
+    BAD_ACKNOWLEDGEMENTS: ("acknowledgements", "does not hold the acknowledgements that it counts"),
 }
 
 
@@ -363,6 +503,7 @@ cdef class FrameWriter:
 
     def __cinit__(self):
         self.parts = []
+        self.group_part = -1
 
     def __dealloc__(self):
         free(self.scratch)
@@ -425,6 +566,92 @@ cdef class FrameWriter:
         header.reserved = 0
         for batch in batches:
             self.add(batch, len(batch))
+
+    def begin_replicate(self):
+        """Begin a frame of sections. Nothing else is written until end_replicate()."""
+        assert self.group_part < 0, "one frame at a time"
+        (<GroupHeader*>self.begin(KIND_REPLICATE, 0, GROUP_HEADER_BYTES, 0)).reserved = 0
+        self.group_part = len(self.parts)
+        self.group_at = self.used - START_BYTES - GROUP_HEADER_BYTES
+        self.group_bytes = self.group_count = 0
+
+    def section(self, bytes shard not None, uint32_t epoch, uint32_t level, uint64_t start, uint32_t previous_epoch,
+                uint64_t high_watermark, uint64_t log_start, uint64_t leader_end, uint64_t epoch_start,
+                list batches not None):
+        """Add a section to the frame that was begun. batches: whole stored ones, the first begins at `start`.
+
+        Returns (one past the last sequence of the batches, their bytes); `start` and 0 when there are none.
+        """
+        cdef Py_ssize_t size = 0
+        cdef Py_ssize_t batch_bytes
+        cdef object batch
+        cdef SectionHeader* header
+        assert self.group_part >= 0, "begin_replicate() comes first"
+        for batch in batches:
+            size += PyBytes_GET_SIZE(batch) if PyBytes_CheckExact(batch) else len(batch)
+        if self.group_bytes + size + SECTION_BYTES > 0x7FFF0000:
+            raise OverflowError(f"a frame cannot carry {self.group_bytes + size} bytes")
+        _check_uuid(shard)
+        header = <SectionHeader*>self.reserve(SECTION_BYTES)
+        memcpy(header.shard, PyBytes_AS_STRING(shard), 16)
+        header.epoch = epoch
+        header.level = level
+        header.start = start
+        header.previous_epoch = previous_epoch
+        header.batch_bytes = <uint32_t>size
+        header.high_watermark = high_watermark
+        header.log_start = log_start
+        header.leader_end = leader_end
+        header.epoch_start = epoch_start
+        for batch in batches:
+            batch_bytes = PyBytes_GET_SIZE(batch) if PyBytes_CheckExact(batch) else len(batch)
+            self.add(batch, batch_bytes)
+        self.group_bytes += SECTION_BYTES + size
+        self.queued_bytes += SECTION_BYTES + size
+        self.group_count += 1
+        return (_end_of(batches[len(batches) - 1]) if batches else start), size
+
+    def end_replicate(self):
+        """The frame is complete: only now is its length known, and written where it began.
+
+        Returns how many sections it has; a frame without any is taken back.
+        """
+        cdef uint8_t* at = self.scratch
+        cdef uint32_t length = <uint32_t>(START_BYTES - 4 + GROUP_HEADER_BYTES + self.group_bytes)
+        assert self.group_part >= 0, "begin_replicate() comes first"
+        if not self.group_count:
+            self.used = self.group_at
+            self.queued_bytes -= START_BYTES + GROUP_HEADER_BYTES
+            self.group_part = -1
+            return 0
+        if self.group_part < len(self.parts):
+            at = <uint8_t*>PyBytes_AS_STRING(self.parts[self.group_part])     # made by cut(), seen by nobody yet
+        memcpy(at + self.group_at, &length, 4)
+        memcpy(at + self.group_at + START_BYTES, &self.group_count, 4)
+        self.group_part = -1
+        return self.group_count
+
+    def replicated(self, list acknowledgements not None):
+        """(shard, incarnation, epoch, verdict, end, written) of each."""
+        cdef Py_ssize_t size = len(acknowledgements) * ACKNOWLEDGEMENT_BYTES
+        cdef GroupHeader* header = <GroupHeader*>self.begin(KIND_REPLICATED, 0, GROUP_HEADER_BYTES, size)
+        cdef AcknowledgementEntry* entry
+        cdef bytes shard, incarnation
+        cdef uint8_t* at
+        header.count = <uint32_t>len(acknowledgements)
+        header.reserved = 0
+        at = self.reserve(size)
+        for shard, incarnation, epoch, verdict, end, written in acknowledgements:
+            entry = <AcknowledgementEntry*>at
+            _check_uuid(shard)
+            _check_uuid(incarnation)
+            memcpy(entry.shard, PyBytes_AS_STRING(shard), 16)
+            memcpy(entry.incarnation, PyBytes_AS_STRING(incarnation), 16)
+            entry.epoch = epoch
+            entry.verdict = verdict
+            entry.end = end
+            entry.written = written
+            at += ACKNOWLEDGEMENT_BYTES
 
     def raw(self, bytes data not None):
         """Bytes that are no frame: the answer to a caller who speaks another protocol."""
@@ -497,3 +724,19 @@ cdef int _check_uuid(bytes shard) except -1:
     if PyBytes_GET_SIZE(shard) != 16:
         raise ValueError(f"a shard's uuid has 16 bytes, got {PyBytes_GET_SIZE(shard)}")
     return 0
+
+
+cdef uint64_t _end_of(object batch) except? 0:
+    # One past the last sequence of a stored batch.
+    cdef Py_buffer view
+    cdef uint64_t base
+    cdef uint32_t count
+    PyObject_GetBuffer(batch, &view, PyBUF_SIMPLE)
+    try:
+        if view.len < BATCH_HEADER_BYTES:
+            raise ValueError(f"a batch has at least {BATCH_HEADER_BYTES} bytes, got {view.len}")
+        memcpy(&base, <const uint8_t*>view.buf + BATCH_BASE_AT, 8)
+        memcpy(&count, <const uint8_t*>view.buf + BATCH_COUNT_AT, 4)
+    finally:
+        PyBuffer_Release(&view)
+    return base + count

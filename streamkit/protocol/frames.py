@@ -14,6 +14,9 @@ from streamkit._core.framing import (
     MESSAGE,
     PUT,
     PUT_OK,
+    REPLICATE,
+    REPLICATED,
+    Acknowledgement,
     Fetched,
     FetchFrame,
     FrameReader,
@@ -21,6 +24,7 @@ from streamkit._core.framing import (
     MessageFrame,
     PutFrame,
     PutReceipt,
+    Section,
 )
 from streamkit.errors import ProtocolMismatch
 from streamkit.model.limits import FRAME_BYTES_MAX
@@ -37,6 +41,9 @@ __all__ = [
     "MESSAGE_BYTES_MAX",
     "PUT",
     "PUT_OK",
+    "REPLICATE",
+    "REPLICATED",
+    "Acknowledgement",
     "FetchFrame",
     "Fetched",
     "Frame",
@@ -45,10 +52,11 @@ __all__ = [
     "MessageFrame",
     "PutFrame",
     "PutReceipt",
+    "Section",
     "unpack",
 ]
 
-Frame = MessageFrame | PutFrame | PutReceipt | FetchFrame | Fetched
+Frame = MessageFrame | PutFrame | PutReceipt | FetchFrame | Fetched | Section | Acknowledgement
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024        # a description of 10,000 shards is about 1 MiB
 FETCH_BYTES_MAX = FRAME_BYTES_MAX - 1024   # what the batches of one answer may add up to
