@@ -69,6 +69,9 @@ class Streams(Protocol):
     def resolve(self, shard: bytes, kind: str, value: int) -> int:
         """The sequence a position means now; kinds as in ResolvePosition."""
 
+    def leads(self, shard: bytes) -> bool:
+        """Whether this node leads it, and so knows its high watermark and not merely a bound below it."""
+
     def append_time_of(self, shard: bytes, sequence: int) -> int | None:
         """When the record at `sequence`, or the first kept after it, arrived (ms); None: there is none."""
 
@@ -439,7 +442,7 @@ class Coordinator:
                 high_watermark = self._streams.high_watermark(item.shard)
             except StreamkitError:
                 continue                   # deleted a moment ago; its lease is fenced, or about to go
-            if item.sequence > high_watermark:
+            if item.sequence > high_watermark and self._streams.leads(item.shard):
                 beyond.append(i)
                 log.error("checkpoint.beyond application=%s worker=%s shard=%s sequence=%d high_watermark=%d",
                           message.application, message.worker, item.shard.hex(), item.sequence, high_watermark)
@@ -530,7 +533,9 @@ class Coordinator:
     def _look_at_streams(self, application: Application) -> None:
         # A stream that appears under an application is read from its beginning: all of it came after the join. So are
         # children, whose parents the application has.
-        found, gone, changed = [], [], []
+        found: list[events.FoundStream] = []
+        gone: list[str] = []
+        changed: list[events.FoundStream] = []
         for name in sorted({*application.streams, *application.awaited()}):
             try:
                 stream = self._active(name)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from streamkit.broker.cluster_admin import NO_CLUSTER
+from streamkit.broker.coordination import Coordination
 from streamkit.broker.coordinator import Coordinator
 from streamkit.broker.counters import Counters
 from streamkit.broker.fetch import Fetches
 from streamkit.broker.producers import give_producer
 from streamkit.broker.shard_server import ShardServer
-from streamkit.broker.streams import Streams, unknown_shard
+from streamkit.broker.streams import Streams
 from streamkit.errors import InvalidRequest, NodeDraining, StreamkitError
 from streamkit.protocol import messages as m
 from streamkit.protocol.connection import Received
@@ -38,7 +40,7 @@ COORDINATOR_MESSAGES = (
 
 class Service:
     def __init__(
-        self, *, streams: Streams, coordinator: Coordinator, counters: Counters, clock: Clock, node: str,
+        self, *, streams: Streams, coordinator: Coordinator | Coordination, counters: Counters, clock: Clock, node: str,
         describe_node: Callable[[], m.NodeDescribed], on_application: Callable[[], None],
     ) -> None:
         """on_application: called when a worker joined; from then on the coordinator needs its ticks."""
@@ -64,7 +66,12 @@ class Service:
             m.DescribeNode: self._node_described,
             **dict.fromkeys(COORDINATOR_MESSAGES, coordinator.handle),
             m.JoinApplication: self._join,
+            **NO_CLUSTER,
         }
+
+    def answer_cluster(self, answers: Mapping[type, Callable[[Any, int], Awaitable[m.Message]]]) -> None:
+        """The node belongs to a cluster: see ClusterAdmin.answers."""
+        self._answers.update(answers)
 
     def handle(self, link: Link, frames: Sequence[Frame | Received]) -> None:
         """Everything that one receive completed, in order."""
@@ -101,7 +108,7 @@ class Service:
             link.keep_up()
 
     def _cannot_put(self, uuid: bytes) -> StreamkitError:
-        return self._is_draining() if self.draining else unknown_shard(uuid)
+        return self._is_draining() if self.draining else self.streams.missing(uuid)
 
     def _is_draining(self) -> NodeDraining:
         return NodeDraining(f"node {self._node} is stopping", try_="try again when it is back", node=self._node)
@@ -186,7 +193,7 @@ class Service:
         return m.Done()
 
     async def _describe_shards(self, message: m.DescribeShards, _: int) -> m.ShardsDescribed:
-        return m.ShardsDescribed(self.streams.states(message.name))
+        return m.ShardsDescribed(await self.streams.states_of(message.name))
 
     async def _resolve_position(self, message: m.ResolvePosition, _: int) -> m.PositionResolved:
         shard = self.streams.shard(message.shard)

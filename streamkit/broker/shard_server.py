@@ -27,6 +27,7 @@ from streamkit.replication.replica import Ends
 from streamkit.storage import ShardLog
 
 if TYPE_CHECKING:
+    from streamkit.broker.feed import Feed
     from streamkit.broker.link import Link
 
 _RECORD_OVERHEAD_BYTES = 12    # table entry and record header
@@ -39,19 +40,24 @@ class ShardServer:
     """Shards are many and mostly idle: everything that only a busy one needs is made on first use."""
 
     __slots__ = (
-        "_acks", "_leader", "_local", "_replica", "_watchers", "counters", "duplicates", "epoch", "gone",
+        "_acks", "_leader", "_local", "_replica", "_watchers", "counters", "duplicates", "epoch", "feeds", "gone",
         "high_watermark", "immediate", "log", "put_bytes", "put_records", "reads", "record_bytes_max", "shard",
         "stream_name", "trimmed_records",
     )  # fmt: skip
 
     def __init__(
-        self, stream: StreamDescription, shard: Shard, log: ShardLog, *, replica: bytes, counters: StreamCounters
-    ) -> None:
-        """replica: this node's name among the copies. counters: of the stream."""
+        self, stream: StreamDescription, shard: Shard, log: ShardLog, *, replica: bytes, counters: StreamCounters,
+        leader: Leader | None = None,
+    ) -> None:  # fmt: skip
+        """replica: this node's name among the copies. counters: of the stream.
+
+        leader: of the epoch that was won; None: there is one copy, and nobody to ask.
+        """
         self.stream_name = stream.name
         self.shard = shard
         self.log = log
-        self.epoch = shard.epoch
+        self.epoch = shard.epoch if leader is None else leader.epoch
+        self.feeds: tuple[Feed, ...] = ()          # to the other copies
         self.gone = False                          # its stream was deleted
         self.immediate = stream.config.durability is Durability.LEADER
         self.record_bytes_max = stream.config.record_bytes_max
@@ -59,7 +65,7 @@ class ShardServer:
         self.counters = counters
         self.reads: dict[str, list[int]] | None = None     # application ("": none) → [records, bytes] handed out
         self._replica = replica
-        self._leader = Leader(
+        self._leader = leader or Leader(
             epoch=shard.epoch, replica=replica, replicas={replica: self._ends()}, durability=stream.config.durability
         )
         self.high_watermark = self._leader.high_watermark
@@ -88,6 +94,8 @@ class ShardServer:
                 self._leader.step(EpochStarted(self.epoch, before))
             self.put_records += end - appended.base_sequence
             self.put_bytes += raw_bytes
+            for feed in self.feeds:
+                feed.ready()
         acks = self._acks
         if acks is None:
             acks = self._acks = deque()
@@ -109,6 +117,8 @@ class ShardServer:
         appended = self.log.append(batch, now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability)
         if self._leader.epoch_start is None:
             self._leader.step(EpochStarted(self.epoch, before))
+        for feed in self.feeds:
+            feed.ready()
         if self.immediate:
             self.progressed()
         if appended.end_sequence <= self.high_watermark:
@@ -143,9 +153,15 @@ class ShardServer:
 
     def progressed(self) -> set[Link] | None:
         """Storage got further with this shard; the links that have acknowledgements to send now."""
-        effects = self._leader.step(Progressed(self._replica, self.epoch, self._ends()))
+        return self.advance(Progressed(self._replica, self.epoch, self._ends()))
+
+    def advance(self, news: Progressed) -> set[Link] | None:
+        """A copy got further, this one or another; the links that have acknowledgements to send now."""
+        effects = self._leader.step(news)
         if effects.high_watermark is None:
             return None
+        for feed in self.feeds:
+            feed.ready()
         self.high_watermark = high_watermark = effects.high_watermark
         links: set[Link] | None = None
         if self._acks and self._acks[0][0] <= high_watermark:
@@ -206,6 +222,12 @@ class ShardServer:
             for wake in watchers.values():
                 wake()
         return links
+
+    @property
+    def is_established(self) -> bool:
+        """Everything that older leaders acknowledged is below the high watermark."""
+        start = self._leader.epoch_start
+        return start is None or self.high_watermark > start
 
     @property
     def waiting(self) -> int:

@@ -46,7 +46,7 @@ class Streams:
         self.directory = directory
         self.shards: dict[bytes, ShardServer] = {}         # all that this node leads
         self.public: dict[bytes, ShardServer] = {}         # those that clients may name
-        self._counters = counters
+        self.counters = counters
         self._auto_create = auto_create
         self._changing = asyncio.Lock()
         self._closed = False
@@ -92,21 +92,29 @@ class Streams:
                 return await self.create(name, self._auto_create)
             except StreamExists:
                 logger.debug("stream.found_after_all")
-        return self.catalog.located(self.stream(name))
+        return self.located(self.stream(name))
 
     def shard(self, uuid: bytes) -> ShardServer:
         """Raises ShardNotFound."""
         try:
             return self.public[uuid]
         except KeyError:
-            raise unknown_shard(uuid) from None
+            raise self.missing(uuid) from None
+
+    def located(self, stream: StreamDescription) -> StreamDescription:
+        """With the leaders and addresses that clients are told."""
+        return self.catalog.located(stream)
+
+    def missing(self, uuid: bytes) -> StreamkitError:
+        """Why this node does not serve the shard."""
+        return unknown_shard(uuid)
 
     # -- changes -------------------------------------------------------------------------------------------
 
     async def create(self, name: str, config: StreamConfig) -> StreamDescription:
         """Raises InvalidRequest, StreamExists, StreamBusy, LimitReached, DiskFull."""
         check_stream_name(name)
-        return self.catalog.located(await self._create(name, config))
+        return self.located(await self._create(name, config))
 
     async def _create(self, name: str, config: StreamConfig) -> StreamDescription:
         async with self._changing:
@@ -155,7 +163,7 @@ class Streams:
                 for link in served.fail(unknown_shard(shard.uuid)):
                     link.flush_soon()
         await self.directory.drop_shards([shard.uuid for shard in stream.shards if shard.uuid in self.directory.shards])
-        self._counters.streams.pop(stream.name, None)
+        self.counters.streams.pop(stream.name, None)
         await self.catalog.forget(stream.name)
 
     def _serve(self, stream: StreamDescription) -> None:
@@ -169,7 +177,7 @@ class Streams:
                 )
             log.set_range(shard.hash_start, shard.hash_end - 1)
             served = ShardServer(stream, shard, log, replica=self.directory.node_id,
-                                 counters=self._counters.streams[stream.name])  # fmt: skip
+                                 counters=self.counters.streams[stream.name])  # fmt: skip
             self.shards[shard.uuid] = served
             if stream.name != APPLICATIONS_STREAM:
                 self.public[shard.uuid] = served
@@ -179,6 +187,9 @@ class Streams:
             raise NodeDraining("the node is stopping", try_="try again when it is back", node=self.catalog.node)
 
     # -- what shards hold, for clients and for the coordinator ---------------------------------------------
+
+    def leads(self, uuid: bytes) -> bool:
+        return uuid in self.shards
 
     def high_watermark(self, uuid: bytes) -> int:
         return self.shard(uuid).high_watermark
@@ -215,6 +226,10 @@ class Streams:
         if not batches:
             return shard.log.first_append_ms()         # on disk, out of memory: at least as old as that is a bound
         return read_header(batches[0]).append_time_ms
+
+    async def states_of(self, name: str) -> tuple[ShardState, ...]:
+        """What every shard holds. Raises StreamNotFound, StreamBusy."""
+        return self.states(name)
 
     def states(self, name: str) -> tuple[ShardState, ...]:
         stream = self.stream(name)

@@ -45,7 +45,7 @@ class Effects:
     step_down: stop leading or standing, at once.
     promise: make that epoch durable, then step(Promised).
     truncate: cut the log there, then step(Truncated). reset: empty it, it begins there; then step(Truncated).
-    accept: append what was offered, then step(Appended).
+    accept: append what was offered, then step(Appended). hear: then ask the follower what it heard.
     certain: make the copy's vote count, durably.
     high_watermark: readers may read up to here, and puts below it are acknowledged.
     answer: send to the leader. seal: answer whoever asked to seal, now.
@@ -57,6 +57,7 @@ class Effects:
     truncate: int | None = None
     reset: int | None = None
     accept: bool = False
+    hear: bool = False
     certain: bool = False
     high_watermark: int | None = None
     answer: Answer | None = None
@@ -66,4 +67,5 @@ class Effects:
 
 
 NOTHING = Effects()
-ACCEPT = Effects(accept=True)
+ACCEPT = Effects(accept=True, hear=True)
+HEAR = Effects(hear=True)

@@ -67,10 +67,9 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """Our log is safe up to `end` at the level that the stream asks for, and on disk up to `durable`."""
+    """Our log is safe up to `end` at the level that the stream asks for."""
 
     end: int
-    durable: int
 
 
 @dataclass(frozen=True, slots=True)

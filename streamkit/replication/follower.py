@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from streamkit.replication.agreement import Epochs, epoch_at, run_start
-from streamkit.replication.effects import ACCEPT, NOTHING, Answer, Effects, Verdict
+from streamkit.replication.effects import ACCEPT, HEAR, NOTHING, Answer, Effects, Verdict
 from streamkit.replication.events import Appended, Flushed, Offered, Promised, SealAsked, Truncated
 
 
@@ -40,7 +40,7 @@ class Follower:
     """
 
     __slots__ = (
-        "_answered", "_safe", "_sealing", "_vote_end", "certain", "cutting", "durable_promise", "high_watermark",
+        "_answered", "_sealing", "_vote_end", "certain", "cutting", "durable_promise", "high_watermark",
         "log", "matched", "promised",
     )  # fmt: skip
 
@@ -51,7 +51,6 @@ class Follower:
         self.high_watermark = max(high_watermark, log.log_start)
         self.matched = 0
         self.cutting = False
-        self._safe = 0                             # what Flushed said last
         self._answered = -1                        # the last end that was vouched for in this epoch
         self._vote_end: int | None = None          # an uncertain copy votes again once it holds the leader's log so far
         self._sealing = False
@@ -92,7 +91,7 @@ class Follower:
         if offer.end > log.log_end:
             return ACCEPT
         self.matched = max(self.matched, offer.end)
-        return NOTHING
+        return HEAR
 
     def _joins_on(self, offer: Offered) -> bool:
         """Whether our log up to offer.start is the leader's."""
@@ -116,16 +115,17 @@ class Follower:
         # The whole run goes: at most one round for each epoch, not one for each record.
         return self._mismatch(max(run_start(log.epochs, offer.start - 1), self.high_watermark))
 
-    def heard(self, offer: Offered) -> Effects:
-        """The rest of a section, once what it brought is in our log: what is committed, and whether we may vote."""
-        if offer.epoch != self.promised or self.cutting:
-            return NOTHING
+    def heard(self, offer: Offered, safe: int) -> Effects:
+        """The rest of an offer that joined on, once its batches are in our log: what is committed, who may vote.
+
+        safe: our log is safe up to there at the level that the stream asks for.
+        """
         known = min(offer.high_watermark, self.matched)
         moved = None
         if known > self.high_watermark:
             self.high_watermark = moved = known
         probed = offer.end == offer.start
-        return Effects(high_watermark=moved, certain=self._may_vote(offer), answer=self._vouch(again=probed))
+        return Effects(high_watermark=moved, certain=self._may_vote(offer), answer=self._vouch(safe, again=probed))
 
     def _may_vote(self, offer: Offered) -> bool:
         if self.certain or self._vote_end is None:
@@ -143,14 +143,13 @@ class Follower:
     # -- what is safe --------------------------------------------------------------------------------------
 
     def _flushed(self, event: Flushed) -> Effects:
-        self._safe = event.end
-        answer = self._vouch(again=False)
+        answer = self._vouch(event.end, again=False)
         return Effects(answer=answer) if answer is not None else NOTHING
 
-    def _vouch(self, *, again: bool) -> Answer | None:
+    def _vouch(self, safe: int, *, again: bool) -> Answer | None:
         if self.cutting or self.durable_promise < self.promised:
             return None
-        end = min(self._safe, self.matched)
+        end = min(safe, self.matched)
         if end <= self._answered and not again:
             return None
         self._answered = max(end, self._answered)

@@ -90,6 +90,9 @@ class Streams:
         end = self.ends[shard]
         return {"trim_horizon": 0, "latest": end, "at_sequence": value, "at_time": min(end, value // 1000)}[kind]
 
+    def leads(self, shard: bytes) -> bool:
+        return True
+
     def append_time_of(self, shard: bytes, sequence: int) -> int | None:
         return 1_000_000 + sequence * 1_000 if sequence < self.ends[shard] else None
 

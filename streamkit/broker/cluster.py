@@ -1,0 +1,126 @@
+"""A node's part in a cluster, plugged together: members, replica sets, links, copies, elections, changes of members.
+
+    open     members ▸ replica sets ▸ links listen ▸ copies of what lies here
+    join     registered under its name: others find it ▸ elections
+    leave    the registration goes first, so that others take over while this node still answers
+
+The store is asked at the start and for changes; while it is down, everything that is led goes on. Made by `node`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from streamkit.broker.cluster_streams import ClusterStreams
+from streamkit.broker.copies import Copies
+from streamkit.broker.copy import Copy
+from streamkit.broker.elections import ElectionConfig, Elections
+from streamkit.broker.peers import Peers, PeersConfig
+from streamkit.broker.reconfigure import Reconfiguration
+from streamkit.errors import StreamkitError
+from streamkit.metadata.members import Identity, MemberEntry, Members, NodeEntry
+from streamkit.runtime.interfaces import Runtime
+from streamkit.runtime.tasks import Tasks
+
+logger = logging.getLogger("streamkit.broker")
+
+_APPLICATIONS_SECONDS = 0.25       # between attempts to make the coordinator's stream, until it is there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """replicas: copies of each shard of a new stream; fewer while there are fewer nodes, if accept_fewer."""
+
+    replicas: int = 3
+    accept_fewer: bool = False
+    elections: ElectionConfig = field(default_factory=ElectionConfig)
+    peers: PeersConfig = field(default_factory=PeersConfig)
+
+
+class Cluster:
+    """Made once the streams are; `streams.copies` and the rest hang together through it."""
+
+    def __init__(
+        self, *, identity: Identity, members: Members, streams: ClusterStreams, runtime: Runtime, config: ClusterConfig,
+    ) -> None:  # fmt: skip
+        self.identity = identity
+        self.members = members
+        self.streams = streams
+        self.config = config
+        self.copies = Copies(
+            node=identity.node, directory=streams.directory, replica_sets=streams.replica_sets, catalogue=streams,
+            counters=streams.counters, clock=runtime.clock, random=runtime.random,
+        )  # fmt: skip
+        self.elections = Elections(self.copies, config.elections)
+        self.reconfiguration = Reconfiguration(self.copies)
+        self.on_address: Callable[[], None] | None = None
+        self._runtime = runtime
+        self._peer_addresses: dict[str, str] = {}
+        self._tasks = Tasks("cluster")
+        self.peers: Peers
+
+    async def open(self, peer_address: str) -> str:
+        """Listen for other nodes and take up the copies that lie here; where it listens. Raises StreamkitError."""
+        self.peers = self.copies.peers = Peers(
+            node=self.identity.node, cluster_id=self.members.cluster_id, disk_id=self.identity.disk,
+            runtime=self._runtime, handler=self.copies, config=self.config.peers,
+        )  # fmt: skip
+        bound = await self.peers.listen(peer_address)
+        self.copies.on_entry = self._entry_changed
+        self.copies.on_links = self.elections.wake
+        self.copies.on_asked = self.streams.answer
+        self.members.on_change.append(self._node_changed)
+        self.members.on_member.append(self._member_changed)
+        for node, member in self.members.members.items():
+            self.copies.disks[node] = member.disk
+        for node, entry in self.members.nodes.items():
+            self._node_changed(node, entry)
+        return bound
+
+    async def start(self) -> None:
+        """The node is registered: copies, elections and the rest begin."""
+        self.copies.disks[self.identity.node] = self.identity.disk.hex()
+        await self.copies.open()
+        self._tasks.start(self.elections.run(), "elections")
+        self._tasks.start(self.reconfiguration.run(), "reconfiguration")
+        self._tasks.start(self._ensure_applications(), "applications")
+
+    async def close(self) -> None:
+        await self._tasks.close()
+        await self.copies.close()
+        await self.peers.close()
+
+    def _entry_changed(self, copy: Copy) -> None:
+        self.elections.entry_changed(copy)
+        self.reconfiguration.entry_changed(copy)
+
+    def _node_changed(self, node: str, entry: NodeEntry | None) -> None:
+        """A node came or went, as far as the store knows. Links outlive a registration that merely lapsed."""
+        if entry is None:
+            self.copies.addresses.pop(node, None)
+        else:
+            self.copies.addresses[node] = entry.address
+            if entry.peer_address:
+                self._peer_addresses[node] = entry.peer_address
+        self.peers.set_nodes(self._peer_addresses)
+        self.elections.wake()
+
+    def _member_changed(self, node: str, entry: MemberEntry | None) -> None:
+        if entry is None:
+            self.copies.disks.pop(node, None)
+            self._peer_addresses.pop(node, None)
+            self.peers.set_nodes(self._peer_addresses)
+        elif self.copies.disks.get(node) != entry.disk:
+            self.copies.disks[node] = entry.disk
+            self.reconfiguration.disk_changed(node)
+
+    async def _ensure_applications(self) -> None:
+        while not self.streams.has_applications:
+            try:
+                await self.streams.ensure_applications()
+            except StreamkitError as error:
+                logger.debug("applications.not_yet %s", error)
+            await asyncio.sleep(_APPLICATIONS_SECONDS * (1 + self._runtime.random.uniform()))

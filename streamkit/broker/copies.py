@@ -1,0 +1,371 @@
+"""All copies of shards on this node, in a cluster: what other nodes and the store say goes to the copy concerned.
+
+    store: an entry names us        ▸ make the log, follow
+    store: an entry forgets us      ▸ close the copy; its log goes when the entry is there and does not name us
+    node:  sections, answers, seals ▸ the copy
+    disk:  logs got further         ▸ answers to leaders, acknowledgements to producers
+
+What many copies want at one moment (a promise on disk, a seal from the same node) is asked for once. Made by the
+node; `elections` decides who should stand, `reconfigure` carries out what the controller wants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
+
+from streamkit.broker.copy import Copy
+from streamkit.broker.counters import Counters
+from streamkit.broker.fetch import next_sequence
+from streamkit.broker.shard_server import ShardServer
+from streamkit.errors import InvalidRequest, StoreUnavailable, StreamkitError
+from streamkit.metadata.members import is_on_disk
+from streamkit.metadata.replica_sets import ReplicaSetEntry, ReplicaSets
+from streamkit.model.shard import Shard
+from streamkit.model.stream import Durability, StreamDescription
+from streamkit.protocol.frames import Fetched, Section
+from streamkit.protocol.peers import (
+    AskLeader,
+    Digest,
+    DigestRange,
+    Hear,
+    Heard,
+    LeaderSays,
+    PeerAnswer,
+    PeerRequest,
+    Seal,
+    Sealed,
+    SealedShard,
+)
+from streamkit.replication.effects import Verdict
+from streamkit.runtime.interfaces import Clock, Random
+from streamkit.storage import LogDirectory, NewShard, ShardLog
+
+if TYPE_CHECKING:
+    from streamkit.broker.peers import Peers
+
+logger = logging.getLogger("streamkit.broker")
+
+_SEAL_TIMEOUT_MS = 2_000
+_NOBODY = bytes(16)
+
+
+class Catalogue(Protocol):
+    """What copies ask of the streams."""
+
+    def place(self, uuid: bytes, stream: str) -> tuple[StreamDescription, Shard] | None:
+        """The stream and the shard; None when the catalog does not know them, or not yet."""
+
+    def serve(self, server: ShardServer) -> None:
+        """This node leads the shard from now on."""
+
+    def withdraw(self, server: ShardServer) -> None:
+        """It does not any more."""
+
+
+class Copies:
+    """copies: by shard. by_leader: the same by the node that leads them as the store says, for elections.
+
+    addresses: live node → where clients reach it. on_entry: called when the store said something new of a copy, or it
+    began or ceased to lead. on_links: called when a link to a node came or went. on_asked: another node asks
+    what this one leads.
+    """
+
+    def __init__(
+        self, *, node: str, directory: LogDirectory, replica_sets: ReplicaSets, catalogue: Catalogue,
+        counters: Counters, clock: Clock, random: Random,
+    ) -> None:  # fmt: skip
+        self.node = node
+        self.directory = directory
+        self.disk = directory.disk_id.hex()
+        self.replica_sets = replica_sets
+        self.counters = counters
+        self.clock = clock
+        self.random = random
+        self.copies: dict[bytes, Copy] = {}
+        self.by_leader: dict[str, dict[bytes, Copy]] = {}
+        self.addresses: dict[str, str] = {}
+        self.disks: dict[str, str] = {}            # node → its disk, in hexadecimal
+        self.on_entry: Callable[[Copy], None] | None = None
+        self.on_links: Callable[[], None] | None = None
+        self.on_asked: Callable[[AskLeader], Awaitable[LeaderSays]] | None = None
+        self.peers: Peers
+        self._catalogue = catalogue
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._promises: dict[bytes, tuple[Copy, int]] = {}
+        self._seals: dict[str, dict[bytes, tuple[int, asyncio.Future[SealedShard]]]] = {}
+        self._making: dict[bytes, ReplicaSetEntry] = {}
+        self._maker: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # -- what is here --------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Take up every copy that the store says is here. Raises StreamkitError."""
+        self.replica_sets.on_change.append(self._changed)
+        for uuid, entry in list(self.replica_sets.entries.items()):
+            self._changed(uuid, entry)
+        while self._maker is not None:
+            await asyncio.wait([self._maker])
+
+    async def close(self) -> None:
+        self._closed = True
+        for copy in self.copies.values():
+            copy.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Work for a copy that takes a disk, a peer or the store. Ends with the node."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None or self._closed:
+            return
+        if isinstance(error, StreamkitError):
+            logger.warning("replica.work_failed", extra={"facts": {"error": str(error)}})
+        else:
+            logger.error("replica.work_broke", exc_info=error)
+
+    def _changed(self, uuid: bytes, entry: ReplicaSetEntry | None) -> None:
+        """The store says something of a shard."""
+        if self._closed:
+            return
+        copy = self.copies.get(uuid)
+        ours = None if entry is None else self._ours(entry)
+        if copy is not None and entry is not None and ours == copy.log.incarnation:
+            self._index(copy, entry)
+            copy.follow_entry(entry)
+            if self.on_entry is not None:
+                self.on_entry(copy)
+            return
+        if copy is not None:
+            self._drop(copy, entry)
+        if entry is not None and ours is not None:
+            self._making[uuid] = entry
+            if self._maker is None:
+                self._maker = self.run(self._make())
+
+    def _ours(self, entry: ReplicaSetEntry) -> bytes | None:
+        """The incarnation of the copy that is to be on this disk; None: there is to be none."""
+        for member in entry.replica_set.copies:
+            if member.node == self.node and is_on_disk(member.incarnation, self.disk):
+                return member.incarnation
+        return None
+
+    def _index(self, copy: Copy, entry: ReplicaSetEntry) -> None:
+        if copy.entry.leader != entry.leader:
+            self.by_leader.get(copy.entry.leader, {}).pop(copy.uuid, None)
+        self.by_leader.setdefault(entry.leader, {})[copy.uuid] = copy
+
+    def _drop(self, copy: Copy, entry: ReplicaSetEntry | None) -> None:
+        """The store does not list this copy any more."""
+        copy.close()
+        self.copies.pop(copy.uuid, None)
+        self.by_leader.get(copy.entry.leader, {}).pop(copy.uuid, None)
+        if entry is not None and entry.epoch > copy.entry.epoch and self._ours(entry) is None:
+            # Said outright by a newer epoch; a key that is merely missing removes nothing here.
+            logger.info("replica.left", extra={"facts": {"shard": copy.uuid.hex(), "stream": entry.stream}})
+            self.run(self.directory.drop_shards([copy.uuid]))
+
+    async def _make(self) -> None:
+        """Logs for copies that are to be here, all that are known of in one go."""
+        try:
+            while self._making:
+                wanted, self._making = self._making, {}
+                new: dict[bytes, NewShard] = {}
+                for uuid, entry in wanted.items():
+                    incarnation = self._ours(entry)
+                    assert incarnation is not None, "only those that name us are made"
+                    log = self.directory.shards.get(uuid)
+                    if log is None:
+                        # Before its first leader a copy has promised nothing and lost nothing; later, an empty one
+                        # stands where there may have been another: it votes once it holds what the leader holds.
+                        new[uuid] = NewShard(incarnation, certain=entry.epoch == 0, promised_epoch=entry.epoch)
+                    elif log.incarnation != incarnation:
+                        await self.directory.reset(log, start=0, incarnation=incarnation)
+                        await self.directory.promise({uuid: entry.epoch})
+                await self.directory.create_shards(new)
+                for uuid in wanted:
+                    self._take_up(uuid)
+        finally:
+            self._maker = None
+
+    def _take_up(self, uuid: bytes) -> None:
+        entry, log = self.replica_sets.entries.get(uuid), self.directory.shards.get(uuid)
+        if entry is None or log is None or self._ours(entry) != log.incarnation:
+            return
+        copy = self.copies[uuid] = Copy(self, log, entry)
+        self._index(copy, entry)
+        if self.on_entry is not None:
+            self.on_entry(copy)
+
+    def find(self, copy: Copy) -> tuple[StreamDescription, Shard] | None:
+        return self._catalogue.place(copy.uuid, copy.entry.stream)
+
+    def durability(self, copy: Copy) -> Durability:
+        found = self.find(copy)
+        return found[0].config.durability if found is not None else Durability.FSYNC
+
+    def native_address(self, node: str) -> str:
+        return self.addresses.get(node, "")
+
+    # -- leading -------------------------------------------------------------------------------------------
+
+    def leads(self, copy: Copy, server: ShardServer) -> None:
+        self._catalogue.serve(server)
+        if self.on_entry is not None:
+            self.on_entry(copy)
+
+    def leads_no_more(self, copy: Copy, server: ShardServer) -> None:
+        self._catalogue.withdraw(server)
+        for link in server.fail(copy.not_leader()):
+            link.flush_soon()
+        if self.on_entry is not None:
+            self.on_entry(copy)
+
+    async def swap(self, copy: Copy, entry: ReplicaSetEntry) -> ReplicaSetEntry | None:
+        """Change the copy's entry in the store; None: somebody else did, or it cannot be had now."""
+        try:
+            return await self.replica_sets.swap(copy.uuid, copy.entry.revision, entry)
+        except StoreUnavailable as error:
+            logger.info("store.unavailable", extra={"facts": {"shard": copy.uuid.hex(), "error": str(error)}})
+            return None
+
+    # -- what many copies want at once ---------------------------------------------------------------------
+
+    def promise_soon(self, copy: Copy, epoch: int) -> None:
+        """copy.promised(epoch) once it is on disk; one sync for all that ask in this turn of the loop."""
+        if not self._promises:
+            asyncio.get_running_loop().call_soon(self._promise)
+        self._promises[copy.uuid] = copy, epoch
+
+    def _promise(self) -> None:
+        batch, self._promises = self._promises, {}
+        if not self._closed:
+            self.run(self._promise_all(batch))
+
+    async def _promise_all(self, batch: dict[bytes, tuple[Copy, int]]) -> None:
+        await self.directory.promise({uuid: epoch for uuid, (_, epoch) in batch.items()})
+        for copy, epoch in batch.values():
+            copy.promised(epoch)
+
+    async def ask_seal(self, node: str, uuid: bytes, epoch: int) -> SealedShard:
+        """What that node's copy holds, once it promised. One message for all that ask in this turn of the loop."""
+        loop = asyncio.get_running_loop()
+        if node not in self._seals:
+            self._seals[node] = {}
+            loop.call_soon(self._send_seals, node)
+        future: asyncio.Future[SealedShard] = loop.create_future()
+        self._seals[node][uuid] = epoch, future
+        return await future
+
+    def _send_seals(self, node: str) -> None:
+        asked = self._seals.pop(node)
+        if not self._closed:
+            self.run(self._seal_at(node, asked))
+
+    async def _seal_at(self, node: str, asked: dict[bytes, tuple[int, asyncio.Future[SealedShard]]]) -> None:
+        try:
+            answer = await self.peers.ask(
+                node, Seal(tuple((uuid, epoch) for uuid, (epoch, _) in asked.items())), _SEAL_TIMEOUT_MS
+            )
+            assert isinstance(answer, Sealed), "a seal is answered by what was sealed"
+            found = {shard.uuid: shard for shard in answer.shards}
+            for uuid, (_, future) in asked.items():
+                if not future.done():
+                    future.set_result(found.get(uuid) or SealedShard(uuid, False))
+        except StreamkitError as error:
+            for _, future in asked.values():
+                if not future.done():
+                    future.set_exception(error)
+
+    # -- what peers say ------------------------------------------------------------------------------------
+
+    def sections(self, node: str, sections: list[Section]) -> None:
+        for section in sections:
+            copy = self.copies.get(section.shard)
+            if copy is None:
+                self.peers.acknowledge(node, section.shard, _NOBODY, section.epoch, Verdict.UNKNOWN, 0)
+            else:
+                copy.offered(node, section)
+
+    async def asked(self, node: str, message: PeerRequest) -> PeerAnswer:
+        if isinstance(message, Seal):
+            answers = await asyncio.gather(*(self._sealed(uuid, epoch) for uuid, epoch in message.shards))
+            return Sealed(tuple(answers))
+        if isinstance(message, Hear):
+            return Heard(self._heard_ms(message.node))
+        if isinstance(message, AskLeader):
+            assert self.on_asked is not None, "set before there are links"
+            return await self.on_asked(message)
+        assert isinstance(message, DigestRange), "the connection lets nothing else through"
+        crc, batches, end = await self._log(message.uuid).digest(message.start, message.end)
+        return Digest(crc, batches, end)
+
+    def _heard_ms(self, node: str) -> int:
+        if node == self.node:
+            return 0
+        age_ms = self.peers.heard_ms(node) if self.peers.connected(node) else None
+        return -1 if age_ms is None else age_ms
+
+    async def _sealed(self, uuid: bytes, epoch: int) -> SealedShard:
+        copy = self.copies.get(uuid)
+        if copy is None:
+            return SealedShard(uuid, False)
+        sealed = await copy.seal(epoch)
+        return SealedShard(
+            uuid, True, sealed.epoch, sealed.member.incarnation, sealed.certain, sealed.log_start, sealed.log_end,
+            sealed.high_watermark, sealed.epochs,
+        )  # fmt: skip
+
+    async def read_log(self, uuid: bytes, start: int, bytes_max: int) -> Fetched:
+        """Batches from `start` on up to the log's end, committed or not, for a peer that adopts or repairs."""
+        log = self._log(uuid)
+        start = max(start, log.log_start)
+        batches = log.read(start, log.log_end, bytes_max)
+        if batches is None:
+            batches = await log.read_cold(start, log.log_end, bytes_max)
+        copy = self.copies.get(uuid)
+        known = copy.high_watermark if copy is not None else log.log_start
+        return Fetched(batches, known, log.log_start, log.log_end, next_sequence(batches, start))
+
+    def link_up(self, node: str) -> None:
+        self._links_changed()
+
+    def link_down(self, node: str) -> None:
+        self._links_changed()
+
+    def _links_changed(self) -> None:
+        if self.on_links is not None:
+            self.on_links()
+
+    def _log(self, uuid: bytes) -> ShardLog:
+        try:
+            return self.directory.shards[uuid]
+        except KeyError:
+            raise InvalidRequest(
+                "this node has no copy of the shard", try_="look at the replica set", field="shard", value=uuid.hex()
+            ) from None
+
+    # -- what the disk says --------------------------------------------------------------------------------
+
+    def progressed(self, uuids: list[bytes]) -> None:
+        """Storage got further with these logs; those that this node leads are the server's."""
+        copies = self.copies
+        for uuid in uuids:
+            copy = copies.get(uuid)
+            if copy is not None and copy.server is None:
+                copy.progressed()
+
+    def failed(self) -> None:
+        """The disk is gone: whoever leads here steps down, so that others may."""
+        for copy in self.copies.values():
+            copy.step_down()

@@ -1,0 +1,461 @@
+"""One copy of a shard on this node: carries out what the rules of `replication` say, in whatever role.
+
+    following   sections from a leader ▸ Follower.step ▸ log.accept ▸ the disk ▸ answers
+    standing    a swap won ▸ everyone sealed ▸ the best log adopted
+    leading     a ShardServer takes puts, a feed for each other copy carries them on
+
+The rules are asked on the event loop and never wait; what takes the disk or a peer is a task, and the rules are
+told when it is done. Made and looked up by `copies.Copies`, which gathers what many copies want at one moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from streamkit.broker.feed import Feed
+from streamkit.broker.shard_server import ShardServer
+from streamkit.errors import CorruptBatch, NotLeader, StreamkitError
+from streamkit.metadata.replica_sets import ReplicaSetEntry
+from streamkit.model.stream import Durability
+from streamkit.protocol.frames import Section
+from streamkit.protocol.peers import SealedShard
+from streamkit.replication.agreement import epoch_at
+from streamkit.replication.candidate import Candidate
+from streamkit.replication.effects import Adopt, Answer, Effects, Verdict
+from streamkit.replication.events import (
+    Adopted,
+    Appended,
+    EpochStarted,
+    Flushed,
+    Offered,
+    Progressed,
+    Promised,
+    SealAsked,
+    Sealed,
+    Truncated,
+)
+from streamkit.replication.follower import Follower
+from streamkit.replication.leader import Leader
+from streamkit.replication.replica import Ends
+from streamkit.replication.replica_set import Member, ReplicaSet
+from streamkit.storage import ShardLog
+
+if TYPE_CHECKING:
+    from streamkit.broker.copies import Copies
+
+logger = logging.getLogger("streamkit.broker")
+
+_HEADER = struct.Struct("<4xIQI")         # of a batch header: batch_bytes, base_sequence, epoch
+_COUNT_AT = 56
+_LEVELS = (Durability.FSYNC, Durability.OS, Durability.LEADER)
+_ASK_AGAIN_SECONDS = 0.3
+_CAMPAIGN_SECONDS = 5.0
+_ADOPT_BYTES = 4 * 1024 * 1024
+_ADOPT_TIMEOUT_MS = 5_000
+
+
+class Copy:
+    """entry: what the store said last. server: while this node leads. stood_s: when it last tried to."""
+
+    __slots__ = (
+        "_campaign", "_copies", "_feeds", "_leader", "_sealing", "candidate", "closed", "entry", "epoch_start",
+        "follower", "leader_end", "level", "log", "next_try_s", "server", "speaker", "uuid",
+    )  # fmt: skip
+
+    def __init__(self, copies: Copies, log: ShardLog, entry: ReplicaSetEntry) -> None:
+        self._copies = copies
+        self.uuid = log.uuid
+        self.log = log
+        self.entry = entry
+        self.follower = Follower(log, promised=log.promised_epoch, certain=log.certain)
+        self.candidate: Candidate | None = None
+        self.server: ShardServer | None = None
+        self.level = Durability.FSYNC              # what the last leader asked answers for
+        self.speaker = ""                          # the node that leads the epoch we promised
+        self.epoch_start = 0
+        self.next_try_s = 0.0
+        self.leader_end = 0                        # what the last leader said of its own log
+        self.closed = False
+        self._leader: Leader | None = None
+        self._feeds: dict[str, Feed] = {}
+        self._sealing: list[asyncio.Future[None]] = []
+        self._campaign: asyncio.Task[None] | None = None
+
+    # -- what feeds and readers ask ------------------------------------------------------------------------
+
+    @property
+    def replica_set(self) -> ReplicaSet:
+        return self.entry.replica_set
+
+    @property
+    def epoch(self) -> int:
+        return self._leader.epoch if self._leader is not None else self.follower.promised
+
+    @property
+    def durability(self) -> Durability:
+        return self._leader.durability if self._leader is not None else self.level
+
+    @property
+    def high_watermark(self) -> int:
+        return self.server.high_watermark if self.server is not None else self.follower.high_watermark
+
+    @property
+    def incarnation(self) -> bytes:
+        return self.log.incarnation
+
+    @property
+    def is_established(self) -> bool:
+        """It leads, and its epoch's first batch is on a majority."""
+        return self.server is not None and self.server.high_watermark > self.epoch_start
+
+    @property
+    def is_member(self) -> bool:
+        return any(member.incarnation == self.log.incarnation for member in self.replica_set.voters)
+
+    def feed(self, node: str) -> Feed | None:
+        return self._feeds.get(node)
+
+    def feeds(self) -> dict[str, Feed]:
+        return self._feeds
+
+    def not_leader(self) -> NotLeader:
+        leader = self.entry.leader if self.entry.leader != self._copies.node else ""
+        return NotLeader(
+            f"node {self._copies.node} does not lead the shard", try_="ask its leader, or try again in a moment",
+            shard=self.uuid.hex(), epoch=self.entry.epoch, leader=leader,
+            address=self._copies.native_address(leader),
+        )  # fmt: skip
+
+    # -- following -----------------------------------------------------------------------------------------
+
+    def offered(self, node: str, section: Section) -> None:
+        """A section of a frame. Its batches are good for this call only."""
+        follower, log = self.follower, self.log
+        before = log.log_end
+        end, differs_at = section.start, None
+        if len(section):
+            end = before + 1                       # at least; where a run really ends, log.accept says
+            if section.start < before:
+                end, differs_at = _compare(section, log)
+        offer = Offered(
+            section.epoch, section.start, end, section.previous_epoch, section.high_watermark,
+            section.log_start, section.leader_end, section.epoch_start, differs_at,
+        )  # fmt: skip
+        if section.epoch >= follower.promised:
+            self.speaker = node
+        effects = follower.step(offer)
+        if not effects.hear:
+            self._carry(effects, node)
+            return
+        self.level = _LEVELS[section.level]
+        self.leader_end = section.leader_end
+        if effects.accept:
+            try:
+                end = log.accept(section, epoch=section.epoch, durability=self.level)
+            except CorruptBatch as error:
+                logger.error("replica.refused_batches", extra={"facts": {"shard": self.uuid.hex(), "from": node,
+                                                                         "error": str(error)}})  # fmt: skip
+                self._answer(node, Answer(Verdict.MISMATCH, section.epoch, before))
+                return
+            except StreamkitError as error:
+                logger.debug("replica.cannot_append %s", error)
+                self._answer(node, Answer(Verdict.REFUSED, section.epoch, before))
+                return
+            follower.step(Appended(end))
+        heard = follower.heard(offer, self._safe_end())
+        if heard.certain or heard.answer is not None:
+            self._carry(heard, node)
+        if offer.log_start > log.log_start and follower.high_watermark >= offer.log_start:
+            log.drop_before(offer.log_start)
+
+    def _safe_end(self) -> int:
+        """How far the log is safe at the level that the leader asks for."""
+        log = self.log
+        if self.level is Durability.FSYNC:
+            return log.durable_end
+        return log.written_end if self.level is Durability.OS else log.log_end
+
+    def progressed(self) -> None:
+        """Storage got further with this log, while it does not lead."""
+        effects = self.follower.step(Flushed(self._safe_end()))
+        if effects.answer is not None:
+            self._answer(self.speaker, effects.answer)
+
+    def _answer(self, node: str, answer: Answer) -> None:
+        if node and node != self._copies.node:
+            self._copies.peers.acknowledge(
+                node, self.uuid, self.log.incarnation, answer.epoch, answer.verdict, answer.end
+            )
+
+    def _carry(self, effects: Effects, node: str) -> None:
+        if effects.step_down:
+            self.step_down()
+        if effects.promise is not None:
+            self._copies.promise_soon(self, effects.promise)
+        if effects.truncate is not None or effects.reset is not None:
+            self._copies.run(self._cut(effects))
+        if effects.certain:
+            self._copies.run(self._become_certain())
+        if effects.answer is not None:
+            self._answer(node, effects.answer)
+        if effects.seal:
+            waiting, self._sealing = self._sealing, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    def promised(self, epoch: int) -> None:
+        """That promise is on disk."""
+        self._carry(self.follower.step(Promised(epoch)), self.speaker)
+
+    async def _cut(self, effects: Effects) -> None:
+        directory = self._copies.directory
+        if effects.reset is not None:
+            logger.info("replica.begins_anew", extra={"facts": {"shard": self.uuid.hex(), "start": effects.reset}})
+            await directory.reset(self.log, start=effects.reset, incarnation=self.log.incarnation)
+        else:
+            assert effects.truncate is not None, "one of the two"
+            await directory.truncate(self.log, effects.truncate)
+        self._carry(self.follower.step(Truncated()), self.speaker)
+
+    async def _become_certain(self) -> None:
+        await self._copies.directory.set_certain(self.log, True)
+
+    # -- sealing -------------------------------------------------------------------------------------------
+
+    async def seal(self, epoch: int) -> Sealed:
+        """Promise `epoch` if nothing newer is promised, and say what this copy holds. epoch 0: only say."""
+        if epoch:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._sealing.append(future)
+            self._carry(self.follower.step(SealAsked(epoch)), "")
+            await future
+        log = self.log
+        return Sealed(
+            Member(self._copies.node, log.incarnation), self.follower.durable_promise, self.follower.certain,
+            log.log_start, log.log_end, self.high_watermark, tuple(log.epochs),
+        )  # fmt: skip
+
+    # -- standing ------------------------------------------------------------------------------------------
+
+    async def stand(self) -> bool:
+        """Try to lead. False: somebody else was faster, or the store cannot be had."""
+        entry = self.entry
+        kept = "" if entry.target_leader == self._copies.node else entry.target_leader
+        wanted = msgspec.structs.replace(
+            entry, epoch=max(entry.epoch, self.follower.promised) + 1, leader=self._copies.node, target_leader=kept
+        )
+        won = await self._copies.swap(self, wanted)
+        if won is None:
+            return False
+        await self.campaign(won)
+        return self.server is not None
+
+    async def campaign(self, entry: ReplicaSetEntry) -> None:
+        """The epoch of `entry` is ours in the store: seal, adopt, lead. Returns when it leads or gave up."""
+        if self._campaign is not None:
+            self._campaign.cancel()
+        self._campaign = task = self._copies.run(self._seek(Candidate(entry.replica_set)))
+        await asyncio.wait([task])
+
+    async def _seek(self, candidate: Candidate) -> None:
+        self._stop_leading()
+        self.candidate = candidate
+        replies: asyncio.Queue[Sealed] = asyncio.Queue()
+        asking = self._copies.run(self._ask_all(candidate, replies))
+        try:
+            async with asyncio.timeout(_CAMPAIGN_SECONDS):
+                effects = Effects()
+                while effects.lead is None and self.candidate is candidate:
+                    effects = candidate.step(await replies.get())
+                    if effects.step_down:
+                        return
+                    if effects.adopt is not None:
+                        await self._adopt(effects)
+                        effects = candidate.step(Adopted())
+            if self.candidate is candidate:
+                await self._lead(candidate, effects)
+        except TimeoutError:
+            logger.info("election.unfinished", extra={"facts": {
+                "shard": self.uuid.hex(), "epoch": candidate.epoch,
+                "sealed": [member.node for member in candidate.answered],
+            }})  # fmt: skip
+        except StreamkitError as error:
+            logger.info("election.broke_off", extra={"facts": {"shard": self.uuid.hex(), "error": str(error)}})
+        finally:
+            asking.cancel()
+            if self.candidate is candidate:
+                self.candidate = None
+
+    async def _ask_all(self, candidate: Candidate, replies: asyncio.Queue[Sealed]) -> None:
+        """Ask every copy to seal, and those that cannot be reached again and again."""
+        replies.put_nowait(await self.seal(candidate.epoch))
+        async with asyncio.TaskGroup() as group:
+            for member in candidate.replica_set.copies:
+                if member.node != self._copies.node:
+                    group.create_task(self._ask(candidate, member, replies))
+
+    async def _ask(self, candidate: Candidate, member: Member, replies: asyncio.Queue[Sealed]) -> None:
+        while self.candidate is candidate:
+            try:
+                answer = await self._copies.ask_seal(member.node, self.uuid, candidate.epoch)
+            except StreamkitError:
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+                continue
+            if answer.known:
+                replies.put_nowait(_to_sealed(member.node, answer))
+                return
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)        # it may be about to make its copy
+
+    async def _adopt(self, effects: Effects) -> None:
+        adopt, directory, log = effects.adopt, self._copies.directory, self.log
+        assert adopt is not None, "asked for by the rules"
+        if effects.truncate is not None:
+            await directory.truncate(log, effects.truncate)
+        if adopt.reset:
+            await directory.reset(log, start=adopt.start, incarnation=log.incarnation)
+        await self._fetch(adopt)
+        logger.info("election.adopted", extra={"facts": {"shard": self.uuid.hex(), "from": adopt.node,
+                                                         "start": adopt.start, "end": adopt.end}})  # fmt: skip
+
+    async def _fetch(self, adopt: Adopt) -> None:
+        log = self.log
+        durability = self._copies.durability(self)
+        while log.log_end < adopt.end:
+            fetched = await self._copies.peers.read_log(
+                adopt.node, self.uuid, log.log_end, _ADOPT_BYTES, _ADOPT_TIMEOUT_MS
+            )
+            for batch in fetched.batches:
+                if log.log_end >= adopt.end:
+                    break
+                log.accept(batch, epoch=self.follower.promised, durability=durability)
+            if not fetched.batches:
+                raise NotLeader(
+                    f"the copy on {adopt.node} ends at {fetched.log_end}, it said {adopt.end}",
+                    try_="stand again", shard=self.uuid.hex(), epoch=0, leader="", address="",
+                )  # fmt: skip
+
+    # -- leading -------------------------------------------------------------------------------------------
+
+    async def _lead(self, candidate: Candidate, effects: Effects) -> None:
+        copies, log, epoch = self._copies, self.log, candidate.epoch
+        if not log.certain:
+            await copies.directory.set_certain(log, True)
+            self.follower.certain = True
+        if self.candidate is not candidate or self.follower.promised != epoch or self.closed:
+            return                                     # somebody newer came by meanwhile
+        found = copies.find(self)
+        if found is None:
+            return                                     # its stream is gone
+        stream, shard = found
+        durability = stream.config.durability
+        assert effects.lead is not None, "the rules said so"
+        self.epoch_start = log.log_end
+        log.start_epoch(epoch, copies.clock.now_ms(), durability is Durability.FSYNC)
+        nothing = Ends(0, 0, 0)
+        self._leader = leader = Leader(
+            epoch=epoch, replica=log.incarnation, durability=durability, high_watermark=effects.lead,
+            replicas={
+                member.incarnation: self._own_ends() if member.incarnation == log.incarnation else nothing
+                for member in candidate.replica_set.members
+            },
+        )  # fmt: skip
+        leader.step(EpochStarted(epoch, self.epoch_start))
+        log.set_range(shard.hash_start, shard.hash_end - 1)
+        self.candidate = None
+        self.server = server = ShardServer(
+            stream, shard, log, replica=log.incarnation, counters=copies.counters.streams[stream.name], leader=leader
+        )
+        for member in candidate.replica_set.copies:
+            if member.incarnation != log.incarnation:
+                self._feeds[member.node] = copies.peers.feed(self, member.node)
+        server.feeds = tuple(self._feeds.values())
+        for feed in server.feeds:
+            feed.ready()
+        copies.leads(self, server)
+        server.progressed()
+        logger.debug("shard.led", extra={"facts": {"shard": self.uuid.hex(), "epoch": epoch}})
+
+    def _own_ends(self) -> Ends:
+        return Ends(self.log.log_end, self.log.written_end, self.log.durable_end)
+
+    def follow_entry(self, entry: ReplicaSetEntry) -> None:
+        """The store says something new of this shard. Safety never rests on it."""
+        self.entry = entry
+        leader = self._leader
+        if leader is None or self.server is None:
+            return
+        if entry.epoch > leader.epoch and entry.leader != self._copies.node:
+            self.step_down()
+            return
+        if entry.epoch == leader.epoch:
+            wanted = {member.node for member in entry.replica_set.copies} - {self._copies.node}
+            for node in [node for node in self._feeds if node not in wanted]:
+                self._feeds.pop(node).close()
+            for node in sorted(wanted - self._feeds.keys()):
+                self._feeds[node] = self._copies.peers.feed(self, node)
+                self._feeds[node].ready()
+            self.server.feeds = tuple(self._feeds.values())
+
+    def on_acknowledged(self, node: str, incarnation: bytes, epoch: int, verdict: int, end: int) -> None:
+        """From a feed: a copy answered."""
+        if verdict == Verdict.STALE and self._leader is not None and epoch > self._leader.epoch:
+            self.step_down()
+            return
+        server = self.server
+        if server is None or verdict != Verdict.ACCEPTED:
+            return
+        links = server.advance(Progressed(incarnation, epoch, Ends(end, end, end)))
+        if links is not None:
+            for link in links:
+                link.flush_soon()
+
+    def on_feed_broken(self, node: str) -> None:
+        """The link is gone; the feed goes on by itself when it is back."""
+
+    def step_down(self) -> None:
+        """A newer epoch exists: nothing more is appended or acknowledged in ours."""
+        self.candidate = None
+        if self.server is not None:
+            logger.info("shard.stepped_down", extra={"facts": {"shard": self.uuid.hex(), "epoch": self.epoch}})
+        self._stop_leading()
+
+    def _stop_leading(self) -> None:
+        server, self.server, self._leader = self.server, None, None
+        for feed in self._feeds.values():
+            feed.close()
+        self._feeds = {}
+        if server is not None:
+            self.follower.high_watermark = max(self.follower.high_watermark, server.high_watermark)
+            self._copies.leads_no_more(self, server)
+
+    def close(self) -> None:
+        self.closed = True
+        self.step_down()
+        if self._campaign is not None:
+            self._campaign.cancel()
+
+
+def _to_sealed(node: str, answer: SealedShard) -> Sealed:
+    return Sealed(
+        Member(node, answer.incarnation), answer.epoch, answer.certain, answer.log_start, answer.log_end,
+        answer.high_watermark, answer.epochs,
+    )  # fmt: skip
+
+
+def _compare(section: Section, log: ShardLog) -> tuple[int, int | None]:
+    """(end of the run, the first batch in it that the log holds otherwise), for a run that overlaps the log."""
+    data, position, end = memoryview(section), 0, section.start
+    differs_at = None
+    while position + _COUNT_AT + 4 <= len(data):
+        size, base, epoch = _HEADER.unpack_from(data, position)
+        if differs_at is None and base < log.log_end and epoch_at(log.epochs, base) != epoch:
+            differs_at = base
+        end = base + int.from_bytes(data[position + _COUNT_AT : position + _COUNT_AT + 4], "little")
+        position += max(size, 1)
+    return end, differs_at
