@@ -6,7 +6,7 @@ payload or secrets. `code` is stable on the wire; a retired code is never given 
 
     StreamkitError
     ├── InvalidRequest ── InvalidUse · InvalidConfig ── UnsafeListener · InvalidPosition · RecordTooLarge
-    ├── NotFound ── StreamNotFound · ShardNotFound · ApplicationNotFound
+    ├── NotFound ── StreamNotFound · ShardNotFound · ApplicationNotFound · NodeNotFound
     ├── Conflict ── StreamExists · StreamBusy · LimitReached · DataDirectoryLocked · CannotPlace · NodeInUse · LastCopy
     │              · NodeRefused ── WrongCluster · DuplicateNode · StaleDirectory
     ├── Throttled ── BufferFull
@@ -104,6 +104,12 @@ class ApplicationNotFound(NotFound):
     """No such application; facts: application."""
 
     code = "application_not_found"
+
+
+class NodeNotFound(NotFound):
+    """No such node belongs to the cluster; facts: node, near (a similar name or None)."""
+
+    code = "node_not_found"
 
 
 class Conflict(StreamkitError):

@@ -75,6 +75,11 @@ ENTRIES: dict[str, Entry] = {
         "streamkit app list",
         'application "biling" does not exist; did you mean "billing"?',
     ),
+    "node_not_found": Entry(
+        "No node of that name belongs to the cluster: it never joined, or it was removed.",
+        "streamkit cluster status",
+        'no node "n9" belongs to the cluster; did you mean "n1"?',
+    ),
     "conflict": Entry(
         "What is there now forbids it.",
         "look at the present state: streamkit stream list",

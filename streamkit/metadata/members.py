@@ -344,6 +344,36 @@ class Members:
         value, revision = await self._store.read(MEMBERS + node)
         return (None if value is None else _member_decoder.decode(value)), revision
 
+    # -- what operators change -------------------------------------------------------------------------------
+
+    async def set_state(self, node: str, state: str) -> None:
+        """ACTIVE or DRAINING. Nothing happens for a node that was removed. Raises StoreUnavailable."""
+        for _ in range(_TRIES):
+            known, revision = await self._member(node)
+            if known is None or known.state == state:
+                return
+            if await self._store_member(msgspec.structs.replace(known, state=state), revision):
+                return
+        raise StoreUnavailable(
+            f"the entry of node {node} is changed by others all the time", try_="try again",
+            store=MEMBERS + node, outcome="not_done",
+        )
+
+    async def remove(self, node: str) -> None:
+        """The node, which holds nothing any more, is forgotten. Raises StoreUnavailable."""
+        for _ in range(_TRIES):
+            known, revision = await self._member(node)
+            if known is None:
+                return
+            made = await self._store.compare_and_swap(MEMBERS + node, revision, None)
+            if made is not None:
+                self._members_view.wrote(MEMBERS + node, None, made)
+                return
+        raise StoreUnavailable(
+            f"the entry of node {node} is changed by others all the time", try_="try again",
+            store=MEMBERS + node, outcome="not_done",
+        )
+
     # -- staying ---------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:

@@ -442,7 +442,7 @@ class ClusterDescribed(_Message, tag=53, frozen=True):
 
 
 class DrainNode(_Message, tag=54, frozen=True):
-    """Its leaders and copies shall move to other nodes; undo: it may take some again. Answered with Done, at once."""
+    """Its leaders and copies shall move to other nodes; undo: it may take some again. Answered with ShardsMoving."""
 
     node: str
     undo: bool = False
@@ -471,7 +471,10 @@ class RemoveNode(_Message, tag=57, frozen=True):
 
 
 class ShardsMoving(_Message, tag=60, frozen=True):
+    """Answers DrainNode and AddNode. staying: copies that have nowhere else to go."""
+
     shards: int
+    staying: int = 0
 
 
 Message = (
