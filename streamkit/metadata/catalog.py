@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
 
 from streamkit.errors import CorruptFile, LimitReached, StreamBusy, StreamExists, StreamNotFound
+from streamkit.metadata.certainty import swap_certainly
 from streamkit.metadata.store import Store, Swap
 from streamkit.model.shard import Shard, even_ranges
 from streamkit.model.stream import Durability, StreamConfig, StreamDescription, StreamStatus, check_stream_name
@@ -110,7 +112,12 @@ _stream_decoder = msgspec.json.Decoder(StreamEntry)
 _producer_decoder = msgspec.json.Decoder(ProducerEntry)
 
 
-def _decode(key: str, value: bytes) -> StreamDescription:
+def encode_stream(stream: StreamDescription) -> bytes:
+    return _encode(to_entry(stream))
+
+
+def decode_stream(key: str, value: bytes) -> StreamDescription:
+    """Raises CorruptFile."""
     try:
         return from_entry(_stream_decoder.decode(value))
     except (msgspec.MsgspecError, ValueError) as error:
@@ -139,13 +146,13 @@ class Catalog:
         catalog = cls(store, runtime, node=node, shards_max=shards_max)
         while True:
             entries = await store.list(_STREAMS)
-            streams = [_decode(entry.key, entry.value) for entry in entries]
+            streams = [decode_stream(entry.key, entry.value) for entry in entries]
             raised = [
                 replace(stream, shards=tuple(replace(shard, epoch=shard.epoch + 1) for shard in stream.shards))
                 for stream in streams
             ]
             swaps = [
-                Swap(entry.key, entry.revision, _encode(to_entry(stream)))
+                Swap(entry.key, entry.revision, encode_stream(stream))
                 for entry, stream in zip(entries, raised, strict=True)
             ]
             revision = await store.compare_and_swap_many(swaps) if swaps else 0
@@ -188,21 +195,19 @@ class Catalog:
 
     async def create(self, name: str, config: StreamConfig) -> StreamDescription:
         """Register it as CREATING, with shards and epochs of its own. Raises StreamExists, StreamBusy, LimitReached."""
+        stream = self.new_stream(name, config)
+        await self._save(stream)
+        return stream
+
+    def new_stream(self, name: str, config: StreamConfig) -> StreamDescription:
+        """As it would be created; nothing is written. Raises InvalidRequest, StreamExists, StreamBusy, LimitReached."""
         check_stream_name(name, internal=name == APPLICATIONS_STREAM)
         if (there := self.streams.get(name)) is not None:
             raise self._taken(there)
-        # The coordinator's own log takes nothing from what a user may make.
-        internal = name == APPLICATIONS_STREAM
-        open_shards = sum(len(s.shards) for s in self.streams.values() if s.name != APPLICATIONS_STREAM)
-        if not internal and open_shards + config.shards > self._shards_max:
-            raise LimitReached(
-                f"{config.shards} more shards make {open_shards + config.shards} on this node, "
-                f"the limit is {self._shards_max}",
-                try_="delete streams that are no longer used, or raise streams.shards_max",
-                limit=self._shards_max, scope="shards",
-            )
+        if name != APPLICATIONS_STREAM:        # the coordinator's own log takes nothing from what a user may make
+            self.check_room(config.shards)
         now_ms = self._runtime.clock.now_ms()
-        stream = StreamDescription(
+        return StreamDescription(
             name=name, status=StreamStatus.CREATING, config=config, created_ms=now_ms, map_version=1,
             shards=tuple(
                 Shard(
@@ -212,8 +217,16 @@ class Catalog:
                 for ordinal, (start, end) in enumerate(even_ranges(config.shards))
             ),
         )
-        await self._save(stream)
-        return stream
+
+    def check_room(self, shards: int) -> None:
+        """For that many more. Closed shards count: they have a log like any other. Raises LimitReached."""
+        there = sum(len(s.shards) for s in self.streams.values() if s.name != APPLICATIONS_STREAM)
+        if there + shards > self._shards_max:
+            raise LimitReached(
+                f"{shards} more shards make {there + shards}, the limit is {self._shards_max}",
+                try_="delete streams that are no longer used, or raise streams.shards_max",
+                limit=self._shards_max, scope="shards",
+            )
 
     def _taken(self, there: StreamDescription) -> StreamExists | StreamBusy:
         if there.status is StreamStatus.ACTIVE:
@@ -237,7 +250,7 @@ class Catalog:
         del self.streams[name], self._revisions[name]
 
     async def _save(self, stream: StreamDescription) -> None:
-        self._revisions[stream.name] = await self._swap(stream.name, _encode(to_entry(stream)))
+        self._revisions[stream.name] = await self._swap(stream.name, encode_stream(stream))
         self.streams[stream.name] = stream
 
     async def _swap(self, name: str, value: bytes | None) -> int:
@@ -248,6 +261,31 @@ class Catalog:
                 stream=name, status="changing",
             )
         return revision
+
+    def revision(self, name: str) -> int:
+        """Of the stream's entry; 0: there is none."""
+        return self._revisions.get(name, 0)
+
+    async def commit(self, swaps: Sequence[Swap], name: str) -> int:
+        """One transaction on a stream's keys, the witness first; shown at once. Raises StreamBusy, StoreUnavailable."""
+        revision = await swap_certainly(self._store, swaps)
+        if revision is None:
+            raise StreamBusy(
+                f'stream "{name}" is being changed by someone else', try_="try again in a moment",
+                stream=name, status="changing",
+            )
+        for swap in swaps:
+            if swap.key == _STREAMS + name and swap.value is not None:
+                self.streams[name] = decode_stream(swap.key, swap.value)
+                self._revisions[name] = revision
+        return revision
+
+    async def look(self, name: str) -> None:
+        """What the store holds of the stream now. Raises StoreUnavailable."""
+        value, revision = await self._store.read(_STREAMS + name)
+        if value is not None:
+            self.streams[name] = decode_stream(_STREAMS + name, value)
+            self._revisions[name] = revision
 
     # -- producers -----------------------------------------------------------------------------------------
 

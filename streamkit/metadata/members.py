@@ -197,6 +197,7 @@ class Members:
             raise
         self.node = who.node
         self._tasks.start(self._keep(), "keep")
+        await self._show_ours()
         return self.starts
 
     async def announce(self, *, address: str | None = None, peer_address: str | None = None) -> None:
@@ -210,6 +211,15 @@ class Members:
     async def _rewrite(self) -> None:
         if self._registration is not None and not await self._registration.update(_encode(self._ours)):
             _log.warning("registration.lost", extra={"facts": {"node": self.node}})
+        await self._show_ours()
+
+    async def _show_ours(self) -> None:
+        """In `nodes` now, not when the watch brings it."""
+        key = NODES + self.node
+        with contextlib.suppress(StoreUnavailable):
+            value, revision = await self._store.read(key)
+            if value is not None:
+                self._nodes_view.wrote(key, value, revision)
 
     async def _agree_on_cluster(self, who: Identity) -> str:
         ours = who.facts.cluster if who.facts is not None else ""

@@ -7,6 +7,7 @@ slowed, made to lie about the past, or made to lose answers; see `memory_handle.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -98,10 +99,10 @@ class MemoryStore:
         """Until something changes or expires."""
         due_ms = min(self._expiring.values(), default=None)
         seconds = None if due_ms is None else max(0.001, (due_ms - self.clock.monotonic_ms()) / 1000)
-        try:
-            await asyncio.wait_for(changed.wait(), seconds)
-        except TimeoutError:
-            return
+        # Not wait_for: in Python 3.11 it loses a cancellation that comes together with what it waits for.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await changed.wait()
 
     async def register(self, key: str, value: bytes, ttl_ms: int) -> MemoryRegistration | None:
         revision = self.swap((Swap(key, 0, value),), ttl_ms)

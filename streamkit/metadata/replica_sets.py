@@ -3,14 +3,13 @@
     replicas/<shard uuid, hex>     ReplicaSetEntry as JSON
 
 `entries` follows the store by a watch and is never waited for; a change goes through `swap`, whose answer is certain:
-it repeats a change whose outcome is unknown until the store has said what became of it.
+a change whose outcome is unknown is repeated until the store has said what became of it.
 Called by the broker's copies, the cluster's catalog and the controller. Read `ReplicaSetEntry`, then
 `ReplicaSets.swap`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -18,14 +17,13 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from streamkit.errors import StoreUnavailable
+from streamkit.metadata.certainty import swap_certainly
 from streamkit.metadata.store import Store, Swap
 from streamkit.metadata.view import View
 from streamkit.replication.replica_set import Member, ReplicaSet
 
 PREFIX = "replicas/"
 _log = logging.getLogger("streamkit.metadata")
-_TRIES = 4                         # of one change whose outcome is unknown
-_AGAIN_SECONDS = 0.1               # before the second try; doubled each time
 
 EntryMember = tuple[str, str]      # node, incarnation in hexadecimal
 
@@ -145,44 +143,20 @@ class ReplicaSets:
         still be seen later, through `on_change`.
         """
         key, value = key_of(uuid), encode(entry)
-        in_doubt = False
-        for count in range(_TRIES):
-            try:
-                revision = await self._store.compare_and_swap(key, expected_revision, value)
-                if revision is None and in_doubt:
-                    revision = await self._became_of(uuid, value, expected_revision)
-                elif revision is None:
-                    await self._look(uuid)
-            except StoreUnavailable as error:
-                in_doubt |= error.facts["outcome"] == "unknown"
-                if not in_doubt or count == _TRIES - 1:
-                    raise self._gave_up(error, in_doubt) from error
-                await asyncio.sleep(_AGAIN_SECONDS * 2**count)
-                continue
-            if revision is None:
-                return None
-            self._view.wrote(key, value, revision)
-            return msgspec.structs.replace(entry, revision=revision)
-        raise AssertionError("the last try returns or raises")
+        revision = await swap_certainly(self._store, (Swap(key, expected_revision, value),))
+        if revision is None:
+            with contextlib.suppress(StoreUnavailable):      # then the watch says to what
+                await self.look_again((uuid,))
+            return None
+        self._view.wrote(key, value, revision)
+        return msgspec.structs.replace(entry, revision=revision)
 
-    async def _became_of(self, uuid: bytes, value: bytes, expected_revision: int) -> int | None:
-        """The revision of our change when an earlier try made it: nobody else writes these bytes over that revision."""
-        found, revision = await self._store.read(key_of(uuid))
-        if revision == expected_revision and found is not None:
-            # The store has refused that revision, so this read is older than the refusal.
-            raise StoreUnavailable(
-                "the coordination store answers with what it held before", try_="try again in a moment",
-                store=key_of(uuid), outcome="unknown",
-            )
-        if found == value:
-            return revision
-        self._heard(uuid, found, revision)
-        return None
-
-    async def _look(self, uuid: bytes) -> None:
-        """Lost: hear at once to what, if the store will say; else the watch brings it."""
-        with contextlib.suppress(StoreUnavailable):
-            self._heard(uuid, *await self._store.read(key_of(uuid)))
+    async def look_again(self, uuids: Iterable[bytes]) -> None:
+        """What the store holds now; what is gone from it is left to the watch to say. Raises StoreUnavailable."""
+        for uuid in uuids:
+            value, revision = await self._store.read(key_of(uuid))
+            if value is not None:
+                self._view.wrote(key_of(uuid), value, revision)
 
     def create_many(self, entries: Mapping[bytes, ReplicaSetEntry]) -> list[Swap]:
         """For a transaction of the caller's: all of them, none of which may exist."""
@@ -198,15 +172,6 @@ class ReplicaSets:
         for swap in swaps:
             if swap.key.startswith(PREFIX):
                 self._view.wrote(swap.key, swap.value, revision)
-
-    def _heard(self, uuid: bytes, value: bytes | None, revision: int) -> None:
-        """A read is newer than the watch; a key that is gone has no revision to tell by, so the watch says that."""
-        if value is not None:
-            self._view.wrote(key_of(uuid), value, revision)
-
-    def _gave_up(self, error: StoreUnavailable, in_doubt: bool) -> StoreUnavailable:
-        facts = error.facts | {"outcome": "unknown" if in_doubt else "not_done"}
-        return StoreUnavailable(str(error), try_=error.try_, **facts)
 
     def _changed(self, key: str, value: bytes | None, revision: int) -> None:
         try:

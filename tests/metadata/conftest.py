@@ -61,3 +61,9 @@ async def store(request, runtime, tmp_path):
         opened = await SqliteStore.open(str(tmp_path / "metadata.sqlite"), runtime)
     yield opened
     await opened.close()
+
+
+async def settle(turns=40):
+    """Until watches have brought what was written."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
