@@ -5,8 +5,11 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-MESSAGE, PUT, PUT_OK, FETCH, FETCH_OK = 1, 2, 3, 4, 5
-_HEADER_BYTES_LEAST = {MESSAGE: 0, PUT: 24, PUT_OK: 24, FETCH: 48, FETCH_OK: 40}
+MESSAGE, PUT, PUT_OK, FETCH, FETCH_OK, REPLICATE, REPLICATED = 1, 2, 3, 4, 5, 6, 7
+_HEADER_BYTES_LEAST = {MESSAGE: 0, PUT: 24, PUT_OK: 24, FETCH: 48, FETCH_OK: 40, REPLICATE: 8, REPLICATED: 8}
+_SECTION = struct.Struct("<16sIIQIIQQQQ")
+_ACKNOWLEDGEMENT = struct.Struct("<16s16sIIQQ")
+ALL_KINDS = sum(1 << kind for kind in _HEADER_BYTES_LEAST)
 
 
 def frame(kind: int, request_id: int, header: bytes, payload: bytes = b"") -> bytes:
@@ -28,12 +31,27 @@ def encode(fields: tuple[Any, ...]) -> bytes:
         shard, start, bytes_max, wait_ms, lease_epoch, session, application = rest
         header = struct.pack("<16sQIIQQ", shard, start, bytes_max, wait_ms, lease_epoch, session)
         return frame(kind, request_id, header + application.encode())
+    if kind == REPLICATE:
+        (sections,) = rest
+        return frame(kind, 0, struct.pack("<II", len(sections), 0), b"".join(map(_section, sections)))
+    if kind == REPLICATED:
+        (answers,) = rest
+        packed = b"".join(_ACKNOWLEDGEMENT.pack(*answer) for answer in answers)
+        return frame(kind, 0, struct.pack("<II", len(answers), 0), packed)
     high, low, end, following, batches = rest
     header = struct.pack("<QQQQII", high, low, end, following, len(batches), 0)
     return frame(kind, request_id, header, b"".join(batches))
 
 
-def parse(stream: bytes, length_max: int) -> tuple[list[tuple[Any, ...]], str | None]:
+def _section(fields: tuple[Any, ...]) -> bytes:
+    shard, epoch, level, start, previous_epoch, high, low, leader_end, epoch_start, batches = fields
+    header = (shard, epoch, level, start, previous_epoch, len(batches), high, low, leader_end, epoch_start)
+    return _SECTION.pack(*header) + batches
+
+
+def parse(
+    stream: bytes, length_max: int, accepts: int = ALL_KINDS
+) -> tuple[list[tuple[Any, ...]], str | None]:
     """Every whole frame as (kind, request_id, fields …), and why what follows is garbage (None: it is not)."""
     frames: list[tuple[Any, ...]] = []
     while len(stream) >= 4:
@@ -49,7 +67,9 @@ def parse(stream: bytes, length_max: int) -> tuple[list[tuple[Any, ...]], str | 
             return frames, "flags"
         if not _HEADER_BYTES_LEAST[kind] <= header_bytes <= length - 8:
             return frames, "header"
-        if request_id == 0 and kind != MESSAGE:
+        if not accepts & 1 << kind:
+            return frames, "state"
+        if kind != MESSAGE and (request_id == 0) is not (kind in (REPLICATE, REPLICATED)):
             return frames, "request"
         if len(stream) < 4 + length:
             break
@@ -77,6 +97,12 @@ def _fields(kind: int, header: bytes, payload: bytes) -> tuple[tuple[Any, ...], 
         except UnicodeDecodeError:
             return (), "application"
         return (*struct.unpack("<16sQIIQQ", header[:48]), application), "application" if len(header) > 560 else None
+    if kind == REPLICATE:
+        return _sections(int.from_bytes(header[:4], "little"), payload)
+    if kind == REPLICATED:
+        answers = [_ACKNOWLEDGEMENT.unpack(payload[at : at + 56]) for at in range(0, len(payload) - 55, 56)]
+        sound = len(payload) == 56 * int.from_bytes(header[:4], "little") and all(answer[3] <= 4 for answer in answers)
+        return (answers,), None if sound else "acknowledgements"
     high, low, end, following, count, _ = struct.unpack("<QQQQII", header[:40])
     batches = []
     while payload:
@@ -86,3 +112,24 @@ def _fields(kind: int, header: bytes, payload: bytes) -> tuple[tuple[Any, ...], 
         batches.append(payload[:size])
         payload = payload[size:]
     return (high, low, end, following, batches), None if len(batches) == count else "batches"
+
+
+def _sections(count: int, payload: bytes) -> tuple[tuple[Any, ...], str | None]:
+    sections = []
+    for _ in range(count):
+        if len(payload) < 72:
+            return (), "sections"
+        shard, epoch, level, start, previous_epoch, size, *ends = _SECTION.unpack(payload[:72])
+        if level > 2 or 0 < size < 112 or size > len(payload) - 72:
+            return (), "sections"
+        sections.append((shard, epoch, level, start, previous_epoch, *ends, payload[72 : 72 + size]))
+        payload = payload[72 + size :]
+    return (sections,), "sections" if payload else None
+
+
+def flat(frames: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Frames as a reader hands them out: sections and acknowledgements one by one."""
+    found: list[tuple[Any, ...]] = []
+    for frame in frames:
+        found += [(frame[0], part) for part in frame[2]] if frame[0] in (REPLICATE, REPLICATED) else [frame]
+    return found

@@ -32,6 +32,7 @@ logger = logging.getLogger("streamkit.broker")
 PROBE_BYTES = 72
 _LEVELS = {Durability.FSYNC: 0, Durability.OS: 1, Durability.LEADER: 2}
 _REST_SECONDS_MAX = 4.0
+_IN_VAIN_MAX = 8
 
 
 class FedLog(Protocol):
@@ -94,7 +95,7 @@ class Feed:
     """
 
     __slots__ = (
-        "_aligned", "_flight", "_lane", "_level", "_next", "_queued", "_rest_seconds", "_retried", "_told", "asked_s",
+        "_aligned", "_flight", "_in_vain", "_lane", "_level", "_next", "_queued", "_rest_seconds", "_told", "asked_s",
         "closed", "epoch", "flight_bytes", "leader", "matched", "node", "state", "written",
     )  # fmt: skip
 
@@ -115,7 +116,7 @@ class Feed:
         self._aligned = False                      # a batch is known to begin at `_next`
         self._told = 0                             # the high watermark that was sent last
         self._queued = True                        # waits for its turn, or must not ask for one
-        self._retried = False                      # the last probe got no answer that led anywhere
+        self._in_vain = 0                          # probes in a row that led nowhere lower
         self._rest_seconds = 0.0
 
     # -- for the leader ------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ class Feed:
         """A new link: nothing of what the old one carried is known to have arrived."""
         self._drop_flight()
         self.matched = self.written = None
-        self._retried, self._rest_seconds = False, 0.0
+        self._in_vain, self._rest_seconds = 0, 0.0
         self._probe_from(self.leader.log.log_end)
         self._queued = False
         self.ready()
@@ -285,22 +286,23 @@ class Feed:
             self.written = min(max(answer.written, end), self._next)
         self._release(end)
         if self.state is State.PROBING and self.asked_s is not None:
-            self.state, self.asked_s, self._retried = State.STREAMING, None, False
+            self.state, self.asked_s, self._in_vain = State.STREAMING, None, 0
             self._lane.unwatch(self)
         if self._next < self.leader.log.log_end:
             self.ready()
         self.leader.on_acknowledged(self.node, answer.incarnation, answer.epoch, ACCEPTED, end)
 
     def _mismatched(self, hint: int) -> None:
-        log = self.leader.log
+        """Ask again at `hint`, usually lower. The same place again is no mistake: it may have cut its log meanwhile."""
         if self.state is State.RESTING or (self.state is State.PROBING and self.asked_s is None):
             return                                 # an answer to what was sent before
-        if self.state is State.PROBING and hint >= self._next and not self._retried:
-            return                                 # the same: a probe at `_next` that fails leads below it
+        log = self.leader.log
         place = max(min(hint, log.log_end), log.log_start)
-        if self.state is State.PROBING and place == self._next:
-            self._rest()                           # nowhere else to try
-            return
+        if place >= self._next:
+            self._in_vain += 1
+            if self._in_vain > _IN_VAIN_MAX:
+                self._rest()
+                return
         self._release(None)
         self._probe_from(place)
         self.ready()
@@ -321,7 +323,6 @@ class Feed:
         """Called now and then while it rests or waits for the answer to a probe."""
         if self.asked_s is None or now_s - self.asked_s < max(self._rest_seconds, self._lane.rest_seconds):
             return
-        self._retried = True
         self._probe_from(self.leader.log.log_end)
         self.ready()
 

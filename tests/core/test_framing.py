@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamkit._core import debug, framing
-from streamkit._core.framing import Fetched, FetchFrame, FrameReader, FrameWriter, MessageFrame, PutFrame, PutReceipt
+from streamkit._core.framing import (
+    Acknowledgement,
+    Fetched,
+    FetchFrame,
+    FrameReader,
+    FrameWriter,
+    MessageFrame,
+    PutFrame,
+    PutReceipt,
+    Section,
+)
 from streamkit.errors import ProtocolMismatch
 from tests import oracles_framing as oracle
 
@@ -26,12 +36,19 @@ bodies = st.one_of(st.binary(max_size=50), st.integers(0, 9_000).map(lambda size
 batches = st.binary(max_size=40).map(
     lambda tail: b"SK\x01\0" + (112 + len(tail)).to_bytes(4, "little") + bytes(104) + tail
 )
+sections = st.tuples(
+    uuids, u32, st.integers(0, 2), u64, u32, u64, u64, u64, u64,
+    st.lists(st.one_of(batches, bodies.filter(len).map(lambda body: bytes(112) + body)), max_size=3).map(b"".join),
+)  # fmt: skip
+acknowledgements = st.tuples(uuids, uuids, u32, st.integers(0, 4), u64, u64)
 frames = st.one_of(
     st.tuples(st.just(framing.MESSAGE), u32, bodies),
     st.tuples(st.just(framing.PUT), request_ids, uuids, u32, bodies),
     st.tuples(st.just(framing.PUT_OK), request_ids, u64, u64, u32, st.integers(0, 2)),
     st.tuples(st.just(framing.FETCH), request_ids, uuids, u64, u32, u32, u64, u64, st.text(max_size=128)),
     st.tuples(st.just(framing.FETCH_OK), request_ids, u64, u64, u64, u64, st.lists(batches, max_size=4)),
+    st.tuples(st.just(framing.REPLICATE), st.just(0), st.lists(sections, min_size=1, max_size=4)),
+    st.tuples(st.just(framing.REPLICATED), st.just(0), st.lists(acknowledgements, max_size=4)),
 )
 streams = st.lists(frames, max_size=12)
 cuts = st.lists(st.integers(1, 20_000), max_size=30)
@@ -53,11 +70,29 @@ def plain(frame: Any) -> tuple[Any, ...]:
         case Fetched():
             return (framing.FETCH_OK, frame.request_id, frame.high_watermark, frame.log_start, frame.log_end,
                     frame.next_sequence, [bytes(batch) for batch in frame.batches])  # fmt: skip
+        case Section():
+            return framing.REPLICATE, (
+                frame.shard, frame.epoch, frame.level, frame.start, frame.previous_epoch, frame.high_watermark,
+                frame.log_start, frame.leader_end, frame.epoch_start, bytes(frame.batches),
+            )  # fmt: skip
+        case Acknowledgement():
+            return framing.REPLICATED, (
+                frame.shard, frame.incarnation, frame.epoch, frame.verdict, frame.end, frame.written
+            )  # fmt: skip
     raise AssertionError(frame)
 
 
 def write(writer: FrameWriter, fields: tuple[Any, ...]) -> None:
     kind, request_id, *rest = fields
+    if kind == framing.REPLICATE:
+        writer.begin_replicate()
+        for *section, stored in rest[0]:
+            writer.section(*section, [stored] if stored else [])
+        assert writer.end_replicate() == len(rest[0])
+        return
+    if kind == framing.REPLICATED:
+        writer.replicated(rest[0])
+        return
     {
         framing.MESSAGE: writer.message,
         framing.PUT: writer.put,
@@ -84,8 +119,8 @@ def receive(reader: FrameReader, stream: bytes, sizes: list[int]) -> list[tuple[
 @pytest.mark.fuzz
 @given(stream=streams, sizes=cuts)
 def test_any_split_of_the_stream_gives_the_same_frames(stream: list[tuple[Any, ...]], sizes: list[int]) -> None:
-    reader = FrameReader(LENGTH_MAX)
-    assert receive(reader, b"".join(map(oracle.encode, stream)), sizes) == stream
+    reader = FrameReader(LENGTH_MAX, accepts=oracle.ALL_KINDS)
+    assert receive(reader, b"".join(map(oracle.encode, stream)), sizes) == oracle.flat(stream)
     assert reader.failure is None
     assert reader.buffered_bytes == 0
 
@@ -108,16 +143,17 @@ def test_the_writer_lays_frames_out_as_the_oracle_does(stream: list[tuple[Any, .
     edits=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), max_size=8),
     tail=st.binary(max_size=40),
     sizes=cuts,
+    accepts=st.sampled_from([oracle.ALL_KINDS, 0x3E]),
 )
 def test_damaged_streams_give_what_the_oracle_gives(
-    stream: list[tuple[Any, ...]], edits: list[tuple[int, int]], tail: bytes, sizes: list[int]
+    stream: list[tuple[Any, ...]], edits: list[tuple[int, int]], tail: bytes, sizes: list[int], accepts: int
 ) -> None:
     damaged = bytearray(b"".join(map(oracle.encode, stream)) + tail)
     for at, value in edits:
         damaged[at % min(len(damaged), 200)] = value
-    expected, reason = oracle.parse(bytes(damaged), LENGTH_MAX)
-    reader = FrameReader(LENGTH_MAX)
-    assert receive(reader, bytes(damaged), sizes) == expected
+    expected, reason = oracle.parse(bytes(damaged), LENGTH_MAX, accepts)
+    reader = FrameReader(LENGTH_MAX, accepts=accepts)
+    assert receive(reader, bytes(damaged), sizes) == oracle.flat(expected)
     if reason is None:
         assert reader.failure is None
     else:
