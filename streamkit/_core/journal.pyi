@@ -9,6 +9,7 @@ class Journal:
     pending_bytes: int
     place: tuple[int, int, int, int]
     counts: tuple[int, int]
+    horizon: tuple[int, int]
     def __init__(
         self, *, bypass_bytes: int, group_bytes_max: int, group_number: int, previous_crc: int
     ) -> None: ...

@@ -711,6 +711,13 @@ cdef class Journal:
         return (state.current.number, state.position, state.current.size, state.spare_count)
 
     @property
+    def horizon(self):
+        """(file number, group number): every group that is done, and no later one, is in that file or an earlier
+        one and has at most that number."""
+        cdef State* state = self.state
+        return state.current.number, state.group_number - 1
+
+    @property
     def counts(self):
         """(groups, syncs) since the start."""
         return self.state.groups, self.state.syncs

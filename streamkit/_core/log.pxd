@@ -7,6 +7,7 @@ from streamkit._core.batch cimport BatchHeader
 from streamkit._core.index cimport SparseIndex
 from streamkit._core.journal cimport Journal, Slot
 from streamkit._core.producers cimport ProducerTable
+from streamkit._core.segment cimport Run
 
 cdef struct TailBatch:
     uint64_t base
@@ -52,6 +53,7 @@ cdef class NodeLog:
     cdef readonly uint64_t tick
     cdef object tail_order         # deque: one entry a batch in any tail, oldest first: its shard
     cdef readonly list progressed  # shards with news, each once
+    cdef readonly list unmarked    # shards whose first batch at a weaker level waits for `memory_marked`
     cdef readonly dict open_segments           # segments with an open file
     cdef public Py_ssize_t files_open_max
     cdef readonly uint64_t batches_appended
@@ -75,6 +77,13 @@ cdef class ShardCore:
     cdef public ProducerTable producers
     cdef public bint certain
     cdef public bint checkpoint_due            # something changed since the last checkpoint
+    cdef public bint memory_marked             # it is on disk that the log may hold batches that are not
+    cdef bint memory_marking                   # it is asked for; from memory_base on nothing counts as written
+    cdef uint64_t memory_base
+    cdef public bint changing                  # it is being cut or emptied: nothing may be appended
+    cdef readonly uint32_t cuts                # how often that happened; what was read before may be gone
+    cdef readonly bytes closing                # what the closing batch says; None while the shard is open
+    cdef readonly uint64_t closing_end         # one past that batch
     cdef bint has_news
     cdef uint8_t[16] hash_low
     cdef uint8_t[16] hash_high
@@ -85,6 +94,9 @@ cdef class ShardCore:
     cdef int keep(self, uint64_t end, uint64_t append_time_ms, bytes batch) except -1
     cdef uint64_t forget_oldest(self) except? 0
     cdef int store(self, Segment segment, bytes batch, uint32_t records, uint64_t append_time_ms, bint synced) except -1
+    cdef int note_batch(self, BatchHeader* header, const uint8_t* at) except -1
+    cdef Segment segment_for(self, uint64_t size, uint64_t append_time_ms)
+    cdef object refused_run(self, Run* run)
     cdef object appended_before(self, BatchHeader* header, uint64_t now_ms)
     cdef list read_tail(self, uint64_t start, uint64_t limit, uint64_t bytes_max)
     cdef Segment segment_of(self, uint64_t sequence)

@@ -13,15 +13,19 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from streamkit._core.batch cimport (BATCH_MAGIC, BATCH_OK, BATCH_SHORT, FLAG_CONTROL, FLAG_EPOCH_START, HEADER_BYTES,
-                                    body_crc, read_header, sk_crc32c, stamp)
+from streamkit._core.batch cimport (ATTRIBUTE_HASHES, BATCH_MAGIC, BATCH_OK, BATCH_SHORT, FLAG_CLOSE, FLAG_CONTROL,
+                                    FLAG_EPOCH_START, HASH_BYTES, HEADER_BYTES, RECORD_HEADER_BYTES, body_crc,
+                                    read_header, sk_crc32c, stamp)
+from streamkit._core.buffers cimport u16_at
 from streamkit._core.journal cimport LEVEL_FSYNC, LEVEL_OS, Entry, News
 from streamkit._core.producers cimport (VERDICT_APPEND, VERDICT_CORRUPT, VERDICT_DUPLICATE, VERDICT_DUPLICATE_OLD,
                                         VERDICT_FENCED, VERDICT_GAP, KeptBatch, Verdict)
-from streamkit._core.segment cimport STOP_BAD, STOP_END, STOP_SHORT, Stop, look
+from streamkit._core.segment cimport (RUN_BYTES, RUN_EPOCH, RUN_GAP, RUN_OVERLAP, RUN_SOUND, RUN_SUM, RUN_TIME, STOP_BAD,
+                                      STOP_END, STOP_SHORT, Run, Stop, check_run, look)
 
-from streamkit.errors import (CorruptBatch, CorruptFile, LimitReached, NotLeader, ProducerFenced, SequenceCorrupt,
-                              SequenceGap, SequenceTrimmed, UnknownProducer, WrongShard)
+from streamkit._core.batch import seal
+from streamkit.errors import (CorruptBatch, CorruptFile, InvalidUse, LimitReached, NotLeader, ProducerFenced,
+                              SequenceCorrupt, SequenceGap, SequenceTrimmed, ShardClosed, UnknownProducer, WrongShard)
 
 cdef enum:
     EPOCH_START_BYTES = HEADER_BYTES + 4 + 8      # one record without key, headers or value
@@ -122,6 +126,7 @@ cdef class NodeLog:
         self.files_open_max = files_open_max
         self.tail_order = deque()
         self.progressed = []
+        self.unmarked = []
         self.open_segments = {}
 
     def collect(self) -> bool:
@@ -163,6 +168,12 @@ cdef class NodeLog:
         for shard in moved:
             (<ShardCore>shard).has_news = False
         return moved
+
+    def take_unmarked(self) -> list:
+        """Shards that got their first batch at a weaker level than fsync, each once; see `memory_marked`."""
+        cdef list waiting = self.unmarked
+        self.unmarked = []
+        return waiting
 
     def note_progress(self, ShardCore shard) -> None:
         """A shard moved without the flusher: a checkpoint synced it."""
@@ -232,8 +243,25 @@ cdef class ShardCore:
 
     @property
     def written_end(self):
-        """One past the last record that the kernel has: it survives the end of this process."""
-        return max(self.segment_end, self.durable_end)
+        """One past the last record that the kernel has: it survives the end of this process.
+
+        The first batch that did not ask for a sync counts only when the disk says that there are such batches:
+        otherwise nobody would know, after a loss of power, that they may be missing.
+        """
+        written = max(self.segment_end, self.durable_end)
+        return min(written, self.memory_base) if self.memory_marking and not self.memory_marked else written
+
+    def epoch_at(self, uint64_t sequence) -> int:
+        """The epoch of the record at `sequence`; 0 when the log does not hold it, or does not know."""
+        cdef Py_ssize_t i = len(self.epochs)
+        if not self.log_start <= sequence < self.log_end:
+            return 0
+        while i:
+            i -= 1
+            epoch, start = self.epochs[i]
+            if start <= sequence:
+                return epoch
+        return 0
 
     def set_range(self, low, high) -> None:
         """Hash keys of the shard, both inclusive: 16 bytes big-endian, or numbers."""
@@ -284,8 +312,13 @@ cdef class ShardCore:
                 repeated = self.appended_before(&header, now_ms)
                 if repeated is not None:
                     return <Appended>repeated
+            if self.closing is not None:
+                raise ShardClosed("the shard was closed; its children take its keys",
+                                  try_="refresh the shard map and route the batch again", shard=self.uuid.hex(),
+                                  map_version=header.map_version)
             if self.node.refusal is not None:
                 raise self.node.refusal()
+            assert not self.changing, "nothing is appended while the log is being cut"
             if epoch != self.epoch:
                 self.start_epoch(epoch, now_ms, synced)
             if now_ms < self.last_append_ms:
@@ -296,16 +329,100 @@ cdef class ShardCore:
             PyBuffer_Release(&view)
         base = self.log_end
         stamp(<uint8_t*>PyBytes_AS_STRING(stored), 0, base, epoch, now_ms, self.seed)
+        self.closing = None
         self.store(segment, stored, header.record_count, now_ms, synced)
         if header.producer_id:
             self.producers.note(&header, base, now_ms)
         return make_appended(base, self.log_end, now_ms, 0)
+
+    def accept(self, run, *, uint32_t epoch, durability) -> int:
+        """A follower's append: `run` is batches as the leader stored them, one after the other; returns log_end.
+
+        Batches that the log holds already are passed over; the first other one begins at log_end. epoch: of the
+        leader that sends; what it sends may be older. All of the run is checked before any of it is appended.
+        Raises CorruptBatch (facts: reason, sequence; reason "conflict": the log holds something else there, cut it
+        first), DiskFull, DiskFailed; after the last two log_end says how much of a run that needed a new segment
+        was appended.
+        """
+        cdef Py_buffer view
+        cdef Run found
+        cdef BatchHeader header
+        cdef const uint8_t* at
+        cdef const uint8_t* end
+        cdef Segment segment
+        cdef bint synced = durability == "fsync"
+        found.seed, found.log_end, found.epoch, found.epoch_max = self.seed, self.log_end, self.epoch, epoch
+        found.append_time_ms, found.batch_bytes_max = self.last_append_ms, self.node.batch_bytes_max
+        found.empty = self.log_end == self.log_start
+        PyObject_GetBuffer(run, &view, PyBUF_SIMPLE)
+        try:
+            at = <const uint8_t*>view.buf
+            if view.len >= RELEASE_GIL_BYTES:
+                with nogil:
+                    check_run(at, <size_t>view.len, &found)
+            else:
+                check_run(at, <size_t>view.len, &found)
+            if found.fault != RUN_SOUND:
+                raise self.refused_run(&found)
+            if found.fresh and found.held_sequence >= self.log_start and (
+                    self.epoch_at(found.held_sequence) not in (0, found.held_epoch)):
+                found.fault, found.sequence = RUN_OVERLAP, found.held_sequence
+                raise self.refused_run(&found)
+            if found.fresh < <size_t>view.len and self.node.refusal is not None:
+                raise self.node.refusal()
+            assert not self.changing, "nothing is appended while the log is being cut"
+            end = at + view.len
+            at += found.fresh
+            while at < end:
+                memcpy(&header, at, HEADER_BYTES)
+                segment = self.segment_for(header.batch_bytes, header.append_time_ms)
+                self.note_batch(&header, at)
+                self.store(segment, PyBytes_FromStringAndSize(<const char*>at, header.batch_bytes),
+                           header.record_count, header.append_time_ms, synced)
+                at += header.batch_bytes
+        finally:
+            PyBuffer_Release(&view)
+        return self.log_end
+
+    cdef int note_batch(self, BatchHeader* header, const uint8_t* at) except -1:
+        # What a batch that is about to be stored, as its leader stamped it, says beside its records.
+        if header.epoch > self.epoch or not self.epochs:
+            self.epochs.append((header.epoch, header.base_sequence))
+            self.epoch = header.epoch
+        if header.producer_id:
+            self.producers.has_room(header.producer_id, header.append_time_ms)     # or forgets; noted all the same
+            self.producers.note(header, header.base_sequence, header.append_time_ms)
+        if not header.flags & FLAG_EPOCH_START:
+            self.closing = None
+            if header.flags & FLAG_CLOSE:
+                self.closing = control_details(header, at)
+                self.closing_end = header.base_sequence + header.record_count
+        return 0
+
+    cdef Segment segment_for(self, uint64_t size, uint64_t append_time_ms):
+        # place(), without a call in the ordinary case.
+        cdef Segment segment
+        if self.segments:
+            segment = <Segment>self.segments[len(self.segments) - 1]
+            if (segment.file is not None and not segment.sealed and segment.position + size <= self.node.segment_bytes
+                    and (segment.slot.named or size <= self.node.unnamed_bytes_max)):
+                return segment
+        return self.place(size, append_time_ms)
+
+    cdef object refused_run(self, Run* run):
+        reason = {RUN_BYTES: "cut short", RUN_SUM: "checksum", RUN_GAP: "gap", RUN_EPOCH: "epoch", RUN_TIME: "time",
+                  RUN_OVERLAP: "conflict"}[run.fault]
+        return CorruptBatch(f"the batch at {run.sequence} does not continue the shard's log, which ends at {self.log_end}: "
+                            f"{reason}", try_="send again from the log's end", reason=reason, sequence=run.sequence,
+                            shard=self.uuid.hex(), log_end=self.log_end)
 
     cdef object appended_before(self, BatchHeader* header, uint64_t now_ms):
         # The answer for a repeated batch, None for a new one; raises what the table in producers.pyx says.
         cdef KeptBatch kept
         cdef uint64_t expected
         cdef Verdict verdict = self.producers.judge(header, &kept, &expected)
+        if self.closing is not None and (verdict == VERDICT_APPEND or verdict == VERDICT_GAP):
+            return None                # not stored, and never will be here
         if verdict == VERDICT_APPEND:
             if not self.producers.has_room(header.producer_id, now_ms):
                 raise LimitReached("the shard follows as many producers as it may", try_="close producers that are done",
@@ -377,6 +494,10 @@ cdef class ShardCore:
         self.checkpoint_due = True
         if not synced:
             self.os_end = entry.end
+            if not self.memory_marked and not self.memory_marking:
+                self.memory_marking = True
+                self.memory_base = base
+                node.unmarked.append(self)
         elif not segment.slot.named and not segment.naming and (
                 segment.position >= node.bypass_bytes or len(self.segments) > 1):
             # At once, and not behind a checkpoint: until then the journal takes all of a busy shard's bytes.
@@ -413,9 +534,34 @@ cdef class ShardCore:
         header.body_crc = body_crc(raw, EPOCH_START_BYTES)
         stamp(raw, FLAG_CONTROL | FLAG_EPOCH_START, self.log_end, <uint32_t>epoch, when, self.seed)
         batch = PyBytes_FromStringAndSize(<char*>raw, EPOCH_START_BYTES)
-        self.epochs.append((epoch, self.log_end))
-        self.epoch = <uint32_t>epoch
+        if epoch > self.epoch or not self.epochs:
+            self.epochs.append((epoch, self.log_end))
+            self.epoch = <uint32_t>epoch
         self.store(segment, batch, 1, when, synced)
+
+    def append_control(self, kind: str, bytes payload not None, *, uint64_t now_ms, uint32_t epoch, durability) -> Appended:
+        """Append a control batch whose one record holds `payload`; kind: "close", after which `closing` is payload.
+
+        Raises NotLeader, DiskFull, DiskFailed.
+        """
+        cdef bint synced = durability == "fsync"
+        cdef bytes batch
+        cdef uint64_t base
+        if kind != "close":
+            raise InvalidUse(f"{kind!r} is not a kind of control batch", try_='use "close"')
+        if self.node.refusal is not None:
+            raise self.node.refusal()
+        assert not self.changing, "nothing is appended while the log is being cut"
+        if epoch != self.epoch:
+            self.start_epoch(epoch, now_ms, synced)
+        now_ms = max(now_ms, self.last_append_ms)
+        batch = bytes(bytearray(seal([(kind.encode(), payload, b"", None, None)], codec=0)))     # nobody else's
+        segment = self.place(len(batch), now_ms)
+        base = self.log_end
+        stamp(<uint8_t*>PyBytes_AS_STRING(batch), FLAG_CONTROL | FLAG_CLOSE, base, epoch, now_ms, self.seed)
+        self.store(segment, batch, 1, now_ms, synced)
+        self.closing, self.closing_end = payload, self.log_end
+        return make_appended(base, self.log_end, now_ms, 0)
 
     # ------------------------------------------------------------------------------------------ tail
 
@@ -614,6 +760,30 @@ cdef class ShardCore:
         self.synced_end = synced_end
         self.os_end = self.log_end if unsynced else 0
 
+    def reload(self, *, uint64_t log_start, uint64_t log_end, uint32_t epoch, uint64_t last_append_ms,
+               ProducerTable producers, list epochs, list segments) -> None:
+        """After the log was cut or emptied on disk, all of what is left synced; nothing may be in flight."""
+        assert self.segment_end == self.log_end, "the flusher is done with the shard"
+        self.forget_tail()
+        self.log_start = log_start
+        self.log_end = self.journal_end = self.synced_end = self.segment_end = log_end
+        self.os_end = 0
+        self.epoch, self.last_append_ms, self.producers = epoch, last_append_ms, producers
+        self.epochs[:] = epochs
+        self.segments[:] = segments
+        if self.closing_end > log_end:
+            self.closing = None
+        self.cuts += 1
+
+    def find_closing(self, batch, uint64_t end) -> None:
+        """After recovery: `batch` ends at `end` and, but for epoch-start batches, is the log's last."""
+        cdef BatchHeader header
+        cdef const uint8_t[::1] view = batch
+        if view.shape[0] >= HEADER_BYTES:
+            memcpy(&header, &view[0], HEADER_BYTES)
+            if header.flags & FLAG_CLOSE and header.batch_bytes == <uint64_t>view.shape[0]:
+                self.closing, self.closing_end = control_details(&header, &view[0]), end
+
     def move_start(self, log_start: int) -> None:
         """Retention dropped everything before log_start."""
         assert self.log_start <= log_start <= self.log_end, "log_start never falls and stays in the log"
@@ -623,6 +793,18 @@ cdef class ShardCore:
         """Give the tail's memory back: the shard is going."""
         while self.tail_count:
             self.node.tail_bytes -= self.forget_oldest()
+
+
+cdef bytes control_details(BatchHeader* header, const uint8_t* at):
+    # The value of a control batch's one record, whose checksums agreed; empty when it is not laid out as one.
+    cdef uint64_t value = HEADER_BYTES + 4
+    if header.batch_bytes < value + RECORD_HEADER_BYTES:
+        return b""
+    value += (RECORD_HEADER_BYTES + (HASH_BYTES if header.attributes & ATTRIBUTE_HASHES else 0)
+              + <uint64_t>u16_at(at + value) + <uint64_t>u16_at(at + value + 2))
+    if value > header.batch_bytes:
+        return b""
+    return PyBytes_FromStringAndSize(<const char*>at + value, <Py_ssize_t>(header.batch_bytes - value))
 
 
 cdef object refused_batch(int bad, Py_ssize_t size, uint64_t size_max):

@@ -6,7 +6,7 @@ damage is for `storage.recovery`, which knows what had been synced. Read `look` 
 
 from libc.string cimport memcmp, memcpy
 
-from streamkit._core.batch cimport (BATCH_OK, BATCH_SHORT, HEADER_BYTES, body_crc, header_crc,
+from streamkit._core.batch cimport (BATCH_OK, BATCH_SHORT, FLAG_EPOCH_START, HEADER_BYTES, body_crc, header_crc,
                                     read_header, sk_crc32c)
 from streamkit._core.buffers cimport u32_at
 
@@ -34,6 +34,58 @@ cdef Stop look(const uint8_t* at, size_t size, uint32_t seed, uint64_t sequence,
     if with_body and body_crc(at, header.batch_bytes) != header.body_crc:
         return STOP_BAD
     return STOP_END
+
+
+cdef void check_run(const uint8_t* at, size_t size, Run* run) noexcept nogil:
+    cdef BatchHeader header
+    cdef size_t done = 0
+    cdef uint64_t expected = 0
+    cdef uint32_t epoch = run.epoch
+    cdef uint64_t append_time_ms = run.append_time_ms
+    cdef bint first = run.empty
+    run.fault = RUN_SOUND
+    run.fresh = size
+    while done < size:
+        run.fault = RUN_BYTES
+        run.sequence = expected
+        if read_header(at + done, size - done, &header) != BATCH_OK or header.batch_bytes > run.batch_bytes_max:
+            return
+        run.sequence = header.base_sequence
+        run.fault = RUN_SUM
+        if header_crc(at + done, run.seed) != header.header_crc:
+            return
+        run.fault = RUN_GAP
+        if done and header.base_sequence != expected:
+            return
+        expected = header.base_sequence + header.record_count
+        if expected <= run.log_end:
+            run.held_sequence = header.base_sequence
+            run.held_epoch = header.epoch
+            done += header.batch_bytes
+            run.fault = RUN_SOUND
+            continue
+        if run.fresh == size:
+            if header.base_sequence != run.log_end:
+                if header.base_sequence < run.log_end:
+                    run.fault = RUN_OVERLAP
+                return
+            run.fresh = done
+        run.fault = RUN_EPOCH
+        if header.epoch > run.epoch_max or header.epoch < epoch:
+            return
+        if header.epoch > epoch and not header.flags & FLAG_EPOCH_START and not first:
+            return
+        run.fault = RUN_TIME
+        if header.append_time_ms < append_time_ms:
+            return
+        run.fault = RUN_SUM
+        if body_crc(at + done, header.batch_bytes) != header.body_crc:
+            return
+        epoch = header.epoch
+        append_time_ms = header.append_time_ms
+        first = False
+        done += header.batch_bytes
+        run.fault = RUN_SOUND
 
 
 cdef inline bint is_zero(const uint8_t* at, size_t size) noexcept nogil:

@@ -69,6 +69,8 @@ def take_snapshot(shard: ShardLog) -> Snapshot:
         headers_crc=active.headers_crc if active else 0,
         last_append_ms=shard.last_append_ms,
         epoch=shard.epoch,
+        promised_epoch=shard.promised_epoch,
+        closing_end=shard.closing_end if shard.closing is not None else 0,
     )
     files = [(f"{shard.path}/epochs", pack_epochs(shard.epochs))]
     if active is not None and len(shard.producers):

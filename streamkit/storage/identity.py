@@ -27,15 +27,15 @@ def make_root(disk: Disk, path: str) -> None:
         disk.sync_directory(parent or slash or ".")
 
 
-def identify(disk: Disk, path: str, random: Random) -> bytes:
-    """The node's uuid; a new directory gets one. Raises CorruptFile when it is unreadable and there are shards."""
+def identify(disk: Disk, path: str, random: Random) -> tuple[bytes, bytes]:
+    """(node uuid, disk uuid); a new directory gets both. Raises CorruptFile: unreadable, and there are shards."""
     name = f"{path}/node.id"
     if disk.exists(name):
         file = disk.open(name)
         data = file.read(64, 0)
         file.close()
         if len(data) >= 40 and data[:4] == b"SKN1" and crc32c(data[8:40]) == int.from_bytes(data[4:8], "little"):
-            return data[8:24]
+            return data[8:24], data[24:40]
         if disk.list(f"{path}/shards"):
             raise CorruptFile(
                 f"{name} is not a streamkit node's identity", try_="restore node.id from a copy of the directory",
@@ -49,7 +49,7 @@ def identify(disk: Disk, path: str, random: Random) -> bytes:
     finally:
         file.close()
     disk.sync_directory(path)
-    return body[:16]
+    return body[:16], body[16:]
 
 
 def read_node_facts(disk: Disk, path: str) -> tuple[int, NodeFacts | None]:

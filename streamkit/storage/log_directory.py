@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from streamkit._core.journal import Journal
@@ -20,7 +20,9 @@ from streamkit._core.producers import ProducerTable
 from streamkit.errors import Closed, DiskFailed, DiskFull
 from streamkit.runtime.interfaces import Disk, File, Flusher, Lock, Runtime
 from streamkit.storage import identity, journal_files, recovery
+from streamkit.storage.changes import Changes, NewShard
 from streamkit.storage.checkpoint import (
+    SYNC_ALL_FILES,
     Snapshot,
     SyncFailed,
     sync_all,
@@ -31,6 +33,7 @@ from streamkit.storage.checkpoint import (
 from streamkit.storage.config import StorageConfig
 from streamkit.storage.flusher import GroupCommit
 from streamkit.storage.marks import Marks
+from streamkit.storage.pledges import Pledged, Pledges, read_pledges
 from streamkit.storage.shard_log import Damage, ShardLog
 from streamkit.storage.super_slots import NodeFacts, ShardFacts
 
@@ -55,7 +58,7 @@ class LogDirectory:
     def __init__(self, path: str, runtime: Runtime, config: StorageConfig) -> None:
         self.path = path
         self.config = config
-        self.node_id = b""
+        self.node_id = self.disk_id = b""
         self.shards: dict[bytes, ShardLog] = {}
         self.on_durable: list[Callable[[], None]] = []
         self.on_failed: list[Callable[[Exception], None]] = []
@@ -115,7 +118,7 @@ class LogDirectory:
         self._lock = disk.lock(f"{self.path}/lock")
         disk.make_directory(f"{self.path}/journal")
         disk.make_directory(f"{self.path}/shards")
-        self.node_id = identity.identify(disk, self.path, self._runtime.random)
+        self.node_id, self.disk_id = identity.identify(disk, self.path, self._runtime.random)
         self._node_generation, node = identity.read_node_facts(disk, self.path)
         boot_id = disk.boot_id()
         self._marks = Marks(disk, self._runtime.executor, boot_id, self._settled)
@@ -132,20 +135,55 @@ class LogDirectory:
                 logger.warning("shard.stray", extra={"facts": {"path": path}})
                 continue
             found[uuid] = (path, recovery.find_shard(disk, path, self._runtime.random.uuid()))
+        pledged = self._hear_pledges(found)
         replay = recovery.replay_journal(disk, f"{self.path}/journal", found, same_boot=same_boot)
         self.recovered = replay
+        power_lost = not self.was_clean and not same_boot
+        self._doubt({uuid: place for uuid, place in found.items() if uuid in replay.doubtful or pledged.lost
+                     or (place[1].facts.memory_mode and power_lost)})  # fmt: skip
         self._write_node_facts(NodeFacts(boot_id=boot_id, clean=False))
         self._make_node_log(replay)
+        self._make_changes(pledged)
         for uuid, (path, shard) in found.items():
-            memory_lost = shard.facts.memory_mode and not self.was_clean and not same_boot
-            if uuid in replay.doubtful or memory_lost:
-                shard.facts = replace(shard.facts, certain=False)
-                shard.changed = True
             durable = replay.durable.get(uuid, 0)
             recovery.recover_shard(disk, path, uuid, shard, durable, config.producers_max, boot_id)
             self._adopt(uuid, path, shard, durable)
         self._open_journal(replay)
         self._make_reserve()
+
+    def _hear_pledges(self, found: dict[bytes, tuple[str, recovery.Found]]) -> Pledged:
+        """What was pledged counts beside what each `super` says."""
+        pledged = read_pledges(self._disk, self.path)
+        for uuid, (_, shard) in found.items():
+            facts = replace(
+                shard.facts, promised_epoch=max(shard.facts.promised_epoch, pledged.promises.get(uuid, 0)),
+                memory_mode=shard.facts.memory_mode or uuid in pledged.memory,
+            )  # fmt: skip
+            if pledged.lost:                                   # it may break a promise: so it is not the copy it was
+                facts = replace(facts, incarnation=self._runtime.random.uuid())
+            shard.facts = facts
+        if pledged.lost:
+            logger.error("pledges.damaged", extra={"facts": {"path": self.path, "shards": len(found)}})
+        return pledged
+
+    def _doubt(self, doubtful: dict[bytes, tuple[str, recovery.Found]]) -> None:
+        """On disk before the directory counts as opened under this boot: the reasons are not seen a second time."""
+        many = len(doubtful) > SYNC_ALL_FILES
+        for path, shard in doubtful.values():
+            shard.facts = replace(shard.facts, certain=False)
+            shard.generation += 1
+            shard.changed = True
+            write_super(self._disk, path, shard.facts, shard.generation, sync=not many)
+        if many:
+            sync_all(self._disk, self.path)
+
+    def _make_changes(self, pledged: Pledged) -> None:
+        self._changes = Changes(
+            disk=self._disk, executor=self._runtime.executor, root=self.path, producers_max=self.config.producers_max,
+            journal=self._journal, marks=self._marks,
+            pledges=Pledges(self._disk, self._runtime.executor, self.path, pledged),
+            settle=self._settle, failed=self._change_failed, apply=self._apply,
+        )  # fmt: skip
 
     def _write_node_facts(self, facts: NodeFacts) -> None:
         self._node_generation += 1
@@ -171,7 +209,7 @@ class LogDirectory:
             self._node, uuid, disk=self._disk, executor=self._runtime.executor, on_roll=self._marks.rolled,
             on_name=self._want_name, on_trim=self._want_trim, path=path,
             facts=facts, generation=generation,
-            log_end=found.log_end if found else 0,
+            log_end=found.log_end if found else facts.sequence,
             epoch=found.epoch if found else 0,
             last_append_ms=found.last_append_ms if found else 0,
             producers=found.producers if found else ProducerTable(self.config.producers_max),
@@ -247,6 +285,7 @@ class LogDirectory:
                 segment.close_file()
         for file in self._old_journals:
             file.close()
+        self._changes.pledges.close()
         self.abandon()
         self._release_lock()
 
@@ -263,20 +302,26 @@ class LogDirectory:
 
     # ---- shards -----------------------------------------------------------------------------------------------
 
-    async def create_shards(self, uuids: Iterable[bytes]) -> None:
-        """Make empty logs; durable when it returns. Raises DiskFull, DiskFailed."""
-        if self._node.refusal is not None:
-            raise self._node.refusal()
-        wanted = [uuid for uuid in uuids if uuid not in self.shards]
-        facts = {uuid: ShardFacts(incarnation=self._runtime.random.uuid()) for uuid in wanted}
-        try:
-            await self._runtime.executor.run(self._write_shards, facts)
-        except (OSError, SyncFailed) as cause:
-            with contextlib.suppress(OSError):               # else they would be found, and belong to nothing
-                await self._runtime.executor.run(self._remove_shards, [self._shard_path(uuid) for uuid in wanted])
-            raise self._disk_error(cause) from cause
-        for uuid in wanted:
-            self.shards[uuid] = self._make_log(uuid, self._shard_path(uuid), facts[uuid], 1)
+    async def create_shards(self, wanted: Iterable[bytes] | Mapping[bytes, NewShard]) -> None:
+        """Make empty logs where there are none; durable when it returns. Raises DiskFull, DiskFailed."""
+        async with self._changes.turn:
+            if self._node.refusal is not None:
+                raise self._node.refusal()
+            made = {
+                uuid: wanted[uuid] if isinstance(wanted, Mapping) else NewShard(self._runtime.random.uuid())
+                for uuid in wanted if uuid not in self.shards
+            }  # fmt: skip
+            if not made:
+                return
+            facts = {uuid: shard.facts() for uuid, shard in made.items()}
+            try:
+                await self._runtime.executor.run(self._write_shards, facts)
+            except (OSError, SyncFailed) as cause:
+                with contextlib.suppress(OSError):             # else they would be found, and belong to nothing
+                    await self._runtime.executor.run(self._remove_shards, [self._shard_path(uuid) for uuid in made])
+                raise self._disk_error(cause) from cause
+            for uuid in made:
+                self.shards[uuid] = self._make_log(uuid, self._shard_path(uuid), facts[uuid], 1)
 
     def _write_shards(self, facts: dict[bytes, ShardFacts]) -> None:
         many = len(facts) > 16
@@ -298,23 +343,89 @@ class LogDirectory:
         gone = [self.shards.pop(uuid) for uuid in uuids if uuid in self.shards]
         for shard in gone:
             shard.dropped = True
-            while shard.segment_end < shard.log_end and self._failure is None and not self._journal.stalled:
-                self._wake()
-                await self._next_move()
-            for segment in shard.segments:
-                if segment.in_flight == 0:
-                    segment.close_file()
-            shard.forget_tail()
-        try:
-            await self._runtime.executor.run(self._remove_shards, [shard.path for shard in gone])
-        except OSError as cause:
-            raise self._disk_error(cause) from cause
+        async with self._changes.turn:
+            for shard in gone:
+                while shard.segment_end < shard.log_end and self._failure is None and not self._journal.stalled:
+                    await self._prepare_journal()
+                    self._wake()
+                    await self._next_move()
+                for segment in shard.segments:
+                    if segment.in_flight == 0:
+                        segment.close_file()
+                shard.forget_tail()
+            self._changes.pledges.forget(shard.uuid for shard in gone)
+            try:
+                await self._runtime.executor.run(self._remove_shards, [shard.path for shard in gone])
+            except OSError as cause:
+                raise self._disk_error(cause) from cause
 
     def _remove_shards(self, paths: list[str]) -> None:
         for path in paths:
             if self._disk.exists(path):
                 self._disk.remove_directory(path)
         self._disk.sync_directory(f"{self.path}/shards")
+
+    # ---- what else happens to a copy's log: see `changes` -----------------------------------------------------
+
+    async def promise(self, epochs: Mapping[bytes, int]) -> None:
+        """Shards' promised_epoch rises to these, on disk when it returns; it never falls. Unknown ones are passed over.
+
+        Raises DiskFull, DiskFailed.
+        """
+        await self._changes.promise(
+            {self.shards[uuid]: epoch for uuid, epoch in epochs.items() if uuid in self.shards}
+        )
+
+    async def set_certain(self, log: ShardLog, certain: bool) -> None:
+        await self._changes.set_certain(log, certain)
+
+    async def truncate(self, log: ShardLog, sequence: int) -> None:
+        await self._changes.truncate(log, sequence)
+
+    async def reset(self, log: ShardLog, *, start: int, incarnation: bytes) -> None:
+        await self._changes.reset(log, start=start, incarnation=incarnation)
+
+    async def _settle(self, log: ShardLog) -> None:
+        """Until the flusher is done with what was appended to the log. Raises DiskFull, DiskFailed."""
+        while log.segment_end < log.log_end:
+            if self._failure is not None:
+                raise self._failure
+            if self._journal.stalled:
+                raise self._full or self._disk_error(OSError(28, "no space left on device"))
+            await self._prepare_journal()
+            self._wake()
+            await self._next_move()
+
+    def _change_failed(self, cause: Exception, final: bool) -> Exception:
+        """The error to raise. final: nothing can be said of the disk any more, whatever it was."""
+        if isinstance(cause, SyncFailed) or (final and isinstance(cause, OSError)):
+            error = cause.__cause__ if isinstance(cause, SyncFailed) else cause
+            self._fail(error if isinstance(error, OSError) else OSError(5, str(cause)))
+            assert self._failure is not None, "just set"
+            return self._failure
+        return self._disk_error(cause) if isinstance(cause, OSError) else cause
+
+    def _mark_memory(self) -> None:
+        logs = self._node.take_unmarked()
+        task = self._loop.create_task(self._marked_memory(logs), name="storage.memory")
+        self._naming.add(task)
+        task.add_done_callback(self._naming.discard)
+
+    async def _marked_memory(self, logs: list[ShardLog]) -> None:
+        while self._failure is None:
+            try:
+                await self._changes.mark_memory(logs)
+            except DiskFull:
+                if self._closing:
+                    return
+                self._set_full(0)
+                await asyncio.sleep(_FULL_RETRY_SECONDS)
+            except DiskFailed as failure:
+                self._fail(OSError(5, str(failure), self.path))
+            else:
+                for callback in self.on_durable:
+                    callback()
+                return
 
     # ---- progress ---------------------------------------------------------------------------------------------
 
@@ -360,6 +471,8 @@ class LogDirectory:
 
     def _wake(self) -> None:
         self._node.pushed = False
+        if self._node.unmarked:
+            self._mark_memory()
         if self._flusher is not None:
             self._flusher.wake()
 
@@ -552,6 +665,10 @@ class LogDirectory:
 
     async def _checkpoint(self, *, everything: bool) -> None:
         """Sync what was written, so that journal files before it are free. Raises OSError, SyncFailed."""
+        async with self._changes.turn:
+            await self._make_checkpoint(everything)
+
+    async def _make_checkpoint(self, everything: bool) -> None:
         self._checkpoint_at_ms = None
         freed, self._old_journals = self._old_journals, []
         snapshots = [take_snapshot(shard) for shard in self.shards.values() if shard.checkpoint_due]
@@ -652,8 +769,11 @@ class LogDirectory:
 
     async def _trim(self, shard: ShardLog, run: Callable[..., object]) -> None:
         """log_start goes to disk first, then the segments before it go."""
-        facts = replace(shard.facts, log_start=shard.trim_to)
-        generation = shard.generation + 1
-        await self._runtime.executor.run(write_super, self._disk, shard.path, facts, generation)
-        shard.facts, shard.generation = facts, generation
-        self._drop_segments(shard, facts.log_start)
+        async with self._changes.turn:
+            if shard.dropped or shard.trim_to <= shard.log_start:
+                return
+            facts = replace(shard.facts, log_start=shard.trim_to)
+            generation = shard.generation + 1
+            await self._runtime.executor.run(write_super, self._disk, shard.path, facts, generation)
+            shard.facts, shard.generation = facts, generation
+            self._drop_segments(shard, facts.log_start)

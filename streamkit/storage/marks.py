@@ -5,13 +5,13 @@ gets its trailer and index, and a mark says that the log was sound up to the seg
 and the mark names the boot: after a loss of power it does not hold, and the checkpoint in `super` does.
 
     mark.0, mark.1 (written in turn, so that one is whole):
-      0   4  magic "SKM1"
+      0   4  magic "SKM2"
       4   4  crc          CRC-32C of bytes 8 .. 200 + both blobs
       8   4  epochs bytes
      12   4  producers bytes
      16  40  boot id (36 ASCII bytes), zero 4
-     56 104  facts, as in a shard's `super`; flag 2: what was not synced then includes batches that did not ask for it
-    160  40  zero
+     56 128  facts, as in a shard's `super`; flag 2: what was not synced then includes batches that did not ask for it
+    184  16  zero
     200      an `epochs` file, then a `.psn` file, or nothing when there are no producers
 
 A mark counts when its shard and boot are the same, the segment before it has a trailer that ends where the mark begins,
@@ -38,7 +38,7 @@ from streamkit.storage.shard_log import ShardLog
 from streamkit.storage.super_slots import SHARD_BYTES, ShardFacts
 
 logger = logging.getLogger("streamkit.storage")
-_HEAD = struct.Struct("<4sIII40s104s40x")
+_HEAD = struct.Struct("<4sIII40s128s16x")
 _PRODUCERS_MAX = 10_000            # with more, copying their state at each roll would hold up the loop
 
 
@@ -49,6 +49,7 @@ class Mark:
     shard: ShardLog
     segment: Segment
     number: int                    # which of the two files it goes to
+    cuts: int                      # of the shard then: once it is cut, the mark is void
     facts: ShardFacts
     sealed: Sealed
     index: bytes
@@ -83,11 +84,13 @@ def take_mark(shard: ShardLog, segment: Segment) -> Mark | None:
         headers_crc=0,
         last_append_ms=shard.last_append_ms,
         epoch=shard.epoch,
+        promised_epoch=shard.promised_epoch,
+        closing_end=shard.closing_end if shard.closing is not None else 0,
     )
     shard.marks += 1
     return Mark(
-        shard=shard, segment=segment, number=shard.marks % 2, facts=facts, sealed=make_sealed(shard, segment),
-        index=segment.index.to_bytes(), epochs=pack_epochs(shard.epochs),
+        shard=shard, segment=segment, number=shard.marks % 2, cuts=shard.cuts, facts=facts,
+        sealed=make_sealed(shard, segment), index=segment.index.to_bytes(), epochs=pack_epochs(shard.epochs),
         producers=shard.producers.to_bytes(0, shard.log_end) if len(shard.producers) else b"",
     )  # fmt: skip
 
@@ -101,13 +104,13 @@ def write_mark(disk: Disk, mark: Mark, boot_id: str) -> None:
         segment.close()
     index_path = mark.sealed.path.removesuffix(".log") + ".idx"
     replace_file(disk, index_path, mark.index, sync=False, new=".mark")       # a checkpoint may be writing it as well
-    head = _HEAD.pack(b"SKM1", 0, len(mark.epochs), len(mark.producers), boot_id.encode("ascii")[:36],
+    head = _HEAD.pack(b"SKM2", 0, len(mark.epochs), len(mark.producers), boot_id.encode("ascii")[:36],
                       mark.facts.to_bytes())  # fmt: skip
     rest = head[8:] + mark.epochs + mark.producers
     # In place and not by rename: replacing a file makes some file systems write it out at once.
     file = disk.open(f"{mark.shard.path}/mark.{mark.number}", create=True)
     try:
-        file.write([b"SKM1" + struct.pack("<I", crc32c(rest)) + rest], 0)
+        file.write([b"SKM2" + struct.pack("<I", crc32c(rest)) + rest], 0)
     finally:
         file.close()
 
@@ -136,7 +139,7 @@ def _read_file(disk: Disk, path: str, boot_id: str, producers_max: int) -> MarkR
         return None
     magic, crc, epochs_bytes, producers_bytes, boot, body = _HEAD.unpack_from(data)
     end = _HEAD.size + epochs_bytes + producers_bytes
-    if magic != b"SKM1" or len(data) < end or crc32c(data[8:end]) != crc:
+    if magic != b"SKM2" or len(data) < end or crc32c(data[8:end]) != crc:
         return None
     if boot.rstrip(b"\0") != boot_id.encode("ascii")[:36]:
         return None
@@ -164,6 +167,13 @@ def _ends_at(disk: Disk, path: str, base: int, seed: int) -> bool:
     return trailer is not None and trailer["end"] == base and trailer["bytes"] + TRAILER_SIZE == size
 
 
+def remove_marks(disk: Disk, path: str) -> None:
+    """The log is going to be cut: no mark of this boot may speak of what was in it. Raises OSError."""
+    for number in (0, 1):
+        if disk.exists(f"{path}/mark.{number}"):
+            disk.remove(f"{path}/mark.{number}")
+
+
 class Marks:
     """Writes marks in the order of the rolls, one at a time.
 
@@ -177,6 +187,7 @@ class Marks:
         self._disk, self._executor, self._boot_id, self._settled = disk, executor, boot_id, settled
         self._waiting: deque[Mark] = deque()
         self._task: asyncio.Task[None] | None = None
+        self.writing = asyncio.Lock()          # held while a mark is written, and by whoever makes marks void
 
     def rolled(self, shard: ShardLog, full: Segment) -> None:
         """`full` takes nothing more, and the shard's next batch goes to a new segment."""
@@ -197,10 +208,11 @@ class Marks:
             shard = mark.shard
             if shard.dropped or not await self._settled(shard, mark.facts.sequence, not mark.facts.memory_mode):
                 continue
-            if mark.segment.end <= shard.trim_to:
-                continue                                       # about to be removed by retention
             try:
-                await self._executor.run(write_mark, self._disk, mark, self._boot_id)
+                async with self.writing:
+                    if mark.segment.end <= shard.trim_to or mark.cuts != shard.cuts:
+                        continue                               # about to be removed by retention, or cut off
+                    await self._executor.run(write_mark, self._disk, mark, self._boot_id)
             except OSError as cause:
                 # A mark only saves time. Whether the disk is full or broken is for those to say who must write.
                 if not shard.dropped:

@@ -19,6 +19,7 @@ from streamkit._core.producers import ProducerTable
 from streamkit._core.segment import BAD, SHORT, TRAILER, Walk, find_batch, read_trailer, walk
 from streamkit.runtime.interfaces import Disk, File
 from streamkit.storage.checkpoint import unpack_epochs
+from streamkit.storage.cut import finish_cut
 from streamkit.storage.journal_files import HEADER_BYTES, SUFFIX, read_header
 from streamkit.storage.journal_reader import KIND_BATCH, JournalEntry, JournalGroup, JournalHole, read_groups
 from streamkit.storage.marks import MarkRead, read_mark
@@ -28,6 +29,7 @@ from streamkit.storage.super_slots import SLOT_BYTES, ShardFacts, read_slots
 logger = logging.getLogger("streamkit.storage")
 _WINDOW_BYTES = 4 << 20
 _FLAG_EPOCH_START = 2
+_FLAG_CLOSE = 4
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ class Found:
     damages: list[Damage] = field(default_factory=list)
     segments: list[dict[str, int]] = field(default_factory=list)     # base, end, position and what is known of each
     changed: bool = False          # something was replayed, cut or lost: a checkpoint is due
+    closing_end: int = 0           # one past the batch that closes the shard; 0 when it is open
     synced: bool = False           # what nothing vouched for was written again and synced
 
 
@@ -94,7 +97,7 @@ def replay_journal(disk: Disk, directory: str, shards: dict[bytes, tuple[str, Fo
         files.append((header[0] if header else int(named) if named.isdigit() else 0, file))
     files.sort(key=lambda pair: pair[0])
     open_segments: dict[tuple[bytes, int], File] = {}
-    last: tuple[File, JournalGroup] | None = None
+    last: tuple[File, int, JournalGroup] | None = None
     try:
         for number, file in files:
             replay.file_number = max(replay.file_number, number)
@@ -105,7 +108,7 @@ def replay_journal(disk: Disk, directory: str, shards: dict[bytes, tuple[str, Fo
                     continue
                 if last is not None:
                     _replay_group(disk, *last, replay, shards, open_segments, torn=None)
-                last = (file, item)
+                last = (file, number, item)
         if last is not None:
             _replay_group(disk, *last, replay, shards, open_segments, torn=set() if same_boot else replay.doubtful)
     finally:
@@ -117,6 +120,7 @@ def replay_journal(disk: Disk, directory: str, shards: dict[bytes, tuple[str, Fo
 def _replay_group(
     disk: Disk,
     file: File,
+    number: int,
     group: JournalGroup,
     replay: Replay,
     shards: dict[bytes, tuple[str, Found]],
@@ -124,10 +128,14 @@ def _replay_group(
     *,
     torn: set[bytes] | None,
 ) -> None:
-    """torn: None when a later group proves that this one was synced; else collects shards it left in doubt."""
+    """number: of the journal file. torn: None when a later group proves that this one was synced; else collects
+    shards it left in doubt."""
     replay.group_number = max(replay.group_number, group.number)
     for uuid, end in group.durable:
-        replay.durable[uuid] = max(end, replay.durable.get(uuid, 0))
+        if not _is_void(shards.get(uuid), number, group.number, before=1):
+            replay.durable[uuid] = max(end, replay.durable.get(uuid, 0))
+    listed = tuple(entry for entry in group.entries if not _is_void(shards.get(entry.uuid), number, group.number))
+    group = replace(group, entries=listed)
     batches = {entry: _read_batch(file, entry) for entry in group.entries if entry.kind == KIND_BATCH}
     whole = all(batches.values())
     if torn is not None and not whole:
@@ -157,6 +165,16 @@ def _replay_group(
         replay.batches += 1
 
 
+def _is_void(known: tuple[str, Found] | None, number: int, group: int, *, before: int = 0) -> bool:
+    """Whether the shard's log was cut since that group was written. before: it speaks of the group before it."""
+    if known is None:
+        return False
+    facts = known[1].facts
+    if number > facts.settled_file:
+        return bool(before and facts.settled_file and group == facts.settled_group + before)
+    return number < facts.settled_file or group <= facts.settled_group + before
+
+
 def _read_batch(file: File, entry: JournalEntry) -> bytes | None:
     data = file.read(entry.size, entry.data_position)
     found = walk(data, 0, entry.base, crc32c(entry.uuid))
@@ -175,7 +193,11 @@ def find_shard(disk: Disk, path: str, new_incarnation: bytes) -> Found:
         facts = ShardFacts(incarnation=new_incarnation, certain=False, has_producers=True, log_start=start,
                            sequence=start, segment_base=start)  # fmt: skip
         return Found(facts, 0, bases, changed=True)
-    return Found(read[1], read[0], bases)
+    generation, facts = read
+    if facts.cutting:
+        generation, facts = finish_cut(disk, path, generation, facts, bases)
+        bases = sorted(int(name[:-4]) for name in disk.list(path) if name.endswith(".log") and name[:-4].isdigit())
+    return Found(facts, generation, bases)
 
 
 def recover_shard(
@@ -200,8 +222,9 @@ def recover_shard(
         mark = None
     begin = mark.facts if mark else facts
     found.changed = found.changed or mark is not None           # what lies before the mark is not synced
-    found.epoch, found.last_append_ms = begin.epoch, begin.last_append_ms
-    found.epochs = mark.epochs if mark else _read_epochs(disk, path)
+    found.epoch, found.last_append_ms, found.closing_end = begin.epoch, begin.last_append_ms, begin.closing_end
+    # The file is replaced before `super` is: it may speak of what comes after, which the walk finds if it is there.
+    found.epochs = mark.epochs if mark else [pair for pair in _read_epochs(disk, path) if pair[1] < begin.sequence]
     scan = _Scan(disk, path, seed, found, durable, producers_max, mark)
     scan.run()
     if found.damages:
@@ -328,8 +351,10 @@ class _Scan:
         found = self.found
         for _, base, records, _, append_ms, epoch, flags, who, who_epoch, who_sequence in walked.batches:
             found.last_append_ms = max(found.last_append_ms, append_ms)
-            if flags & _FLAG_EPOCH_START and (not found.epochs or found.epochs[-1][0] < epoch):
+            if not found.epochs or found.epochs[-1][0] < epoch:
                 found.epochs.append((epoch, base))
+            if not flags & _FLAG_EPOCH_START:
+                found.closing_end = base + records if flags & _FLAG_CLOSE else 0
             if who:
                 found.producers.replay(who, who_epoch, who_sequence, records, base, append_ms)
         if walked.batches:

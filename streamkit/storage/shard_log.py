@@ -39,12 +39,13 @@ class Damage:
 class ShardLog(ShardCore):
     """A shard's log. Its owner gives each append the time and the epoch, and moves the high watermark.
 
-    facts: what `super` said last; generation: of the slot it came from.
+    facts: what `super` said last; generation: of the slot it came from. promised_epoch: what is older is refused; on
+    disk. certain: nothing that was acknowledged is missing, so the copy may vote.
     """
 
     __slots__ = (
         "_disk", "_executor", "_on_name", "_on_roll", "_on_trim", "damages", "dropped", "facts", "generation", "marks",
-        "path", "sealed_new", "trim_to",
+        "path", "promised_epoch", "sealed_new", "trim_to",
     )  # fmt: skip
 
     def __init__(
@@ -75,11 +76,18 @@ class ShardLog(ShardCore):
         self.path = path
         self.facts, self.generation = facts, generation
         self.certain = facts.certain
+        self.promised_epoch = facts.promised_epoch
+        self.memory_marked = facts.memory_mode
         self.damages: list[Damage] = []
         self.sealed_new: list[Segment] = []        # sealed, and no trailer written yet
         self.trim_to = facts.log_start             # where log_start goes as soon as that is on disk
         self.marks = 0                             # taken by this process; see `marks`
         self.dropped = False
+
+    @property
+    def incarnation(self) -> bytes:
+        """Names the life of this copy on this disk: another one has another."""
+        return self.facts.incarnation
 
     # ---- files ------------------------------------------------------------------------------------------------
 
@@ -402,7 +410,7 @@ class ShardLog(ShardCore):
         """Sum every batch on disk again. Returns what is damaged now; it is also kept in `damages`."""
         found: list[Damage] = []
         for segment in list(self.segments):
-            path, end, limit = self.segment_path(segment), segment.end, segment.written_position
+            path, end, limit = self.segment_path(segment), min(segment.end, self.segment_end), segment.written_position
             found += await self._executor.run(self._verify, path, segment.base, end, limit)
         self.damages += [damage for damage in found if damage not in self.damages]
         return found

@@ -5,10 +5,11 @@
       4   4  crc         CRC-32C of bytes 8 .. 20 + body
       8   8  generation  the slot with the higher one holds; a slot is written at (generation % 2) * 4096
      16   4  body bytes
-     20      body, a shard's (104 bytes):
+     20      body, a shard's (128 bytes; 104 when written by an older release: the rest counts as zero):
       0  16  incarnation          new when a disk was wiped or restored
      16   4  promised epoch       nothing older is accepted
-     20   4  flags                1 certain, 2 memory mode (holds batches that did not ask for a sync), 4 has producers
+     20   4  flags                1 certain, 2 memory mode (holds batches that did not ask for a sync), 4 has producers,
+                                  8 being cut: what lies behind the checkpoint is void, see `cut`
      24   8  log_start
      32   8  checkpoint: sequence      everything before it is synced in segments
      40   8  checkpoint: segment base
@@ -18,7 +19,10 @@
      72   8  checkpoint: last append time of the shard, ms
      80   4  checkpoint: headers crc   as in the segment's trailer
      84   4  checkpoint: epoch         of the last batch before it
-     88  16  zero
+     88   8  closing end           one past the batch that closes the shard; 0 when it is open
+     96   8  settled: journal file       what the journal says of the shard up to this file and group is void:
+    104   8  settled: journal group      the log was cut since
+    112  16  zero
 
     a node's body: boot id (36 ASCII bytes, zero filled), clean u8: nothing was left to recover, zero 3
 
@@ -35,7 +39,8 @@ from streamkit.runtime.interfaces import File
 
 SLOT_BYTES = 4096
 _HEAD = struct.Struct("<4sIQI")
-_SHARD = struct.Struct("<16sIIQQQQQQQII16x")
+_SHARD = struct.Struct("<16sIIQQQQQQQIIQQQ16x")
+_SHARD_BYTES_ONCE = 104
 SHARD_BYTES = _SHARD.size
 _NODE = struct.Struct("<36sB3x")
 _BODY_BYTES_MAX = 512 - _HEAD.size
@@ -59,25 +64,34 @@ class ShardFacts:
     last_append_ms: int = 0
     headers_crc: int = 0
     epoch: int = 0
+    cutting: bool = False
+    closing_end: int = 0
+    settled_file: int = 0
+    settled_group: int = 0
 
     def to_bytes(self) -> bytes:
-        flags = self.certain | self.memory_mode << 1 | self.has_producers << 2
+        flags = self.certain | self.memory_mode << 1 | self.has_producers << 2 | self.cutting << 3
         return _SHARD.pack(
             self.incarnation, self.promised_epoch, flags, self.log_start, self.sequence, self.segment_base,
             self.position, self.batches, self.first_append_ms, self.last_append_ms, self.headers_crc, self.epoch,
+            self.closing_end, self.settled_file, self.settled_group,
         )  # fmt: skip
 
     @classmethod
     def from_bytes(cls, body: bytes) -> ShardFacts | None:
+        if len(body) == _SHARD_BYTES_ONCE:
+            body = body.ljust(_SHARD.size, b"\0")
         if len(body) != _SHARD.size:
             return None
         (incarnation, promised_epoch, flags, log_start, sequence, segment_base, position, batches, first_append_ms,
-         last_append_ms, headers_crc, epoch) = _SHARD.unpack(body)  # fmt: skip
+         last_append_ms, headers_crc, epoch, closing_end, settled_file, settled_group,
+         ) = _SHARD.unpack(body)  # fmt: skip
         return cls(
             incarnation=incarnation, promised_epoch=promised_epoch, certain=bool(flags & 1),
             memory_mode=bool(flags & 2), has_producers=bool(flags & 4), log_start=log_start, sequence=sequence,
             segment_base=segment_base, position=position, batches=batches, first_append_ms=first_append_ms,
             last_append_ms=last_append_ms, headers_crc=headers_crc, epoch=epoch,
+            cutting=bool(flags & 8), closing_end=closing_end, settled_file=settled_file, settled_group=settled_group,
         )  # fmt: skip
 
 
