@@ -181,7 +181,8 @@ class Model:
         chance = self.draw.random()
         for weight, act in (
             (self.harm, self.fault), (self.elections, self.stand), (self.changes, self.change),
-            (self.removals, self.retain), (0.0015 if self.closing else 0.0, self.close), (0.13, self.put), (0.06, self.sync),
+            (self.removals, self.retain), (0.0015 if self.closing else 0.0, self.close), (0.13, self.put),
+            (0.06, self.sync),
         ):  # fmt: skip
             chance -= weight
             if chance < 0:
@@ -634,6 +635,9 @@ class Model:
         harms = (self.end_process, self.lose_power, self.rot, self.wipe, self.leave)
         self.draw.choices(harms, self.kinds)[0](copy)
         copy.up = self.draw.random() < 0.5
+
+    def begin(self, copy: Copy) -> None:
+        """A new process on what the disk holds; there is nothing to take up."""
 
     def leave(self, copy: Copy) -> None:
         """Only its absence hurts."""
