@@ -26,6 +26,7 @@ from streamkit.metadata.replica_sets import ReplicaSetEntry, ReplicaSets
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamDescription
 from streamkit.protocol.frames import Fetched, Section
+from streamkit.protocol.messages import CopiesDescribed, DescribeCopies
 from streamkit.protocol.peers import (
     AskLeader,
     Digest,
@@ -91,11 +92,14 @@ class Copies:
         self.on_entry: Callable[[Copy], None] | None = None
         self.on_links: Callable[[], None] | None = None
         self.on_asked: Callable[[AskLeader], Awaitable[LeaderSays]] | None = None
+        self.on_described: Callable[[], CopiesDescribed] | None = None
         self.peers: Peers
         self._catalogue = catalogue
         self._tasks: set[asyncio.Task[Any]] = set()
         self._promises: dict[bytes, tuple[Copy, int]] = {}
         self._seals: dict[str, dict[bytes, tuple[int, asyncio.Future[SealedShard]]]] = {}
+        self._forgotten: dict[bytes, str] = {}     # copies whose entry is gone → their stream
+        self._deleted: dict[str, None] = {}        # streams that were deleted while this node ran
         self._making: dict[bytes, ReplicaSetEntry] = {}
         self._maker: asyncio.Task[None] | None = None
         self._closed = False
@@ -170,10 +174,14 @@ class Copies:
         copy.close()
         self.copies.pop(copy.uuid, None)
         self.by_leader.get(copy.entry.leader, {}).pop(copy.uuid, None)
-        if entry is not None and entry.epoch > copy.entry.epoch and self._ours(entry) is None:
-            # Said outright by a newer epoch; a key that is merely missing removes nothing here.
+        if entry is None:
+            # A key that is merely missing removes nothing; a stream that was deleted does.
+            self._forgotten[copy.uuid] = copy.entry.stream
+            if copy.entry.stream in self._deleted:
+                self._drop_logs([copy.uuid])
+        elif entry.epoch > copy.entry.epoch and self._ours(entry) is None:
             logger.info("replica.left", extra={"facts": {"shard": copy.uuid.hex(), "stream": entry.stream}})
-            self.run(self.directory.drop_shards([copy.uuid]))
+            self._drop_logs([copy.uuid])
 
     async def _make(self) -> None:
         """Logs for copies that are to be here, all that are known of in one go."""
@@ -197,6 +205,24 @@ class Copies:
                     self._take_up(uuid)
         finally:
             self._maker = None
+
+    def stream_deleted(self, name: str) -> None:
+        """Said by the catalog. Copies whose entries go, or have gone, are dropped with their logs."""
+        self._deleted[name] = None
+        self._drop_logs([uuid for uuid, stream in self._forgotten.items() if stream == name])
+
+    def stream_appeared(self, name: str) -> None:
+        """Its shards can be led from now on."""
+        self._deleted.pop(name, None)
+        if self.on_links is not None:
+            self.on_links()
+
+    def _drop_logs(self, uuids: list[bytes]) -> None:
+        for uuid in uuids:
+            self._forgotten.pop(uuid, None)
+        gone = [uuid for uuid in uuids if uuid in self.directory.shards]
+        if gone:
+            self.run(self.directory.drop_shards(gone))
 
     def _take_up(self, uuid: bytes) -> None:
         entry, log = self.replica_sets.entries.get(uuid), self.directory.shards.get(uuid)
@@ -303,6 +329,9 @@ class Copies:
             return Sealed(tuple(answers))
         if isinstance(message, Hear):
             return Heard(self._heard_ms(message.node))
+        if isinstance(message, DescribeCopies):
+            assert self.on_described is not None, "set before there are links"
+            return self.on_described()
         if isinstance(message, AskLeader):
             assert self.on_asked is not None, "set before there are links"
             return await self.on_asked(message)

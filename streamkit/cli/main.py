@@ -25,6 +25,7 @@ COMMANDS = {
     "consume": ("consume", "consume", "Run a handler for every record, as a worker of an application."),
     "lag": ("lag", "lag", "Show how far applications are behind."),
     "app": ("application", "application", "List, describe, resume and delete applications."),
+    "cluster": ("cluster", "cluster", "Show a cluster's nodes, and move shards between them."),
     "segment": ("segment", "segment", "Read data files without a node."),
     "simulate": ("simulate", "simulate", "Run whole nodes on a simulated world, one seed after the other."),
     "bench": ("bench", "bench", "Measure puts, reads and end-to-end latency against a node."),

@@ -372,7 +372,7 @@ class _Part(msgspec.Struct, array_like=True, frozen=True):
 
 
 class CopyInfo(_Part, frozen=True):
-    """One copy of a shard on the node that tells. role: "leader", "follower" or "none"."""
+    """One copy of a shard on the node that tells. role: "leader" or "follower"."""
 
     shard: bytes
     role: str

@@ -42,7 +42,7 @@ from streamkit.protocol.frames import (
     MessageFrame,
     Section,
 )
-from streamkit.protocol.messages import Failure, ShardState
+from streamkit.protocol.messages import CopiesDescribed, DescribeCopies, Failure, ShardState
 
 PEER_VERSION_MIN = 1
 PEER_VERSION_MAX = 2
@@ -153,8 +153,8 @@ class LeaderSays(_PeerMessage, tag=81, frozen=True):
     sequences: tuple[int | None, ...]
 
 
-PeerRequest = Seal | Hear | DigestRange | AskLeader
-PeerAnswer = Sealed | Heard | Digest | LeaderSays | Failure
+PeerRequest = Seal | Hear | DigestRange | AskLeader | DescribeCopies
+PeerAnswer = Sealed | Heard | Digest | LeaderSays | CopiesDescribed | Failure
 PeerMessage = PeerHello | PeerWelcome | Beat | PeerRequest | PeerAnswer
 
 _encoder = msgspec.msgpack.Encoder()
@@ -191,8 +191,8 @@ class Answered(msgspec.Struct, frozen=True):
 
 PeerFrame = Section | Acknowledgement | FetchFrame | Fetched | Asked | Answered
 
-_REQUESTS: tuple[type, ...] = (Seal, Hear, DigestRange, AskLeader)
-_ANSWERS: tuple[type, ...] = (Sealed, Heard, Digest, LeaderSays, Failure)
+_REQUESTS: tuple[type, ...] = (Seal, Hear, DigestRange, AskLeader, DescribeCopies)
+_ANSWERS: tuple[type, ...] = (Sealed, Heard, Digest, LeaderSays, CopiesDescribed, Failure)
 _KERNEL_FRAMES: tuple[type, ...] = (Section, Acknowledgement, FetchFrame, Fetched)
 _OPEN: dict[type, PeerState] = dict.fromkeys((*_KERNEL_FRAMES, Beat, *_REQUESTS, *_ANSWERS), PeerState.OPEN)
 
