@@ -130,6 +130,7 @@ class Members:
         self.on_member: list[Callable[[str, MemberEntry | None], None]] = []
         self.on_replaced: list[Callable[[NodeRefused], None]] = []
         self.replaced: NodeRefused | None = None
+        self.store_trouble = ""            # why the store did not answer when it was asked last; "" when it did
         self._store = store
         self._runtime = runtime
         self._ttl_ms = ttl_ms
@@ -395,13 +396,14 @@ class Members:
                 if self._registration is None or not await self._registration.renew():
                     await self._register_again()
             except StoreUnavailable as error:
+                self.store_trouble = str(error)
                 if quiet:
                     _log.warning("store.unavailable", extra={"facts": {"node": self.node, "error": str(error)}})
                 quiet = False
                 continue
             if not quiet:
                 _log.info("store.available", extra={"facts": {"node": self.node}})
-            quiet = True
+            quiet, self.store_trouble = True, ""
 
     async def _register_again(self) -> None:
         self._registration = None
