@@ -2,7 +2,10 @@
 
     start   refuse unsafe listeners ▸ lock and recover storage ▸ metadata, epochs raised ▸ shards served
             ▸ coordinator replays its log ▸ listeners open ▸ ready
-    stop    not ready ▸ no new connections, goodbye ▸ what is under way is answered ▸ coordinator, storage, metadata
+    in a    … storage ▸ registered in the store, or refused ▸ links and listeners open ▸ announced ▸ ready;
+    cluster leaders come by election, the coordinator with the leader of its log
+    stop    not ready ▸ leaders handed over ▸ no new connections, goodbye ▸ what is under way is answered
+            ▸ coordinator, links, storage, metadata
 
 A failed start undoes what it did. The simulator runs this same class on its own runtime, with its own store.
 Read `Node.start`.
@@ -15,10 +18,11 @@ import contextlib
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamkit import __version__
 from streamkit.broker.command_log import ShardCommandLog
+from streamkit.broker.coordination import Coordination
 from streamkit.broker.coordinator import Coordinator, CoordinatorConfig
 from streamkit.broker.counters import Counters
 from streamkit.broker.link import LinkConfig
@@ -31,11 +35,15 @@ from streamkit.errors import DiskFull, InvalidConfig, NodeDraining, StreamkitErr
 from streamkit.metadata.catalog import APPLICATIONS_STREAM, Catalog
 from streamkit.metadata.sqlite_store import SqliteStore
 from streamkit.metadata.store import Store
+from streamkit.model.stream import StreamConfig
 from streamkit.protocol.messages import NodeDescribed
 from streamkit.runtime.interfaces import ProtocolFactory, Runtime
 from streamkit.runtime.real import RealNetwork, socket_pair
 from streamkit.security.policy import ListenerPlan, check_listeners, is_unix
 from streamkit.storage import LogDirectory, StorageConfig
+
+if TYPE_CHECKING:
+    from streamkit.broker.cluster import Cluster
 
 logger = logging.getLogger("streamkit.node")
 
@@ -48,13 +56,15 @@ class NodeOptions:
     """What the caller plugs in, beside the configuration.
 
     listen: False for an embedded node; clients come in through `Node.connect`.
-    store: the metadata's store; None: SQLite in the data directory.
+    store: the metadata's store; None: SQLite in the data directory, or what cluster.url names.
     storage: sizes that the configuration does not name.
+    cluster: a member of a cluster also without cluster.url; `store` is then its coordination store.
     """
 
     listen: bool = True
     store: Store | None = None
     storage: StorageConfig | None = None
+    cluster: bool = False
 
 
 @dataclass(slots=True)
@@ -81,14 +91,16 @@ class Node:
         self._starting = "node.starting"
         self._draining = False
         self._stopped = asyncio.Event()
-        self._stack = contextlib.AsyncExitStack()
+        self.stack = contextlib.AsyncExitStack()
         self._background: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
         self._server: Server | None = None
         self._directory: LogDirectory
         self._catalog: Catalog
         self._streams: Streams
-        self._coordinator: Coordinator
+        self._coordinator: Coordinator | Coordination
+        self.cluster: Cluster | None = None
+        self._ended_by: asyncio.Future[StreamkitError] | None = None
 
     # -- start and stop ------------------------------------------------------------------------------------
 
@@ -105,42 +117,47 @@ class Node:
         except BaseException:
             self._draining = True
             self._stopped.set()
-            await self._stack.aclose()
+            await self.stack.aclose()
             raise
         self._starting = ""
         seconds = (self.runtime.clock.monotonic_ms() - began_ms) / 1000
         logger.info("node.ready", extra={"facts": {"seconds": seconds, "node": self.name}})
 
     async def _open(self) -> None:
-        config, runtime, push = self.config, self.runtime, self._stack.push_async_callback
+        config, runtime, push = self.config, self.runtime, self.stack.push_async_callback
         self._refuse_foreign()
         directory = await LogDirectory.open(self.data_dir, runtime=runtime, config=self._storage_config())
         push(directory.close)
         self.name = self.name or directory.node_id.hex()[:8]
+        self._directory = directory
+        directory.on_durable.append(self._progressed)
+        directory.on_failed.append(self._failed)
+        push(self._end_background)
+        if self.is_clustered:
+            # Loaded here: most nodes are alone.
+            from streamkit.cluster_node import open_cluster
+
+            self.cluster = await open_cluster(self, directory)
+        else:
+            await self._open_alone(directory)
+        self._run(retain(self._streams, runtime.clock, config.storage.retention_check_seconds))
+        self._keep_time()
+
+    async def _open_alone(self, directory: LogDirectory) -> None:
+        """One node, one copy of everything: it leads all shards from the start."""
+        config, runtime, push = self.config, self.runtime, self.stack.push_async_callback
         store = self.options.store
         if store is None:
             store = await SqliteStore.open(f"{self.data_dir}/{_METADATA_FILE}", runtime)
             push(store.close)
         catalog = await Catalog.open(store, runtime, node=self.name, shards_max=config.streams.shards_max)
-        auto_create = config.streams.new_stream() if config.streams.auto_create else None
-        streams = Streams(catalog, directory, self.counters, auto_create=auto_create)
+        streams = Streams(catalog, directory, self.counters, auto_create=self.auto_create())
         await streams.open()
         internal = streams.shards[catalog.stream(APPLICATIONS_STREAM).shards[0].uuid]
         coordinator = Coordinator(
-            ShardCommandLog(internal, runtime.clock), streams, runtime.clock,
-            CoordinatorConfig(membership_ms_max=config.applications.membership_seconds_max * 1000),
+            ShardCommandLog(internal, runtime.clock), streams, runtime.clock, self.coordinator_config()
         )
-        service = Service(
-            streams=streams, coordinator=coordinator, counters=self.counters, clock=runtime.clock, node=self.name,
-            describe_node=self.describe, on_application=self._keep_time,
-        )
-        self._server = server = Server(
-            node=self.name, service=service, counters=self.counters, config=self._server_config()
-        )
-        self._streams, self._directory, self._catalog, self._coordinator = streams, directory, catalog, coordinator
-        directory.on_durable.append(self._progressed)
-        directory.on_failed.append(self._failed)
-        push(self._end_background)
+        server = self.serve(streams, catalog, coordinator)
         push(coordinator.close)
         try:
             await coordinator.open()
@@ -148,10 +165,23 @@ class Node:
             # Reads go on, and so may a node on a full disk; applications are answered with the same error.
             logger.error("coordinator.unavailable", extra={"facts": {"error": str(error)}})
         push(server.close)
-        self._run(retain(streams, runtime.clock, config.storage.retention_check_seconds))
-        self._keep_time()
         if self.options.listen:
-            await self._listen(server)
+            await self.listen_to(server)
+
+    def serve(self, streams: Streams, catalog: Catalog, coordinator: Coordinator | Coordination) -> Server:
+        service = Service(
+            streams=streams, coordinator=coordinator, counters=self.counters, clock=self.runtime.clock,
+            node=self.name, describe_node=self.describe, on_application=self._keep_time,
+        )
+        self._server = server = Server(
+            node=self.name, service=service, counters=self.counters, config=self._server_config()
+        )
+        self._streams, self._catalog, self._coordinator = streams, catalog, coordinator
+        return server
+
+    @property
+    def is_clustered(self) -> bool:
+        return bool(self.config.cluster.url) or self.options.cluster
 
     def _refuse_foreign(self) -> None:
         """A directory that holds something else is not touched."""
@@ -171,7 +201,7 @@ class Node:
                 file="", line=0, key="storage.data_dir", value=self.data_dir,
             )
 
-    async def _listen(self, server: Server) -> None:
+    async def listen_to(self, server: Server) -> None:
         listen = self.config.listen
         native = listen.host if is_unix(listen.host) else f"{listen.host}:{listen.native.port}"
         self.addresses.native = (await server.listen(self.runtime.network, native)).address
@@ -194,7 +224,7 @@ class Node:
                 self.runtime.network, f"{listen.host}:{listen.health.port}", pages.answer,
                 HttpConfig(connections_max=listen.health.connections_max),
             )
-            self._stack.push_async_callback(http.close)
+            self.stack.push_async_callback(http.close)
             self.addresses.health = http.address
             logger.info("listener.open", extra={"facts": {"name": "health", "address": http.address}})
 
@@ -205,6 +235,8 @@ class Node:
             return
         self._draining = True
         try:
+            if self.cluster is not None:
+                await self.cluster.hand_over()
             await self._stop(drain_seconds)
         finally:
             self._stopped.set()
@@ -218,7 +250,7 @@ class Node:
             logger.info("node.draining", extra={"facts": {"connections": links, "deadline_seconds": seconds}})
             cut = await self._server.drain(seconds)
             self._streams.close()
-        await self._stack.aclose()
+        await self.stack.aclose()
         took = (self.runtime.clock.monotonic_ms() - began_ms) / 1000
         logger.info("node.stopped", extra={"facts": {"seconds": took, "connections_cut": cut}})
 
@@ -240,13 +272,33 @@ class Node:
 
     def _progressed(self) -> None:
         """Storage finished a group."""
-        assert self._server is not None, "storage is told whom to call after there is a server"
-        self._server.progressed([log.uuid for log in self._directory.take_progressed()])
+        uuids = [log.uuid for log in self._directory.take_progressed()]
+        if self._server is not None:
+            self._server.progressed(uuids)
+        if self.cluster is not None:
+            self.cluster.copies.progressed(uuids)
 
     def _failed(self, error: Exception) -> None:
         """The disk failed for good."""
-        assert self._server is not None and isinstance(error, StreamkitError), "see LogDirectory.on_failed"
-        self._server.failed(error)
+        assert isinstance(error, StreamkitError), "see LogDirectory.on_failed"
+        if self._server is not None:
+            self._server.failed(error)
+        if self.cluster is not None:
+            self.cluster.failed()
+            self.end(error)
+
+    def end(self, error: StreamkitError) -> None:
+        """This process can be of no use any more; whoever waits in `ended` stops it."""
+        if self._ended_by is None:
+            self._ended_by = asyncio.get_running_loop().create_future()
+        if not self._ended_by.done():
+            self._ended_by.set_result(error)
+
+    async def ended(self) -> StreamkitError:
+        """Why the node must be stopped: another process took its name, or its disk failed in a cluster."""
+        if self._ended_by is None:
+            self._ended_by = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(self._ended_by)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -270,7 +322,7 @@ class Node:
             self._ticking = self._run(self._tick())
 
     async def _tick(self) -> None:
-        while self._coordinator.machine.table.applications and not self._draining:
+        while self._coordinator.has_applications and not self._draining:
             await asyncio.sleep(self.config.applications.tick_ms / 1000)
             await self._coordinator.tick()
 
@@ -291,7 +343,7 @@ class Node:
         return NodeDescribed(
             node=self.name, version=__version__, ready=not reasons, reasons=reasons,
             streams=len(self._catalog.names()) if started else 0,
-            shards=len(self._streams.shards) - 1 if started else 0,
+            shards=len(self._streams.public) if started else 0,
             free_bytes=self.runtime.disk.free_bytes(self.data_dir) if started else 0, data_dir=self.data_dir,
             durability_note="every put is on disk before it is acknowledged, unless its stream says otherwise",
         )
@@ -304,6 +356,12 @@ class Node:
         if listen.health.enabled:
             plans.append(ListenerPlan("health", listen.host, listen.health.port))
         return plans
+
+    def auto_create(self) -> StreamConfig | None:
+        return self.config.streams.new_stream() if self.config.streams.auto_create else None
+
+    def coordinator_config(self) -> CoordinatorConfig:
+        return CoordinatorConfig(membership_ms_max=self.config.applications.membership_seconds_max * 1000)
 
     def _storage_config(self) -> StorageConfig:
         if self.options.storage is not None:

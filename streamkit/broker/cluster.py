@@ -14,6 +14,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from streamkit.broker.cluster_streams import ClusterStreams
 from streamkit.broker.copies import Copies
 from streamkit.broker.copy import Copy
@@ -27,15 +29,16 @@ from streamkit.runtime.tasks import Tasks
 
 logger = logging.getLogger("streamkit.broker")
 
+_HAND_OVER_SECONDS = 3.0
+_LOOK_SECONDS = 0.01
+_NEVER_BYTES = 1 << 62
 _APPLICATIONS_SECONDS = 0.25       # between attempts to make the coordinator's stream, until it is there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
-    """replicas: copies of each shard of a new stream; fewer while there are fewer nodes, if accept_fewer."""
+    """Bounds of the parts."""
 
-    replicas: int = 3
-    accept_fewer: bool = False
     elections: ElectionConfig = field(default_factory=ElectionConfig)
     peers: PeersConfig = field(default_factory=PeersConfig)
 
@@ -59,6 +62,7 @@ class Cluster:
         self.on_address: Callable[[], None] | None = None
         self._runtime = runtime
         self._peer_addresses: dict[str, str] = {}
+        self._loop = asyncio.get_running_loop()
         self._tasks = Tasks("cluster")
         self.peers: Peers
 
@@ -92,6 +96,26 @@ class Cluster:
         await self._tasks.close()
         await self.copies.close()
         await self.peers.close()
+
+    async def hand_over(self) -> None:
+        """Another member leads each shard that this node leads, if one is close enough to do it soon."""
+        led = [copy for copy in self.copies.copies.values() if copy.server is not None]
+        for copy in led:
+            self._tasks.start(self._hand_over(copy), "hand_over")
+        deadline = self._loop.time() + _HAND_OVER_SECONDS
+        while any(copy.server is not None for copy in led) and self._loop.time() < deadline:
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _hand_over(self, copy: Copy) -> None:
+        nodes = [node for node in copy.entry.nodes if node != self.identity.node and self.peers.connected(node)]
+        nodes.sort(key=lambda node: feed.lag_bytes if (feed := copy.feed(node)) is not None else _NEVER_BYTES)
+        if nodes:
+            await self.copies.swap(copy, msgspec.structs.replace(copy.entry, target_leader=nodes[0]))
+
+    def failed(self) -> None:
+        """The disk is gone: others are to lead, and to see that they must."""
+        self.copies.failed()
+        self._tasks.start(self.peers.close(), "links")
 
     def _entry_changed(self, copy: Copy) -> None:
         self.elections.entry_changed(copy)

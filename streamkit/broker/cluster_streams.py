@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from streamkit.broker.counters import Counters
@@ -24,8 +23,8 @@ from streamkit.errors import (
     StreamkitError,
     TimedOut,
 )
-from streamkit.metadata.catalog import APPLICATIONS_STREAM, Catalog
-from streamkit.metadata.replica_sets import ReplicaSets
+from streamkit.metadata.catalog import APPLICATIONS_STREAM
+from streamkit.metadata.cluster_catalog import ClusterCatalog
 from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamConfig, StreamDescription, StreamStatus
 from streamkit.protocol.messages import JoinApplication, ShardState
@@ -51,11 +50,12 @@ class ClusterStreams(Streams):
     coordination: Coordination
 
     def __init__(
-        self, catalog: Catalog, replica_sets: ReplicaSets, directory: LogDirectory, counters: Counters, *,
+        self, catalog: ClusterCatalog, directory: LogDirectory, counters: Counters, *,
         auto_create: StreamConfig | None,
     ) -> None:  # fmt: skip
         super().__init__(catalog, directory, counters, auto_create=auto_create)
-        self.replica_sets = replica_sets
+        self.replica_sets = catalog.replica_sets
+        catalog.on_change.append(self._stream_changed)
         self._places: dict[str, tuple[int, dict[bytes, Shard]]] = {}
         self._elsewhere: dict[bytes, ShardState] = {}      # what leaders said last
         self._resolved: dict[tuple[bytes, str, int], int] = {}
@@ -65,6 +65,14 @@ class ClusterStreams(Streams):
         orphans = [uuid.hex() for uuid in self.directory.shards if uuid not in self.replica_sets.entries]
         if orphans:
             logger.warning("storage.orphans_found", extra={"facts": {"count": len(orphans), "first": orphans[0]}})
+
+    def _stream_changed(self, name: str, stream: StreamDescription | None) -> None:
+        """A stream that is being deleted gives up its copies as their entries go; one that appears may be led."""
+        if stream is None or stream.status is StreamStatus.DELETING:
+            self._places.pop(name, None)
+            self.copies.stream_deleted(name)
+        else:
+            self.copies.stream_appeared(name)
 
     # -- for copies ----------------------------------------------------------------------------------------
 
@@ -105,17 +113,6 @@ class ClusterStreams(Streams):
             f"node {self.copies.node} has no copy of the shard", try_="ask its leader", shard=uuid.hex(),
             epoch=entry.epoch, leader=entry.leader, address=self.copies.native_address(entry.leader),
         )  # fmt: skip
-
-    def located(self, stream: StreamDescription) -> StreamDescription:
-        return replace(stream, shards=tuple(self._located(shard) for shard in stream.shards))
-
-    def _located(self, shard: Shard) -> Shard:
-        entry = self.replica_sets.entries.get(shard.uuid)
-        if entry is None:
-            return shard
-        return replace(
-            shard, leader=entry.leader, address=self.copies.native_address(entry.leader), epoch=entry.epoch
-        )
 
     def coordinator(self) -> tuple[str, str]:
         """(node, native address) of whoever leads the applications' log; ("", "") when nobody is known to."""

@@ -265,8 +265,9 @@ class Copy:
 
     async def _seek(self, candidate: Candidate) -> None:
         self._stop_leading()
-        self.candidate = candidate
         replies: asyncio.Queue[Sealed] = asyncio.Queue()
+        replies.put_nowait(await self.seal(candidate.epoch))       # our own promise comes first: it ends older roles
+        self.candidate = candidate
         asking = self._copies.run(self._ask_all(candidate, replies))
         try:
             async with asyncio.timeout(_CAMPAIGN_SECONDS):
@@ -294,7 +295,6 @@ class Copy:
 
     async def _ask_all(self, candidate: Candidate, replies: asyncio.Queue[Sealed]) -> None:
         """Ask every copy to seal, and those that cannot be reached again and again."""
-        replies.put_nowait(await self.seal(candidate.epoch))
         async with asyncio.TaskGroup() as group:
             for member in candidate.replica_set.copies:
                 if member.node != self._copies.node:
