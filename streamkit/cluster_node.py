@@ -18,9 +18,11 @@ from streamkit.broker.peers import PeersConfig
 from streamkit.config import ClusterSection
 from streamkit.errors import InvalidConfig
 from streamkit.metadata.cluster_catalog import ClusterCatalog
+from streamkit.metadata.cluster_reshardings import ClusterReshardings
 from streamkit.metadata.members import Identity, Members
 from streamkit.metadata.replica_sets import ReplicaSets
 from streamkit.metadata.store import Store
+from streamkit.metadata.stores import Certificates, open_url
 from streamkit.protocol.peers import PEER_VERSION_MAX
 from streamkit.runtime.interfaces import Runtime
 from streamkit.storage import ClusterFacts, LogDirectory
@@ -76,6 +78,8 @@ async def open_cluster(node: Node, directory: LogDirectory) -> Cluster:
     )
     server.service.answer_cluster(admin.answers)
     push(coordination.close)
+    await node.open_reshards(ClusterReshardings(store, catalog, runtime))
+    streams.reshards = node.reshards
     push(cluster.close)
     node.addresses.peer = await cluster.open(f"{config.listen.host}:{config.listen.peer.port}")
     push(server.close)
@@ -88,9 +92,10 @@ async def open_cluster(node: Node, directory: LogDirectory) -> Cluster:
 
 async def open_store(section: ClusterSection, runtime: Runtime) -> Store:
     """The coordination store that cluster.url names. Raises InvalidConfig, StoreUnavailable."""
-    from streamkit.metadata.stores import open_url
-
-    return await open_url(section.url, runtime)
+    etcd = section.etcd
+    return await open_url(section.url, runtime, Certificates(
+        ca_file=etcd.ca_file, certificate_file=etcd.certificate_file, key_file=etcd.key_file
+    ))  # fmt: skip
 
 
 def cluster_config(section: ClusterSection) -> ClusterConfig:

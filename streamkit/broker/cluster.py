@@ -103,7 +103,7 @@ class Cluster:
         for copy in led:
             self._tasks.start(self._hand_over(copy), "hand_over")
         deadline = self._loop.time() + _HAND_OVER_SECONDS
-        while any(copy.server is not None for copy in led) and self._loop.time() < deadline:
+        while any(copy.server is not None for copy in led) and self._loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _hand_over(self, copy: Copy) -> None:
