@@ -109,12 +109,12 @@ def _choose_one(load: _Load, count: int) -> Chosen:
 
 
 def loads(sets: Mapping[bytes, ReplicaSetEntry]) -> tuple[Counter[str], Counter[str]]:
-    """(copies, leads) of each node, with targets counted as if they were reached."""
+    """(copies, leads) of each node, with targets counted as if they were reached; a first member is to lead."""
     copies: Counter[str] = Counter()
     leads: Counter[str] = Counter()
     for entry in sets.values():
         copies.update(entry.target_members or entry.nodes)
-        leads[entry.target_leader or entry.leader] += 1
+        leads[entry.target_leader or entry.leader or entry.nodes[0]] += 1
     return copies, leads
 
 

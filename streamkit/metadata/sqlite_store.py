@@ -1,11 +1,17 @@
 """The store in one SQLite file: for one host, with one process or several.
 
-    entries(key, value, revision, expires_ms)     value NULL: deleted, kept until the next open for watchers
+    entries(key, value, revision, expires_ms)     value NULL: deleted, kept for watchers of all processes
     revision(last)                                one row
+    facts(name, value)                            boot: of the machine when it was last opened; compacted: deletions up
+                                                  to this revision are forgotten
 
-Write-ahead logging with synchronous=FULL: a change is on disk when the call returns. Every call is one
-transaction on the executor's thread, never on the event loop; writers begin IMMEDIATE, so that a transaction
-that read cannot fail to write. Expiry uses the wall clock, the only one that processes share.
+Write-ahead logging with synchronous=FULL: a change is on disk when the call returns; a renewal alone is not waited for,
+since after a loss of power no registration holds. Calls run on the executor's thread; only writers take the lock, with
+BEGIN IMMEDIATE, so that a transaction that read cannot fail to write. Expiry follows the monotonic clock, which the
+processes of a host share until it boots again.
+
+Watching costs next to nothing: `PRAGMA data_version` reads a few bytes of memory that SQLite shares between processes,
+and only when it has moved is anything asked for.
 """
 
 from __future__ import annotations
@@ -13,16 +19,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar
 
-from streamkit.errors import CorruptFile, DiskFailed, StreamkitError
-from streamkit.metadata.store import Change, Entry, Swap
+from streamkit.errors import CorruptFile, DiskFailed, StoreUnavailable, StreamkitError
+from streamkit.metadata.store import Change, Entry, Listing, Swap
 from streamkit.runtime.interfaces import Runtime
+from streamkit.runtime.tasks import Tasks
 
 T = TypeVar("T")
-_POLL_SECONDS = 0.25           # how late a watcher learns of another process's change, or of an expiry
+_POLL_SECONDS = 0.05           # how late a watcher learns of another process's change, or of an expiry
 _BUSY_SECONDS = 10.0
+_BUSY_SHARED_SECONDS = 2.0     # several processes: who holds the lock may have been stopped
+_DELETED_KEPT = 10_000         # revisions for which deletions are remembered
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries(
@@ -32,7 +42,12 @@ CREATE INDEX IF NOT EXISTS entries_revision ON entries(revision);
 CREATE INDEX IF NOT EXISTS entries_expires ON entries(expires_ms) WHERE expires_ms IS NOT NULL;
 CREATE TABLE IF NOT EXISTS revision(only INTEGER PRIMARY KEY CHECK (only = 1), last INTEGER NOT NULL);
 INSERT OR IGNORE INTO revision VALUES (1, 0);
+CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT OR IGNORE INTO facts VALUES ('compacted', 0);
 """
+_ALIVE = "value IS NOT NULL AND (expires_ms IS NULL OR expires_ms > ?)"
+_READ = f"SELECT value, revision FROM entries WHERE key = ? AND {_ALIVE}"
+_LIST = f"SELECT key, value, revision FROM entries WHERE key >= ? AND {_ALIVE} ORDER BY key"
 _CURRENT = "SELECT revision FROM entries WHERE key = ? AND value IS NOT NULL"
 _SET = """
 INSERT INTO entries(key, value, revision, expires_ms) VALUES (?, ?, ?, ?)
@@ -40,37 +55,69 @@ ON CONFLICT(key) DO UPDATE SET value = excluded.value, revision = excluded.revis
 """
 
 
-class SqliteStore:
-    """Open with `await SqliteStore.open(path, runtime)`."""
+class _Watcher:
+    """What one watch has not handed out yet."""
 
-    def __init__(self, path: str, runtime: Runtime) -> None:
+    def __init__(self, prefix: str, seen: int) -> None:
+        self.prefix = prefix
+        self.seen = seen
+        self.waiting: deque[Change] = deque()
+        self.must_list = False
+        self.news = asyncio.Event()
+
+    def hear(self, changes: Sequence[Change], compacted: int) -> None:
+        self.must_list |= self.seen < compacted
+        for change in changes:
+            if change.revision > self.seen and change.key.startswith(self.prefix):
+                self.waiting.append(change)
+        if changes:
+            self.seen = max(self.seen, changes[-1].revision)
+        self.news.set()
+
+
+class SqliteStore:
+    """Open with `await SqliteStore.open(path, runtime)`.
+
+    shared: a cluster's file. What hinders a call is StoreUnavailable then, not DiskFailed: the node goes on.
+    """
+
+    operations_max = 1_000_000
+
+    def __init__(self, path: str, runtime: Runtime, *, shared: bool = False) -> None:
         self.path = path
         self._runtime = runtime
+        self._shared = shared
         self._connection: sqlite3.Connection | None = None
+        self._peeking: sqlite3.Connection | None = None      # used on the event loop, for data_version alone
         self._turn = asyncio.Lock()           # one transaction at a time on the one connection
-        self._changed = asyncio.Event()
+        self._committing = False
         self._revision = 0                    # last seen; where a new watch starts
+        self._watchers: list[_Watcher] = []
+        self._wake = asyncio.Event()
+        self._tasks = Tasks(f"sqlite {path}")
 
     @classmethod
-    async def open(cls, path: str, runtime: Runtime) -> SqliteStore:
-        """Create or open the file. Raises CorruptFile, DiskFailed."""
-        store = cls(path, runtime)
+    async def open(cls, path: str, runtime: Runtime, *, shared: bool = False) -> SqliteStore:
+        """Create or open the file. Raises CorruptFile, DiskFailed; StoreUnavailable when shared."""
+        store = cls(path, runtime, shared=shared)
         await store._run(store._connect)
         return store
 
     async def close(self) -> None:
+        await self._tasks.close()
         async with self._turn:
             if self._connection is not None:
                 connection, self._connection = self._connection, None
                 await self._runtime.executor.run(connection.close)
-        self._announce()
+            if self._peeking is not None:
+                self._peeking.close()
+                self._peeking = None
+        for watcher in self._watchers:
+            watcher.news.set()
 
     async def read(self, key: str) -> tuple[bytes | None, int]:
         def work() -> tuple[bytes | None, int]:
-            with self._transaction() as connection:
-                row = connection.execute(
-                    "SELECT value, revision FROM entries WHERE key = ? AND value IS NOT NULL", (key,)
-                ).fetchone()
+            row = self._open_connection().execute(_READ, (key, self._now_ms())).fetchone()
             return (row[0], row[1]) if row else (None, 0)
 
         return await self._run(work)
@@ -80,53 +127,97 @@ class SqliteStore:
 
     async def compare_and_swap_many(self, swaps: Sequence[Swap]) -> int | None:
         assert len({swap.key for swap in swaps}) == len(swaps), "one swap for each key"
-        return await self._run(self._swap, swaps, None)
+        return await self._change(self._swap, swaps, None)
 
     async def list(self, prefix: str) -> list[Entry]:
-        def work() -> list[Entry]:
-            with self._transaction() as connection:
-                rows = connection.execute(
-                    "SELECT key, value, revision FROM entries WHERE key >= ? AND value IS NOT NULL ORDER BY key",
-                    (prefix,),
-                )
-                found = []
-                for row in rows:
-                    if not row[0].startswith(prefix):
-                        break
-                    found.append(Entry(*row))
-            return found
-
-        return await self._run(work)
-
-    def watch(self, prefix: str) -> AsyncGenerator[Change, None]:
-        return self._watch(prefix, self._revision)
-
-    async def _watch(self, prefix: str, seen: int) -> AsyncGenerator[Change, None]:
-        while self._connection is not None:
-            changed = self._changed
-            fresh = await self._run(self._since, prefix, seen)
-            for change in fresh:
-                seen = change.revision
-                yield change
-            if not fresh:
-                try:
-                    await asyncio.wait_for(changed.wait(), _POLL_SECONDS)
-                except TimeoutError:
-                    continue
+        return [*(await self._run(self._listing, prefix)).entries]
 
     async def register(self, key: str, value: bytes, ttl_ms: int) -> SqliteRegistration | None:
-        revision = await self._run(self._swap, (Swap(key, 0, value),), ttl_ms)
+        revision = await self._change(self._swap, (Swap(key, 0, value),), ttl_ms)
         return None if revision is None else SqliteRegistration(self, key, revision, ttl_ms)
 
     async def renew(self, key: str, revision: int, ttl_ms: int) -> bool:
-        def work() -> bool:
-            with self._transaction() as connection:
-                return connection.execute(
-                    "UPDATE entries SET expires_ms = ? WHERE key = ? AND revision = ? AND value IS NOT NULL",
-                    (self._runtime.clock.now_ms() + ttl_ms, key, revision),
-                ).rowcount == 1
+        return await self._run(self._renew, key, revision, ttl_ms)
 
-        return await self._run(work)
+    async def update(self, key: str, revision: int, value: bytes) -> int | None:
+        return await self._change(self._update, key, revision, value)
+
+    # -- watching ------------------------------------------------------------------------------------------
+
+    def watch(self, prefix: str) -> AsyncGenerator[Change, None]:
+        return self._watch(self._new_watcher(prefix, self._revision))
+
+    async def _watch(self, watcher: _Watcher) -> AsyncGenerator[Change, None]:
+        async with contextlib.aclosing(self._news(watcher)) as all_news:
+            async for news in all_news:
+                for change in (news,) if isinstance(news, Change) else (Change(*entry) for entry in news.entries):
+                    yield change
+
+    def follow(self, prefix: str) -> AsyncGenerator[Listing | Change, None]:
+        watcher = self._new_watcher(prefix, self._revision)
+        watcher.must_list = True
+        return self._news(watcher)
+
+    def _new_watcher(self, prefix: str, seen: int) -> _Watcher:
+        watcher = _Watcher(prefix, seen)
+        self._watchers.append(watcher)
+        if not self._tasks:
+            self._tasks.start(self._poll(), "poll")
+        self._wake.set()
+        return watcher
+
+    async def _news(self, watcher: _Watcher) -> AsyncGenerator[Listing | Change, None]:
+        try:
+            while self._connection is not None:
+                if watcher.must_list:
+                    try:
+                        listing = await self._run(self._listing, watcher.prefix)
+                    except StoreUnavailable:
+                        await asyncio.sleep(_POLL_SECONDS)
+                        continue
+                    watcher.must_list = False
+                    watcher.seen = max(watcher.seen, listing.revision)
+                    later = [change for change in watcher.waiting if change.revision > listing.revision]
+                    watcher.waiting = deque(later)
+                    yield listing
+                elif watcher.waiting:
+                    yield watcher.waiting.popleft()
+                else:
+                    watcher.news.clear()
+                    await watcher.news.wait()
+        finally:
+            self._watchers.remove(watcher)
+
+    async def _poll(self) -> None:
+        """Tells the watchers of this process what this one and the others have changed."""
+        polled, version = self._revision, -1
+        due_ms: int | None = None
+        while self._connection is not None:
+            oldest = min((watcher.seen for watcher in self._watchers), default=polled)
+            now_version = self._data_version()
+            if self._wake.is_set() or now_version != version or (due_ms is not None and due_ms <= self._now_ms()):
+                self._wake.clear()
+                try:
+                    changes, compacted, due_ms = await self._run(self._since, min(oldest, polled))
+                except StoreUnavailable:
+                    now_version = -1
+                else:
+                    polled = max([polled, *(change.revision for change in changes[-1:])])
+                    for watcher in self._watchers:
+                        watcher.hear(changes, compacted)
+                version = now_version
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._wake.wait()
+
+    def _data_version(self) -> int:
+        """Another number when another connection has changed something. Shared memory: the loop does not wait."""
+        try:
+            if self._peeking is None:
+                self._peeking = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+            return int(self._peeking.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            return -1
 
     # -- on the executor's thread --------------------------------------------------------------------------
 
@@ -135,7 +226,8 @@ class SqliteStore:
         with contextlib.suppress(OSError):
             self._runtime.disk.open(self.path, create=True).close()
         connection = sqlite3.connect(
-            self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            self.path, timeout=_BUSY_SHARED_SECONDS if self._shared else _BUSY_SECONDS, isolation_level=None,
+            check_same_thread=False,
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -149,55 +241,114 @@ class SqliteStore:
                 )
             connection.executescript(_SCHEMA)
             connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            connection.execute("DELETE FROM entries WHERE value IS NULL")
-            self._revision = connection.execute("SELECT last FROM revision").fetchone()[0]
+            self._connection = connection
+            with _Writing(self) as connection:
+                self._forget(connection)
         except BaseException:
+            self._connection = None
             connection.close()
             raise
-        self._connection = connection
+
+    def _forget(self, connection: sqlite3.Connection) -> None:
+        """Registrations of an earlier boot, whose clock was another, and old deletions."""
+        boot = self._runtime.disk.boot_id()
+        if connection.execute("SELECT 1 FROM facts WHERE name = 'boot' AND value = ?", (boot,)).fetchone() is None:
+            rows = connection.execute("SELECT key FROM entries WHERE expires_ms IS NOT NULL").fetchall()
+            for (key,) in rows:
+                connection.execute(_SET, (key, None, self._next_revision(connection), None))
+            connection.execute("INSERT OR REPLACE INTO facts VALUES ('boot', ?)", (boot,))
+        last = self._revision = connection.execute("SELECT last FROM revision").fetchone()[0]
+        gone = connection.execute(
+            "DELETE FROM entries WHERE value IS NULL AND revision <= ?", (last - _DELETED_KEPT,)
+        ).rowcount
+        if gone:
+            connection.execute("UPDATE facts SET value = ? WHERE name = 'compacted'", (last - _DELETED_KEPT,))
 
     def _swap(self, swaps: Sequence[Swap], ttl_ms: int | None) -> int | None:
-        with self._transaction() as connection:
+        with _Writing(self) as connection:
             for swap in swaps:
                 row = connection.execute(_CURRENT, (swap.key,)).fetchone()
                 if (row[0] if row else 0) != swap.revision:
                     return None
             revision = self._next_revision(connection)
-            expires_ms = None if ttl_ms is None else self._runtime.clock.now_ms() + ttl_ms
+            expires_ms = None if ttl_ms is None else self._now_ms() + ttl_ms
             connection.executemany(_SET, [(swap.key, swap.value, revision, expires_ms) for swap in swaps])
-        self._revision = revision
         return revision
 
-    def _since(self, prefix: str, seen: int) -> Sequence[Change]:
-        with self._transaction() as connection:
-            rows = connection.execute(
-                "SELECT key, value, revision FROM entries WHERE revision > ? ORDER BY revision, key", (seen,)
-            ).fetchall()
-        return [Change(*row) for row in rows if row[0].startswith(prefix)]
+    def _renew(self, key: str, revision: int, ttl_ms: int) -> bool:
+        connection = self._open_connection()
+        connection.execute("PRAGMA synchronous = NORMAL")
+        try:
+            return connection.execute(
+                f"UPDATE entries SET expires_ms = ? WHERE key = ? AND revision = ? AND {_ALIVE}",
+                (self._now_ms() + ttl_ms, key, revision, self._now_ms()),
+            ).rowcount == 1
+        finally:
+            connection.execute("PRAGMA synchronous = FULL")
 
-    def _transaction(self) -> _Transaction:
+    def _update(self, key: str, revision: int, value: bytes) -> int | None:
+        with _Writing(self) as connection:
+            row = connection.execute(_CURRENT, (key,)).fetchone()
+            if row is None or row[0] != revision:
+                return None
+            new = self._next_revision(connection)
+            connection.execute("UPDATE entries SET value = ?, revision = ? WHERE key = ?", (value, new, key))
+        return new
+
+    def _listing(self, prefix: str) -> Listing:
+        connection = self._open_connection()
+        connection.execute("BEGIN")                        # a listing and its revision are of one moment
+        try:
+            last = connection.execute("SELECT last FROM revision").fetchone()[0]
+            found = []
+            for row in connection.execute(_LIST, (prefix, self._now_ms())):
+                if not row[0].startswith(prefix):
+                    break
+                found.append(Entry(*row))
+        finally:
+            connection.execute("COMMIT")
+        return Listing(tuple(found), last)
+
+    def _since(self, seen: int) -> tuple[Sequence[Change], int, int | None]:
+        """(changes in order, up to where deletions are forgotten, when the next registration expires)."""
+        connection = self._open_connection()
+        due = connection.execute("SELECT 1 FROM entries WHERE expires_ms <= ? LIMIT 1", (self._now_ms(),)).fetchone()
+        if due is not None:
+            with _Writing(self):
+                pass                                       # entering is what expires
+        rows = connection.execute(
+            "SELECT key, value, revision FROM entries WHERE revision > ? ORDER BY revision, key", (seen,)
+        ).fetchall()
+        compacted = connection.execute("SELECT value FROM facts WHERE name = 'compacted'").fetchone()[0]
+        next_ms = connection.execute("SELECT min(expires_ms) FROM entries WHERE expires_ms IS NOT NULL").fetchone()[0]
+        return [Change(*row) for row in rows], compacted, next_ms
+
+    def _open_connection(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise DiskFailed(f"{self.path} is closed", path=self.path, errno=0)
-        return _Transaction(self._connection, self._runtime.clock.now_ms(), self)
+            raise self._refusal(f"{self.path} is closed", errno=0)
+        return self._connection
 
     def _next_revision(self, connection: sqlite3.Connection) -> int:
         row = connection.execute("UPDATE revision SET last = last + 1 RETURNING last").fetchone()
         return int(row[0])
 
-    def expire(self, connection: sqlite3.Connection, now_ms: int) -> None:
-        """Turn what has expired into deletions, each with a revision of its own."""
-        due = connection.execute("SELECT key FROM entries WHERE expires_ms <= ?", (now_ms,)).fetchall()
-        for (key,) in due:
-            connection.execute(_SET, (key, None, self._next_revision(connection), None))
+    def _now_ms(self) -> int:
+        return self._runtime.clock.monotonic_ms()
 
     # -- on the event loop ---------------------------------------------------------------------------------
 
+    async def _change(self, work: Callable[..., int | None], *args: object) -> int | None:
+        revision = await self._run(work, *args)
+        if revision is not None:
+            self._revision = max(self._revision, revision)
+            self._wake.set()
+        return revision
+
     async def _run(self, work: Callable[..., T], *args: object) -> T:
         async with self._turn:
-            before = self._revision
             task = asyncio.get_running_loop().create_task(self._execute(work, *args))
             try:
-                result = await asyncio.shield(task)
+                return await asyncio.shield(task)
             except asyncio.CancelledError:
                 # The thread goes on, and the connection is its own until it is done.
                 while not task.done():
@@ -208,19 +359,14 @@ class SqliteStore:
                 raise
             except sqlite3.Error as error:
                 raise self._translated(error) from error
-        if self._revision != before:
-            self._announce()
-        return result
 
     async def _execute(self, work: Callable[..., T], *args: object) -> T:
         return await self._runtime.executor.run(work, *args)
 
     def _translated(self, error: sqlite3.Error) -> StreamkitError:
         if isinstance(error, sqlite3.OperationalError):
-            return DiskFailed(
-                f"the metadata in {self.path} cannot be used: {error}",
-                try_="look at free space and permissions of the data directory",
-                path=self.path, errno=getattr(error, "sqlite_errorcode", 0),
+            return self._refusal(
+                f"the metadata in {self.path} cannot be used: {error}", errno=getattr(error, "sqlite_errorcode", 0)
             )
         return CorruptFile(
             f"the metadata in {self.path} is damaged: {error}",
@@ -228,28 +374,49 @@ class SqliteStore:
             path=self.path, position=0, reason=str(error),
         )
 
-    def _announce(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _refusal(self, message: str, errno: int) -> StreamkitError:
+        if self._shared:
+            return StoreUnavailable(
+                message, try_="look at free space and permissions of its directory, and whether a process was stopped",
+                store=self.path, outcome="unknown" if self._committing else "not_done",
+            )
+        return DiskFailed(
+            message, try_="look at free space and permissions of the data directory", path=self.path, errno=errno
+        )
 
 
-class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK when the body raises; expiry is applied first."""
+class _Writing:
+    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK when the body raises; what has expired is deleted first."""
 
-    def __init__(self, connection: sqlite3.Connection, now_ms: int, store: SqliteStore) -> None:
-        self._connection, self._now_ms, self._store = connection, now_ms, store
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self._connection = store._open_connection()
 
     def __enter__(self) -> sqlite3.Connection:
-        self._connection.execute("BEGIN IMMEDIATE")
+        connection, store = self._connection, self._store
+        store._committing = False
+        connection.execute("BEGIN IMMEDIATE")
         try:
-            self._store.expire(self._connection, self._now_ms)
+            due = connection.execute("SELECT key FROM entries WHERE expires_ms <= ?", (store._now_ms(),)).fetchall()
+            for (key,) in due:
+                connection.execute(_SET, (key, None, store._next_revision(connection), None))
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            connection.execute("ROLLBACK")
             raise
-        return self._connection
+        return connection
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        self._connection.execute("COMMIT" if kind is None else "ROLLBACK")
+        if kind is not None:
+            self._connection.execute("ROLLBACK")
+            return
+        self._store._committing = True
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+        self._store._committing = False
 
 
 class SqliteRegistration:
@@ -258,6 +425,13 @@ class SqliteRegistration:
 
     async def renew(self) -> bool:
         return await self._store.renew(self._key, self._revision, self._ttl_ms)
+
+    async def update(self, value: bytes) -> bool:
+        revision = await self._store.update(self._key, self._revision, value)
+        if revision is None:
+            return False
+        self._revision = revision
+        return True
 
     async def release(self) -> None:
         await self._store.compare_and_swap(self._key, self._revision, None)

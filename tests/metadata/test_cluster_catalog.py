@@ -30,9 +30,13 @@ async def test_a_stream_appears_on_every_node_with_its_copies_and_leaders(three)
     await settle()
 
     assert c.catalog.stream("orders").status is StreamStatus.ACTIVE
-    sets = [c.sets.entries[shard.uuid] for shard in stream.shards]
-    assert all(sorted(entry.nodes) == ["a", "b", "c"] and entry.epoch == 1 for entry in sets)
-    assert sorted(entry.leader for entry in sets) == ["a", "b", "c"]
+    sets = {shard.uuid: c.sets.entries[shard.uuid] for shard in stream.shards}
+    assert all(sorted(entry.nodes) == ["a", "b", "c"] and entry.epoch == 0 for entry in sets.values())
+    assert sorted(entry.nodes[0] for entry in sets.values()) == ["a", "b", "c"]
+    for uuid, entry in sets.items():
+        led = entry.with_set(entry.replica_set.led_by(entry.nodes[0]))
+        assert (await a.sets.swap(uuid, entry.revision, led)).epoch == 1
+    await settle()
     located = c.catalog.located(c.catalog.stream("orders"))
     assert sorted(shard.address for shard in located.shards) == ["a:1", "b:1", "c:1"]
 
