@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -22,6 +21,7 @@ from streamkit.broker.copy import Copy
 from streamkit.broker.elections import ElectionConfig, Elections
 from streamkit.broker.peers import Peers, PeersConfig
 from streamkit.broker.reconfigure import Reconfiguration
+from streamkit.broker.repair import Repair
 from streamkit.errors import StreamkitError
 from streamkit.metadata.members import Identity, MemberEntry, Members, NodeEntry
 from streamkit.runtime.interfaces import Runtime
@@ -59,7 +59,7 @@ class Cluster:
         )  # fmt: skip
         self.elections = Elections(self.copies, config.elections)
         self.reconfiguration = Reconfiguration(self.copies)
-        self.on_address: Callable[[], None] | None = None
+        self.repair = Repair(self.copies)
         self._runtime = runtime
         self._peer_addresses: dict[str, str] = {}
         self._loop = asyncio.get_running_loop()
@@ -90,6 +90,8 @@ class Cluster:
         await self.copies.open()
         self._tasks.start(self.elections.run(), "elections")
         self._tasks.start(self.reconfiguration.run(), "reconfiguration")
+        self._tasks.start(self.repair.run(), "repair")
+        self._tasks.start(self.repair.compare(), "compare")
         self._tasks.start(self._ensure_applications(), "applications")
 
     async def close(self) -> None:

@@ -73,6 +73,7 @@ class Copy:
         self.log = log
         self.entry = entry
         self.follower = Follower(log, promised=log.promised_epoch, certain=log.certain)
+        self.follower.whole = not log.damages
         self.candidate: Candidate | None = None
         self.server: ShardServer | None = None
         self.level = Durability.FSYNC              # what the last leader asked answers for
@@ -223,6 +224,20 @@ class Copy:
             await directory.truncate(self.log, effects.truncate)
         self._carry(self.follower.step(Truncated()), self.speaker)
 
+    def damaged(self) -> None:
+        """Records that were durable here cannot be read: until they can, this copy does not vote."""
+        self.follower.whole = False
+        if self.follower.certain:
+            self.follower.certain = False
+            self._copies.run(self._copies.directory.set_certain(self.log, False))
+
+    def mended(self) -> None:
+        """The last damaged range is whole again; it votes once it is known to hold what the leader holds."""
+        self.follower.whole = True
+        if self.is_established:
+            self.follower.certain = True
+            self._copies.run(self._become_certain())
+
     async def _become_certain(self) -> None:
         await self._copies.directory.set_certain(self.log, True)
 
@@ -344,7 +359,7 @@ class Copy:
 
     async def _lead(self, candidate: Candidate, effects: Effects) -> None:
         copies, log, epoch = self._copies, self.log, candidate.epoch
-        if not log.certain:
+        if not log.certain and not log.damages:
             await copies.directory.set_certain(log, True)
             self.follower.certain = True
         if self.candidate is not candidate or self.follower.promised != epoch or self.closed:

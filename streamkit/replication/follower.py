@@ -36,12 +36,13 @@ class Follower:
     """promised: nothing older is taken. certain: this copy may vote.
 
     high_watermark: what this copy knows to be committed. matched: our log is the leader's up to here, in the
-    promised epoch. cutting: a cut is under way; durable_promise: the promise that is on disk.
+    promised epoch. whole: nothing in our log is damaged; a damaged copy does not vote. cutting: a cut is under way;
+    durable_promise: the promise that is on disk.
     """
 
     __slots__ = (
         "_answered", "_sealing", "_vote_end", "certain", "cutting", "durable_promise", "high_watermark",
-        "log", "matched", "promised",
+        "log", "matched", "promised", "whole",
     )  # fmt: skip
 
     def __init__(self, log: LogView, *, promised: int, certain: bool, high_watermark: int = 0) -> None:
@@ -51,6 +52,7 @@ class Follower:
         self.high_watermark = max(high_watermark, log.log_start)
         self.matched = 0
         self.cutting = False
+        self.whole = True
         self._answered = -1                        # the last end that was vouched for in this epoch
         self._vote_end: int | None = None          # an uncertain copy votes again once it holds the leader's log so far
         self._sealing = False
@@ -128,7 +130,7 @@ class Follower:
         return Effects(high_watermark=moved, certain=self._may_vote(offer), answer=self._vouch(safe, again=probed))
 
     def _may_vote(self, offer: Offered) -> bool:
-        if self.certain or self._vote_end is None:
+        if self.certain or not self.whole or self._vote_end is None:
             return False
         if self.matched < self._vote_end or self.high_watermark <= offer.epoch_start:
             return False

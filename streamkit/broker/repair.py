@@ -1,0 +1,127 @@
+"""Damaged records are fetched from another copy; copies that should be alike are compared.
+
+    found at the start, by a read, or by the scrubber ▸ another copy that has the range ▸ written, read back, forgotten
+    a leader, one shard after the other               ▸ sums of the same range at every copy ▸ a difference is reported
+
+Nothing is ever removed because it looks odd. A damaged range that nobody else can give stays as it is, and the copy
+does not vote. Run by the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from streamkit.broker.copies import Copies
+from streamkit.broker.copy import Copy
+from streamkit.errors import StreamkitError
+from streamkit.protocol.peers import Digest, DigestRange
+from streamkit.runtime.interfaces import Buffer
+from streamkit.storage import Damage
+
+logger = logging.getLogger("streamkit.broker")
+
+_LOOK_SECONDS = 1.0
+_COMPARE_SECONDS = 10.0            # between two shards that are compared
+_COMPARE_RECORDS = 1 << 20         # of one range; its borders are multiples, so that the same is compared again
+_READ_BYTES = 4 * 1024 * 1024
+_TIMEOUT_MS = 10_000
+
+
+class Repair:
+    """repaired, unrepaired: damaged ranges. differences: ranges in which two copies were not alike."""
+
+    def __init__(self, copies: Copies) -> None:
+        self.repaired = 0
+        self.differences = 0
+        self._copies = copies
+        self._hopeless: set[tuple[bytes, Damage]] = set()      # reported already
+        self._compared = 0
+
+    @property
+    def unrepaired(self) -> int:
+        return len(self._hopeless)
+
+    async def run(self) -> None:
+        """For ever: mend what is damaged."""
+        while True:
+            for copy in list(self._copies.copies.values()):
+                if copy.log.damages:
+                    copy.damaged()
+                for damage in list(copy.log.damages):
+                    await self._mend(copy, damage)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _mend(self, copy: Copy, damage: Damage) -> None:
+        for member in copy.replica_set.copies:
+            if member.node == self._copies.node or not self._copies.peers.connected(member.node):
+                continue
+            try:
+                batches = await self._fetch(copy, damage, member.node)
+                if batches and await self._copies.directory.repair(copy.log, damage, batches):
+                    self.repaired += 1
+                    self._hopeless.discard((copy.uuid, damage))
+                    logger.info("segment.repaired", extra={"facts": {
+                        "path": damage.path, "sequence": damage.sequence, "next_sequence": damage.next_sequence,
+                        "from": member.node,
+                    }})  # fmt: skip
+                    if not copy.log.damages:
+                        copy.mended()
+                    return
+            except StreamkitError as error:
+                logger.debug("repair.not_from node=%s error=%s", member.node, error)
+        if (copy.uuid, damage) not in self._hopeless:
+            self._hopeless.add((copy.uuid, damage))
+            logger.error("segment.unrepaired", extra={"facts": {
+                "path": damage.path, "sequence": damage.sequence, "next_sequence": damage.next_sequence,
+            }})  # fmt: skip
+
+    async def _fetch(self, copy: Copy, damage: Damage, node: str) -> list[Buffer]:
+        """Whole batches that cover the range, as that node's copy holds them; empty when it does not have them all."""
+        found: list[Buffer] = []
+        at = damage.sequence
+        while at < damage.next_sequence:
+            fetched = await self._copies.peers.read_log(node, copy.uuid, at, _READ_BYTES, _TIMEOUT_MS)
+            if not fetched.batches or fetched.next_sequence <= at:
+                return []
+            found += fetched.batches
+            at = fetched.next_sequence
+        return found
+
+    # -- comparing -----------------------------------------------------------------------------------------
+
+    async def compare(self) -> None:
+        """For ever: one range of one shard that this node leads, at every copy."""
+        while True:
+            await asyncio.sleep(_COMPARE_SECONDS)
+            led = [copy for copy in self._copies.copies.values() if copy.server is not None]
+            if led:
+                self._compared += 1
+                await self.compare_once(led[self._compared % len(led)], self._compared // len(led))
+
+    async def compare_once(self, copy: Copy, turn: int) -> bool:
+        """Whether every copy that answers holds that range alike. turn: chooses the range."""
+        first, last = copy.log.log_start // _COMPARE_RECORDS, copy.high_watermark // _COMPARE_RECORDS
+        block = first + turn % (last - first + 1)
+        start = max(copy.log.log_start, block * _COMPARE_RECORDS)
+        feeds = copy.feeds()
+        ends = [feed.matched for feed in feeds.values() if feed.matched is not None]
+        end = min([copy.high_watermark, (block + 1) * _COMPARE_RECORDS, *ends])
+        if start >= end:
+            return True
+        crc, batches, summed_to = await copy.log.digest(start, end)
+        alike = True
+        for node in feeds:
+            try:
+                theirs = await self._copies.peers.ask(node, DigestRange(copy.uuid, start, summed_to), _TIMEOUT_MS)
+            except StreamkitError:
+                continue
+            if not isinstance(theirs, Digest) or theirs.end != summed_to:
+                continue                       # it has not got that far, or begins later
+            if (theirs.crc, theirs.batches) != (crc, batches):
+                alike = False
+                self.differences += 1
+                logger.error("replicas.differ", extra={"facts": {
+                    "shard": copy.uuid.hex(), "node": node, "start": start, "end": summed_to,
+                }})  # fmt: skip
+        return alike
