@@ -26,6 +26,7 @@ from streamkit.broker.coordination import Coordination
 from streamkit.broker.coordinator import Coordinator, CoordinatorConfig
 from streamkit.broker.counters import Counters
 from streamkit.broker.link import LinkConfig
+from streamkit.broker.reshard import Reshards
 from streamkit.broker.retention import retain
 from streamkit.broker.server import Server, ServerConfig
 from streamkit.broker.service import Service
@@ -33,6 +34,7 @@ from streamkit.broker.streams import Streams
 from streamkit.config import Config
 from streamkit.errors import DiskFull, InvalidConfig, NodeDraining, StreamkitError
 from streamkit.metadata.catalog import APPLICATIONS_STREAM, Catalog
+from streamkit.metadata.reshardings import Reshardings
 from streamkit.metadata.sqlite_store import SqliteStore
 from streamkit.metadata.store import Store
 from streamkit.model.stream import StreamConfig
@@ -95,6 +97,7 @@ class Node:
         self._background: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
         self._server: Server | None = None
+        self.reshards: Reshards
         self._directory: LogDirectory
         self._catalog: Catalog
         self._streams: Streams
@@ -140,7 +143,7 @@ class Node:
             self.cluster = await open_cluster(self, directory)
         else:
             await self._open_alone(directory)
-        self._run(retain(self._streams, runtime.clock, config.storage.retention_check_seconds))
+        self._run(retain(self._streams, self.reshards, runtime.clock, config.storage.retention_check_seconds))
         self._keep_time()
 
     async def _open_alone(self, directory: LogDirectory) -> None:
@@ -164,6 +167,8 @@ class Node:
         except DiskFull as error:
             # Reads go on, and so may a node on a full disk; applications are answered with the same error.
             logger.error("coordinator.unavailable", extra={"facts": {"error": str(error)}})
+        await self.open_reshards(Reshardings(store, catalog, runtime))
+        self.reshards.finish_left()
         push(server.close)
         if self.options.listen:
             await self.listen_to(server)
@@ -178,6 +183,17 @@ class Node:
         )
         self._streams, self._catalog, self._coordinator = streams, catalog, coordinator
         return server
+
+    async def open_reshards(self, records: Reshardings) -> None:
+        """Before the first shard is led, in a cluster. Raises StoreUnavailable, CorruptFile."""
+        assert self._server is not None, "resharding is a service among others"
+        push = self.stack.push_async_callback
+        await records.open()
+        push(records.close)
+        self._server.service.reshards = self.reshards = Reshards(
+            self._streams, records, self.runtime.clock, changed=self._coordinator.stream_changed
+        )
+        push(self.reshards.close)
 
     @property
     def is_clustered(self) -> bool:

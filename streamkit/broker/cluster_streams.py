@@ -34,6 +34,7 @@ from streamkit.storage import LogDirectory
 if TYPE_CHECKING:
     from streamkit.broker.coordination import Coordination
     from streamkit.broker.copies import Copies
+    from streamkit.broker.reshard import Reshards
 
 logger = logging.getLogger("streamkit.broker")
 
@@ -48,6 +49,7 @@ class ClusterStreams(Streams):
 
     copies: Copies
     coordination: Coordination
+    reshards: Reshards
 
     def __init__(
         self, catalog: ClusterCatalog, directory: LogDirectory, counters: Counters, *,
@@ -72,7 +74,11 @@ class ClusterStreams(Streams):
             self._places.pop(name, None)
             self.copies.stream_deleted(name)
         else:
-            self.copies.stream_appeared(name)
+            for shard in stream.shards:
+                if (served := self.shards.get(shard.uuid)) is not None:
+                    served.shard = shard
+            self.copies.stream_appeared(name, {shard.uuid for shard in stream.shards})
+            self.coordination.stream_changed(name)
 
     # -- for copies ----------------------------------------------------------------------------------------
 
@@ -92,6 +98,7 @@ class ClusterStreams(Streams):
         if server.stream_name != APPLICATIONS_STREAM:
             self.public[uuid] = server
         self.coordination.began(server)
+        self.reshards.finish_left((uuid,))
 
     def withdraw(self, server: ShardServer) -> None:
         uuid = server.shard.uuid

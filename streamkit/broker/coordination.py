@@ -111,6 +111,10 @@ class Coordination:
         except NotLeader as error:
             raise self._elsewhere() from error
 
+    def stream_changed(self, name: str) -> None:
+        if self.coordinator is not None:
+            self.coordinator.stream_changed(name)
+
     def check_fetch(self, application: str, session: int, shard: bytes, lease_epoch: int) -> None:
         """Only the coordinator knows who owns what; where it is another node, checkpoints alone are fenced."""
         if self.coordinator is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from streamkit.broker.copy import Copy
@@ -211,9 +211,13 @@ class Copies:
         self._deleted[name] = None
         self._drop_logs([uuid for uuid, stream in self._forgotten.items() if stream == name])
 
-    def stream_appeared(self, name: str) -> None:
-        """Its shards can be led from now on."""
+    def stream_appeared(self, name: str, shards: Collection[bytes] = ()) -> None:
+        """Its shards can be led from now on. shards: all that it has; a copy of another whose entry went is dropped."""
         self._deleted.pop(name, None)
+        if shards:
+            self._drop_logs([
+                uuid for uuid, stream in self._forgotten.items() if stream == name and uuid not in shards
+            ])
         if self.on_links is not None:
             self.on_links()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from streamkit.broker.reshard import Reshards
 from streamkit.broker.streams import Streams
 from streamkit.errors import StreamkitError
 from streamkit.runtime.interfaces import Clock
@@ -15,11 +16,15 @@ _SHARDS_A_TURN = 64
 _HOUR_MS = 3_600_000
 
 
-async def retain(streams: Streams, clock: Clock, seconds: float) -> None:
+async def retain(streams: Streams, reshards: Reshards, clock: Clock, seconds: float) -> None:
     """For ever: apply each stream's retention every `seconds`. The coordinator trims its own log."""
     while True:
         await asyncio.sleep(seconds)
         await retain_once(streams, clock.now_ms())
+        try:
+            await reshards.forget_expired(clock.now_ms())
+        except StreamkitError as error:
+            logger.warning("retention.waits", extra={"facts": {"error": str(error)}})
 
 
 async def retain_once(streams: Streams, now_ms: int) -> int:

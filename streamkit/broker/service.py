@@ -17,6 +17,7 @@ from streamkit.broker.coordinator import Coordinator
 from streamkit.broker.counters import Counters
 from streamkit.broker.fetch import Fetches
 from streamkit.broker.producers import give_producer
+from streamkit.broker.reshard import Reshards
 from streamkit.broker.shard_server import ShardServer
 from streamkit.broker.streams import Streams
 from streamkit.errors import InvalidRequest, NodeDraining, StreamkitError
@@ -39,6 +40,10 @@ COORDINATOR_MESSAGES = (
 
 
 class Service:
+    """reshards: set by the node before anybody is let in."""
+
+    reshards: Reshards
+
     def __init__(
         self, *, streams: Streams, coordinator: Coordinator | Coordination, counters: Counters, clock: Clock, node: str,
         describe_node: Callable[[], m.NodeDescribed], on_application: Callable[[], None],
@@ -61,6 +66,9 @@ class Service:
             m.ListStreams: self._list_streams,
             m.DeleteStream: self._delete_stream,
             m.DescribeShards: self._describe_shards,
+            m.SplitShard: self._split_shard,
+            m.MergeShards: self._merge_shards,
+            m.ScaleStream: self._scale_stream,
             m.ResolvePosition: self._resolve_position,
             m.NewProducer: self._new_producer,
             m.DescribeNode: self._node_described,
@@ -191,6 +199,16 @@ class Service:
     async def _delete_stream(self, message: m.DeleteStream, _: int) -> m.Done:
         await self.streams.delete(message.name)
         return m.Done()
+
+    async def _split_shard(self, message: m.SplitShard, _: int) -> m.StreamDescribed:
+        at = None if message.at is None else int.from_bytes(message.at, "big")
+        return m.StreamDescribed(stream_to_wire(await self.reshards.split(message.name, message.shard, at)))
+
+    async def _merge_shards(self, message: m.MergeShards, _: int) -> m.StreamDescribed:
+        return m.StreamDescribed(stream_to_wire(await self.reshards.merge(message.name, message.shards)))
+
+    async def _scale_stream(self, message: m.ScaleStream, _: int) -> m.StreamDescribed:
+        return m.StreamDescribed(stream_to_wire(await self.reshards.scale(message.name, message.shards)))
 
     async def _describe_shards(self, message: m.DescribeShards, _: int) -> m.ShardsDescribed:
         return m.ShardsDescribed(await self.streams.states_of(message.name))

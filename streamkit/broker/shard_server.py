@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from streamkit.broker.link import Link
 
 _RECORD_OVERHEAD_BYTES = 12    # table entry and record header
+_SYNC_STEP_SECONDS = 0.002
 
 # A put that waits: (end, link, request_id, base_sequence, append_time_ms, duplicate, batch_bytes, arrived_s)
 _Waiting = tuple[int, "Link", int, int, int, int, int, float]
@@ -121,14 +122,41 @@ class ShardServer:
             feed.ready()
         if self.immediate:
             self.progressed()
-        if appended.end_sequence <= self.high_watermark:
-            return appended.base_sequence
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._local is None:
-            self._local = []
-        self._local.append((appended.end_sequence, done))
-        await done
+        await self._safe(appended.end_sequence)
         return appended.base_sequence
+
+    async def close_with(self, payload: bytes, now_ms: int) -> int:
+        """Append the closing batch, unless there is one. Returns the shard's end once it is safe, and on this disk.
+
+        From the append on puts are refused with ShardClosed. Raises DiskFull, DiskFailed, NotLeader.
+        """
+        log = self.log
+        if log.closing is None:
+            before = log.log_end
+            # On disk whatever the stream's level: the end is about to be written where it outlives a loss of power.
+            log.append_control("close", payload, now_ms=now_ms, epoch=self.epoch, durability="fsync")
+            if self._leader.epoch_start is None:
+                self._leader.step(EpochStarted(self.epoch, before))
+            for feed in self.feeds:
+                feed.ready()
+            if self.immediate:
+                for link in self.progressed() or ():
+                    link.flush_soon()
+        end = log.closing_end
+        await self._safe(end)
+        while log.durable_end < end:  # only in the weaker modes, once in a shard's life
+            if log.node.refusal is not None:
+                raise log.node.refusal()
+            await asyncio.sleep(_SYNC_STEP_SECONDS)
+        return end
+
+    async def _safe(self, end: int) -> None:
+        if end > self.high_watermark:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if self._local is None:
+                self._local = []
+            self._local.append((end, done))
+            await done
 
     def _check_records(self, batch: bytes) -> None:
         """Only for batches that could hold a record above the limit: looks at each."""

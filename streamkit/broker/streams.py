@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from streamkit._core.batch import read_header
 from streamkit.broker.counters import Counters
@@ -59,7 +60,7 @@ class Streams:
             elif stream.status is StreamStatus.CREATING:
                 await self._make(stream)
             else:
-                self._serve(stream)
+                self.serve_stream(stream)
         orphans = [uuid.hex() for uuid in self.directory.shards if uuid not in self.shards]
         if orphans:
             logger.warning("storage.orphans_found", extra={"facts": {"count": len(orphans), "first": orphans[0]}})
@@ -152,22 +153,30 @@ class Streams:
         missing = [shard.uuid for shard in stream.shards if shard.uuid not in self.directory.shards]
         await self.directory.create_shards(missing)
         stream = await self.catalog.set_status(stream.name, StreamStatus.ACTIVE)
-        self._serve(stream)
+        self.serve_stream(stream)
         return stream
 
     async def _drop(self, stream: StreamDescription) -> None:
-        for shard in stream.shards:
+        await self.drop_shards(stream.shards)
+        self.counters.streams.pop(stream.name, None)
+        await self.catalog.forget(stream.name)
+
+    async def drop_shards(self, shards: Sequence[Shard]) -> None:
+        """They are not served any more, and their logs go."""
+        for shard in shards:
             self.public.pop(shard.uuid, None)
             if (served := self.shards.pop(shard.uuid, None)) is not None:
                 served.gone = True
                 for link in served.fail(unknown_shard(shard.uuid)):
                     link.flush_soon()
-        await self.directory.drop_shards([shard.uuid for shard in stream.shards if shard.uuid in self.directory.shards])
-        self.counters.streams.pop(stream.name, None)
-        await self.catalog.forget(stream.name)
+        await self.directory.drop_shards([shard.uuid for shard in shards if shard.uuid in self.directory.shards])
 
-    def _serve(self, stream: StreamDescription) -> None:
+    def serve_stream(self, stream: StreamDescription) -> None:
+        """Its shards as they are now: those that are served already learn what changed."""
         for shard in stream.shards:
+            if (known := self.shards.get(shard.uuid)) is not None:
+                known.shard = shard
+                continue
             log = self.directory.shards.get(shard.uuid)
             if log is None:
                 raise CorruptFile(

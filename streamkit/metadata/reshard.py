@@ -18,7 +18,7 @@ from itertools import pairwise
 
 import msgspec
 
-from streamkit.errors import InvalidRequest, ShardClosed, ShardNotFound
+from streamkit.errors import CorruptFile, InvalidRequest, ShardClosed, ShardNotFound
 from streamkit.model import limits
 from streamkit.model.shard import Shard, even_ranges, shard_id
 from streamkit.model.stream import StreamDescription
@@ -174,6 +174,25 @@ class ReshardEntry(msgspec.Struct, frozen=True):
         return all(parent.end is not None for parent in self.parents)
 
 
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(ReshardEntry)
+
+
+def encode_entry(entry: ReshardEntry) -> bytes:
+    return _encode(entry)
+
+
+def decode_entry(key: str, value: bytes) -> ReshardEntry:
+    """Raises CorruptFile."""
+    try:
+        return _decoder.decode(value)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise CorruptFile(
+            f"the metadata under {key} cannot be read: {error}",
+            try_="restore the metadata from a backup", path=key, position=0, reason=str(error),
+        ) from error
+
+
 def new_entry(stream: StreamDescription, plan: Plan, uuids: Sequence[bytes], now_ms: int) -> ReshardEntry:
     """uuids: the plan's own identity, then one a child."""
     by_ordinal = {shard.ordinal: shard for shard in stream.shards}
@@ -202,8 +221,8 @@ def fits(stream: StreamDescription, entry: ReshardEntry) -> bool:
     return all(still_open.get(parent.ordinal) == parent.uuid for parent in entry.parents)
 
 
-def resharded(stream: StreamDescription, entry: ReshardEntry, now_ms: int) -> StreamDescription:
-    """The stream after the transaction: parents closed with their ends, children open."""
+def resharded(stream: StreamDescription, entry: ReshardEntry, now_ms: int, *, epoch: int = 1) -> StreamDescription:
+    """The stream after the transaction: parents closed with their ends, children open in `epoch`."""
     assert entry.closed, "children are opened when no parent takes records any more"
     assert fits(stream, entry), "a plan is carried out once, on the stream that it was made for"
     ends = {parent.ordinal: parent.end for parent in entry.parents}
@@ -218,7 +237,8 @@ def resharded(stream: StreamDescription, entry: ReshardEntry, now_ms: int) -> St
     made = tuple(
         Shard(
             ordinal=child.ordinal, uuid=bytes.fromhex(child.uuid), hash_start=int(child.hash_start),
-            hash_end=int(child.hash_end), created_ms=closed_ms + CREATED_AFTER_MS, parents=child.parents, epoch=1,
+            hash_end=int(child.hash_end), created_ms=closed_ms + CREATED_AFTER_MS, parents=child.parents,
+            epoch=epoch,
         )
         for child in entry.children
     )
@@ -232,7 +252,12 @@ def with_shards(stream: StreamDescription, shards: tuple[Shard, ...]) -> StreamD
 
 
 def expired(stream: StreamDescription, now_ms: int, retention_ms: int) -> tuple[Shard, ...]:
-    """Closed shards all of whose records are too old to be kept."""
-    return tuple(
-        shard for shard in stream.shards if shard.closed_ms is not None and shard.closed_ms + retention_ms < now_ms
-    )
+    """Closed shards all of whose records are too old to be kept; none before its parents."""
+    left = {shard.ordinal for shard in stream.shards}
+    found = []
+    for shard in stream.shards:
+        old = shard.closed_ms is not None and shard.closed_ms + retention_ms < now_ms
+        if old and left.isdisjoint(shard.parents):
+            found.append(shard)
+            left.discard(shard.ordinal)
+    return tuple(found)
