@@ -1,4 +1,6 @@
-"""A worker in a process of its own, to be killed and stopped: python -m tests.end_to_end.worker_process URL NAME FILE.
+"""A worker in a process of its own, to be killed and stopped.
+
+    python -m tests.end_to_end.worker_process URL NAME FILE [STREAM]
 
 Each batch is written to FILE at once, a line for itself and one a record: `name shard sequence`; so is what happens
 to a lease.
@@ -18,7 +20,7 @@ APPLICATION = "readers"
 MEMBERSHIP_MS = 2_000
 
 
-def main(url: str, name: str, path: str) -> None:
+def main(url: str, name: str, path: str, stream: str = STREAM) -> None:
     output = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     class Notes(RecordProcessor):
@@ -35,7 +37,7 @@ def main(url: str, name: str, path: str) -> None:
             os.write(output, f"{name} {self.shard} lost\n".encode())
 
     Worker(
-        STREAM, application=APPLICATION, start="trim_horizon", processor=Notes, worker=name, url=url,
+        stream, application=APPLICATION, start="trim_horizon", processor=Notes, worker=name, url=url,
         membership_ms=MEMBERSHIP_MS, checkpoint="auto", checkpoint_interval_ms=100, codec="bytes",
     ).run()  # fmt: skip
 
