@@ -87,6 +87,13 @@ cdef class Segment:
         self.shard.node.tick += 1
         self.used = self.shard.node.tick
 
+    def forget_places(self) -> None:
+        """What is known of places in the file may not be so any more; it is found again when it is asked for."""
+        self.memo_sequence, self.memo_position = self.base, 0
+        if self.sealed:
+            self.index = SparseIndex()
+            self.index_whole = self.written_position == 0
+
     cdef dict node_files(self):
         return self.shard.node.open_segments
 

@@ -13,6 +13,15 @@ class ProducerTable:
         base_sequence: int,
         append_time_ms: int,
     ) -> None: ...
+    def note_late(
+        self,
+        producer_id: int,
+        producer_epoch: int,
+        producer_sequence: int,
+        records: int,
+        base_sequence: int,
+        append_time_ms: int,
+    ) -> None: ...
     def to_bytes(self, position: int, sequence: int) -> bytes: ...
     @staticmethod
     def from_bytes(data: Buffer, producers_max: int) -> tuple[ProducerTable, int, int] | None: ...

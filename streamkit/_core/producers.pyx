@@ -90,6 +90,33 @@ cdef class ProducerTable:
         producer.count += 1
         return 0
 
+    def note_late(self, uint64_t producer_id, uint32_t producer_epoch, uint64_t producer_sequence, uint32_t records,
+                  uint64_t base_sequence, uint64_t append_time_ms) -> None:
+        """A batch that was repaired: later ones of the same producer may have been noted already."""
+        cdef Producer producer = <Producer>self.producers.get(producer_id)
+        cdef KeptBatch late = KeptBatch(producer_sequence, producer_sequence + records, base_sequence, append_time_ms)
+        cdef Py_ssize_t i
+        if producer is None or producer.epoch < producer_epoch or (
+                producer.epoch == producer_epoch and producer_sequence >= producer.next):
+            self.replay(producer_id, producer_epoch, producer_sequence, records, base_sequence, append_time_ms)
+            return
+        if producer.epoch != producer_epoch:
+            return
+        i = producer.count
+        while i and producer.kept[i - 1].first > late.first:
+            i -= 1
+        if i and producer.kept[i - 1].first == late.first:
+            return
+        if producer.count == PRODUCER_WINDOW:
+            if i == 0:
+                return                 # older than what is remembered
+            memmove(&producer.kept[0], &producer.kept[1], (i - 1) * sizeof(KeptBatch))
+            producer.kept[i - 1] = late
+            return
+        memmove(&producer.kept[i + 1], &producer.kept[i], (producer.count - i) * sizeof(KeptBatch))
+        producer.kept[i] = late
+        producer.count += 1
+
     cdef bint has_room(self, uint64_t producer_id, uint64_t now_ms):
         # Whether a batch of this producer may be noted; forgets the longest silent ones when the table is full.
         cdef Producer producer

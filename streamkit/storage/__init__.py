@@ -9,7 +9,11 @@ the broker. Read `log_directory.py` first, then `_core/log.pyx` and `recovery.py
 from streamkit._core.log import Appended
 from streamkit.storage.changes import NewShard
 from streamkit.storage.config import StorageConfig
+from streamkit.storage.identity import ClusterFacts
 from streamkit.storage.log_directory import LogDirectory
+from streamkit.storage.scrubber import Scrubber
 from streamkit.storage.shard_log import Damage, ShardLog
 
-__all__ = ["Appended", "Damage", "LogDirectory", "NewShard", "ShardLog", "StorageConfig"]
+__all__ = [
+    "Appended", "ClusterFacts", "Damage", "LogDirectory", "NewShard", "Scrubber", "ShardLog", "StorageConfig",
+]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 
 from streamkit._core.journal import Journal
 from streamkit.errors import CorruptFile
-from streamkit.runtime.interfaces import Disk, Executor
+from streamkit.runtime.interfaces import Buffer, Disk, Executor
 from streamkit.storage import recovery
 from streamkit.storage.checkpoint import (
     Snapshot,
@@ -26,7 +26,8 @@ from streamkit.storage.checkpoint import (
 from streamkit.storage.cut import Place, Stored, begin_cut, find_place, finish_cut
 from streamkit.storage.marks import Marks, remove_marks
 from streamkit.storage.pledges import Pledges
-from streamkit.storage.shard_log import ShardLog
+from streamkit.storage.repair import apply_plan, make_plan, remove_files, repair_on_disk, stale_snapshots
+from streamkit.storage.shard_log import Damage, ShardLog
 from streamkit.storage.super_slots import ShardFacts
 
 
@@ -93,7 +94,7 @@ class Changes:
         async with self.turn:
             if log.dropped or log.certain == certain:
                 return
-            if certain and log.damages:
+            if certain and (log.damages or (log.facts.damaged and await log.verify())):
                 damage = log.damages[0]
                 raise CorruptFile(
                     f"records {damage.sequence} to {damage.next_sequence} of {log.path} are damaged",
@@ -107,7 +108,7 @@ class Changes:
                 return
             await self._settle(log)
             snapshot = take_snapshot(log)
-            snapshot = replace(snapshot, facts=replace(snapshot.facts, certain=True))
+            snapshot = replace(snapshot, facts=replace(snapshot.facts, certain=True, damaged=False))
             for segment in snapshot.segments:
                 segment.dirty = False
             try:
@@ -123,6 +124,28 @@ class Changes:
         except Exception as cause:
             raise self._failed(cause, False) from cause
         log.facts, log.generation = facts, log.generation + 1
+
+    async def repair(self, log: ShardLog, damage: Damage, batches: Buffer | Iterable[Buffer]) -> bool:
+        """Put a peer's batches where damaged ones are; they hold at least [damage.sequence, damage.next_sequence).
+
+        True once they are written, synced and read back; the damage is forgotten then. False: these batches do not
+        repair it, and nothing was changed. Raises DiskFull, DiskFailed.
+        """
+        async with self.turn:
+            if log.dropped or damage not in log.damages:
+                return False
+            await self._settle(log)
+            plan = make_plan(log, damage, batches)
+            if plan is None:
+                return False
+            sealed = plan.segment is None or plan.segment.sealed
+            if not await self._try(repair_on_disk, self._disk, plan, sealed):
+                return False
+            await self._try(remove_files, self._disk, stale_snapshots(log, damage.sequence))
+            if not log.dropped:
+                apply_plan(log, damage, plan)
+                log.checkpoint_due = True
+            return True
 
     # ---- cutting ----------------------------------------------------------------------------------------------
 

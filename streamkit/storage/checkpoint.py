@@ -59,6 +59,7 @@ def take_snapshot(shard: ShardLog) -> Snapshot:
         shard.facts,
         certain=shard.certain,
         memory_mode=shard.facts.memory_mode or shard.os_end > shard.synced_end,
+        damaged=shard.facts.damaged or bool(shard.damages),
         has_producers=len(shard.producers) > 0,
         log_start=shard.trim_to,
         sequence=shard.log_end,

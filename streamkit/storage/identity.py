@@ -2,16 +2,64 @@
 
     node.id   "SKN1", crc u32 of the rest, node uuid 16 B, disk uuid 16 B; written once
     super     two slots, see `super_slots`: the boot it was last opened under, and the clean mark
+    cluster   two slots; body: JSON of ClusterFacts. Not there as long as the directory belongs to no cluster
 
 Used by `log_directory` while it opens and closes; on another thread than the loop.
 """
 
 from __future__ import annotations
 
+import msgspec
+
 from streamkit._core.files import crc32c
 from streamkit.errors import CorruptFile
 from streamkit.runtime.interfaces import Disk, Random
 from streamkit.storage.super_slots import SLOT_BYTES, NodeFacts, read_slots, write_slot
+
+
+class ClusterFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the directory belongs. starts: how often the node joined, as the store counts; next_starts: written before
+    the store is told of one more, so that a directory that fell behind is a copy of another time."""
+
+    cluster: str
+    node: str
+    starts: int = 0
+    next_starts: int = 0
+
+
+def read_cluster(disk: Disk, path: str) -> tuple[int, ClusterFacts | None]:
+    """(generation, facts); None when there are none yet. Raises CorruptFile when there were."""
+    name = f"{path}/cluster"
+    if not disk.exists(name):
+        return 0, None
+    file = disk.open(name)
+    try:
+        data = file.read(2 * SLOT_BYTES, 0)
+    finally:
+        file.close()
+    slot = read_slots(data)
+    if slot is not None:
+        try:
+            return slot[0], msgspec.json.decode(slot[1], type=ClusterFacts)
+        except msgspec.MsgspecError:
+            slot = None
+    if not any(data[:512]):
+        return 0, None                                         # the first one was being written
+    raise CorruptFile(
+        f"{name} does not say which cluster the directory belongs to", try_="restore it from a copy of the directory, "
+        "or let the node join with an empty one", path=name, position=0, reason="cluster",
+    )  # fmt: skip
+
+
+def write_cluster(disk: Disk, path: str, generation: int, facts: ClusterFacts) -> None:
+    """Durable when it returns. Raises OSError."""
+    file = disk.open(f"{path}/cluster", create=True)
+    try:
+        write_slot(file, generation, msgspec.json.encode(facts))
+        file.sync()
+    finally:
+        file.close()
+    disk.sync_directory(path)
 
 
 def make_root(disk: Disk, path: str) -> None:

@@ -18,7 +18,7 @@ from streamkit._core.journal import Journal
 from streamkit._core.log import NodeLog, Segment
 from streamkit._core.producers import ProducerTable
 from streamkit.errors import Closed, DiskFailed, DiskFull
-from streamkit.runtime.interfaces import Disk, File, Flusher, Lock, Runtime
+from streamkit.runtime.interfaces import Buffer, Disk, Executor, File, Flusher, Lock, Runtime
 from streamkit.storage import identity, journal_files, recovery
 from streamkit.storage.changes import Changes, NewShard
 from streamkit.storage.checkpoint import (
@@ -32,6 +32,7 @@ from streamkit.storage.checkpoint import (
 )
 from streamkit.storage.config import StorageConfig
 from streamkit.storage.flusher import GroupCommit
+from streamkit.storage.identity import ClusterFacts
 from streamkit.storage.marks import Marks
 from streamkit.storage.pledges import Pledged, Pledges, read_pledges
 from streamkit.storage.shard_log import Damage, ShardLog
@@ -59,6 +60,7 @@ class LogDirectory:
         self.path = path
         self.config = config
         self.node_id = self.disk_id = b""
+        self.cluster: ClusterFacts | None = None
         self.shards: dict[bytes, ShardLog] = {}
         self.on_durable: list[Callable[[], None]] = []
         self.on_failed: list[Callable[[Exception], None]] = []
@@ -73,7 +75,7 @@ class LogDirectory:
         self._closing = False
         self._old_journals: list[File] = []                  # not needed once the checkpoint after it is done
         self._file_number = 0
-        self._node_generation = 0
+        self._node_generation = self._cluster_generation = 0
         self._moved = asyncio.Event()
         self._work = asyncio.Event()
         self._trims: dict[bytes, ShardLog] = {}
@@ -120,6 +122,7 @@ class LogDirectory:
         disk.make_directory(f"{self.path}/shards")
         self.node_id, self.disk_id = identity.identify(disk, self.path, self._runtime.random)
         self._node_generation, node = identity.read_node_facts(disk, self.path)
+        self._cluster_generation, self.cluster = identity.read_cluster(disk, self.path)
         boot_id = disk.boot_id()
         self._marks = Marks(disk, self._runtime.executor, boot_id, self._settled)
         same_boot = node is not None and node.boot_id == boot_id
@@ -153,7 +156,7 @@ class LogDirectory:
 
     def _hear_pledges(self, found: dict[bytes, tuple[str, recovery.Found]]) -> Pledged:
         """What was pledged counts beside what each `super` says."""
-        pledged = read_pledges(self._disk, self.path)
+        pledged = read_pledges(self._disk, self.path, expected=self.cluster is not None)
         for uuid, (_, shard) in found.items():
             facts = replace(
                 shard.facts, promised_epoch=max(shard.facts.promised_epoch, pledged.promises.get(uuid, 0)),
@@ -198,6 +201,9 @@ class LogDirectory:
             if segment.measured and not facts.get("sealed")
         ]  # fmt: skip
         log.checkpoint_due = found.changed
+        closing = recovery.read_closing(self._disk, path, uuid, found)
+        if closing is not None:
+            log.find_closing(closing, found.closing_end)
         vouched = found.synced or found.log_end <= max(durable, found.facts.sequence)
         log.restore_ends(found.facts.sequence, not vouched)
         self.shards[uuid] = log
@@ -384,6 +390,39 @@ class LogDirectory:
 
     async def reset(self, log: ShardLog, *, start: int, incarnation: bytes) -> None:
         await self._changes.reset(log, start=start, incarnation=incarnation)
+
+    async def repair(self, log: ShardLog, damage: Damage, batches: Buffer | Iterable[Buffer]) -> bool:
+        return await self._changes.repair(log, damage, batches)
+
+    async def sync(self, log: ShardLog, sequence: int) -> None:
+        """What is before `sequence` is on disk when it returns, at whatever level it was appended. Raises DiskFailed.
+
+        While the disk is full it waits.
+        """
+        while log.durable_end < sequence <= log.log_end and not log.dropped:
+            if self._failure is not None:
+                raise self._failure
+            self._checkpoint_now = True
+            self._work.set()
+            await self._next_move()
+
+    async def write_cluster(self, facts: ClusterFacts) -> None:
+        """Where this directory belongs: `cluster` from then on, durable when it returns. Raises DiskFull, DiskFailed"""
+        async with self._changes.turn:
+            try:
+                await self._changes.pledges.begin()
+                await self._runtime.executor.run(
+                    identity.write_cluster, self._disk, self.path, self._cluster_generation + 1, facts
+                )
+            except Exception as cause:
+                raise self._change_failed(cause, False) from cause
+            self._cluster_generation += 1
+            self.cluster = facts
+
+    @property
+    def tools(self) -> tuple[Disk, Executor]:
+        """For a Scrubber."""
+        return self._disk, self._runtime.executor
 
     async def _settle(self, log: ShardLog) -> None:
         """Until the flusher is done with what was appended to the log. Raises DiskFull, DiskFailed."""

@@ -53,10 +53,11 @@ class _Round:
     error: Exception | None = None
 
 
-def read_pledges(disk: Disk, root: str) -> Pledged:
-    """What was pledged in this directory; nothing when there is no file. Raises OSError."""
+def read_pledges(disk: Disk, root: str, *, expected: bool) -> Pledged:
+    """What was pledged in this directory. expected: there was a file. Raises OSError."""
     pledged = Pledged()
     if not disk.exists(f"{root}/{_NAME}"):
+        pledged.lost = expected
         return pledged
     file = disk.open(f"{root}/{_NAME}")
     try:
@@ -121,6 +122,11 @@ class Pledges:
                 mine.over = True
         if mine.error is not None:
             raise mine.error
+
+    async def begin(self) -> None:
+        """Have the file there, whatever it says: from then on its absence means that promises are lost."""
+        if not self._disk.exists(f"{self._root}/{_NAME}"):
+            await self.write({})
 
     def forget(self, uuids: Iterable[bytes]) -> None:
         """Those shards are gone: they are left out when the file is made anew."""

@@ -471,6 +471,31 @@ def _remove(disk: Disk, path: str, base: int) -> None:
             disk.remove(f"{path}/{base:020d}{suffix}")
 
 
+def read_closing(disk: Disk, path: str, uuid: bytes, found: Found) -> bytes | None:
+    """The batch that closes the shard, None when it is open. Its segment is walked: a shard closes once."""
+    held = [facts for facts in found.segments if facts["base"] < found.closing_end <= facts["end"]]
+    if not found.closing_end or not held:
+        return None
+    sequence, position, size = held[0]["base"], 0, held[0]["position"]
+    file = disk.open(f"{path}/{segment_name(sequence)}")
+    try:
+        window = _WINDOW_BYTES
+        while position < size:
+            data = file.read(min(window, size - position), position)
+            walked = walk(data, position, sequence, crc32c(uuid), sequence_max=found.closing_end)
+            if walked.sequence == found.closing_end and walked.batches:
+                at, _, _, length, *_ = walked.batches[-1]
+                return data[at - position : at - position + length]
+            if walked.position == position:
+                if walked.stop != SHORT or walked.needed <= window:
+                    return None                                 # damaged, and noted as such
+                window = walked.needed
+            position, sequence = walked.position, walked.sequence
+    finally:
+        file.close()
+    return None
+
+
 def make_segments(shard: object, found: Found) -> list[Segment]:
     """The Segment objects of a found shard, none of them open."""
     made = []

@@ -8,10 +8,12 @@ All methods run on the event loop except those that say otherwise. Read `read_co
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from streamkit._core.batch import read_header
 from streamkit._core.index import SparseIndex
 from streamkit._core.log import NodeLog, Segment, ShardCore
 from streamkit._core.producers import ProducerTable
@@ -23,6 +25,8 @@ from streamkit.storage.super_slots import ShardFacts
 
 logger = logging.getLogger("streamkit.storage")
 _WINDOW_BYTES = 1 << 20
+_FLUSHED_SECONDS = 0.002           # how long to wait before looking again whether the flusher got further,
+_FLUSHED_LOOKS = 500               # and how often
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,16 +233,31 @@ class ShardLog(ShardCore):
         """The error for bytes that were written and are not a batch now; looks for where reading can go on."""
         path = self.segment_path(segment)
         _, next_sequence = self.resume_after(segment, position, sequence)
-        damage = Damage(path, position, sequence, next_sequence, "not a sound batch")
-        if damage not in self.damages:
-            self.damages.append(damage)
-            logger.error("segment.damaged", extra={"facts": {"path": path, "position": position, "sequence": sequence,
-                                                             "next_sequence": next_sequence}})  # fmt: skip
+        self.note_damage(Damage(path, position, sequence, next_sequence, "not a sound batch"))
         return CorruptFile(
             f"{path} is damaged at byte {position}: records {sequence} to {next_sequence} cannot be read",
             try_="restore the file from a copy, or read on from next_sequence", path=path, position=position,
             reason="not a sound batch", shard=self.uuid.hex(), sequence=sequence, next_sequence=next_sequence,
         )  # fmt: skip
+
+    def note_damage(self, damage: Damage) -> bool:
+        """Keep it in `damages`. False: its records were known to be damaged."""
+        if any(known.sequence <= damage.sequence and damage.next_sequence <= known.next_sequence
+               for known in self.damages):  # fmt: skip
+            return False
+        self.damages.append(damage)
+        self.checkpoint_due = True
+        logger.error("segment.damaged", extra={"facts": {
+            "path": damage.path, "position": damage.position, "sequence": damage.sequence,
+            "next_sequence": damage.next_sequence, "reason": damage.reason}})  # fmt: skip
+        return True
+
+    def note_epoch(self, epoch: int, sequence: int) -> None:
+        """A repaired batch of that epoch begins there: the table may lack the epoch, or have it begin later."""
+        starts = dict(self.epochs)
+        if starts.get(epoch, sequence) >= sequence:
+            starts[epoch] = sequence
+            self.epochs[:] = sorted(starts.items())
 
     def resume_after(self, segment: Segment, position: int, sequence: int) -> tuple[int, int]:
         """(position, sequence) of the first batch behind damage at `position`; the segment's end when there is none."""
@@ -409,11 +428,77 @@ class ShardLog(ShardCore):
     async def verify(self) -> list[Damage]:
         """Sum every batch on disk again. Returns what is damaged now; it is also kept in `damages`."""
         found: list[Damage] = []
+        reached = self.log_start
         for segment in list(self.segments):
+            if segment.base > reached:
+                found.append(Damage(self.path, 0, reached, segment.base, "missing records"))
+            reached = max(reached, segment.end)
             path, end, limit = self.segment_path(segment), min(segment.end, self.segment_end), segment.written_position
             found += await self._executor.run(self._verify, path, segment.base, end, limit)
-        self.damages += [damage for damage in found if damage not in self.damages]
+        for damage in found:
+            self.note_damage(damage)
         return found
+
+    async def digest(self, start: int, end: int) -> tuple[int, int, int]:
+        """(crc, batches, end) over the headers of the batches in [start, end), each of which holds its body's sum.
+
+        Two copies of a log that agree answer the same, however their segments are cut. The end answered is where the
+        last batch that was counted ends; lower than `end` when the log, or what of it is in segments, is shorter.
+        Raises SequenceTrimmed, CorruptFile.
+        """
+        if start < self.log_start:
+            raise SequenceTrimmed(
+                f"sequence {start} was removed by retention", try_="ask from the trim horizon",
+                shard=self.uuid.hex(), sequence=start, log_start=self.log_start,
+            )  # fmt: skip
+        end = min(end, self.log_end)
+        for _ in range(_FLUSHED_LOOKS):
+            if self.segment_end >= end:
+                break
+            await asyncio.sleep(_FLUSHED_SECONDS)
+        end = min(end, self.segment_end)
+        crc, batches, reached = 0, 0, start
+        for segment in list(self.segments):
+            if segment.end <= start or segment.base >= end:
+                continue
+            if segment.base > reached and reached > start:
+                raise self.missing(segment, reached)
+            first = max(start, segment.base)
+            relative, position = segment.index.find(first - segment.base) if segment.index_whole else (0, 0)
+            place = [position, segment.base + relative, crc, batches]
+            damaged = await self._executor.run(
+                self._digest, self.segment_path(segment), place, first, min(end, segment.end), segment.written_position
+            )
+            if damaged:
+                raise self.damaged(segment, place[0], place[1])
+            _, reached, crc, batches = place
+        return crc, batches, max(reached, start)
+
+    def _digest(self, path: str, place: list[int], first: int, end: int, limit: int) -> bool:
+        """place: position, sequence, crc, batches; moved on to the last border at or before `end`. True: damage."""
+        file = self._disk.open(path)
+        try:
+            window = _WINDOW_BYTES
+            while place[1] < end and place[0] < limit:
+                data = file.read(min(window, limit - place[0]), place[0])
+                before = place[1] < first
+                found = walk(data, place[0], place[1], self.seed, sequence_max=first if before else end,
+                             headers_crc=0 if before else place[2], with_body=False)  # fmt: skip
+                if found.batches:
+                    place[0], place[1] = found.position, found.sequence
+                    if not before:
+                        place[2], place[3] = found.headers_crc, place[3] + len(found.batches)
+                    continue
+                if found.stop == SHORT and len(data) < found.needed <= limit - place[0]:
+                    window = found.needed
+                elif found.stop == END and before:
+                    header = read_header(data)                  # the batch that `first` falls into: not counted
+                    place[0], place[1] = place[0] + header.batch_bytes, place[1] + header.record_count
+                else:
+                    return found.stop != END
+            return False
+        finally:
+            file.close()
 
     def _verify(self, path: str, base: int, end: int, limit: int) -> list[Damage]:
         if not self._disk.exists(path):
