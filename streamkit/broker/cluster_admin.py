@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
@@ -36,6 +37,8 @@ from streamkit.protocol import messages as m
 if TYPE_CHECKING:
     from streamkit.broker.copies import Copies as AllCopies
     from streamkit.broker.copy import Copy
+
+logger = logging.getLogger("streamkit.broker")
 
 _ASK_TIMEOUT_MS = 2_000
 _TRIES = 5                                 # of a change that others are faster with
@@ -142,7 +145,8 @@ class ClusterAdmin:
                 return self._copies.here()
             try:
                 return await self._copies.at(node)
-            except StreamkitError:
+            except StreamkitError as error:
+                logger.debug("node.silent node=%s error=%s", node, error)
                 return None                # down or cut off: the report shows that it does not answer
 
         asked = list(nodes)

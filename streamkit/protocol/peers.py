@@ -336,7 +336,7 @@ class PeerConnection:
         elif isinstance(message, Failure) and (frame.request_id == 0 or self.state is PeerState.GREETING):
             self.failure = failure_from_wire(message)
             self._enter(PeerState.CLOSED)
-        elif isinstance(message, Seal | Hear | DigestRange | AskLeader):
+        elif isinstance(message, Seal | Hear | DigestRange | AskLeader | DescribeCopies):
             return Asked(frame.request_id, message)
         else:
             return Answered(frame.request_id, message)
