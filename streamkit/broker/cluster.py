@@ -101,18 +101,22 @@ class Cluster:
 
     async def hand_over(self) -> None:
         """Another member leads each shard that this node leads, if one is close enough to do it soon."""
-        led = [copy for copy in self.copies.copies.values() if copy.server is not None]
+        led = [copy for copy in self.copies.copies.values() if copy.server is not None and self._heir(copy)]
         for copy in led:
             self._tasks.start(self._hand_over(copy), "hand_over")
         deadline = self._loop.time() + _HAND_OVER_SECONDS
         while any(copy.server is not None for copy in led) and self._loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _hand_over(self, copy: Copy) -> None:
+    def _heir(self, copy: Copy) -> str:
+        """The member that lacks least of the log; "" when none can be reached."""
         nodes = [node for node in copy.entry.nodes if node != self.identity.node and self.peers.connected(node)]
-        nodes.sort(key=lambda node: feed.lag_bytes if (feed := copy.feed(node)) is not None else _NEVER_BYTES)
-        if nodes:
-            await self.copies.swap(copy, msgspec.structs.replace(copy.entry, target_leader=nodes[0]))
+        if 2 * len(nodes) <= len(copy.entry.nodes):
+            return ""                                      # too few are left to lead without this node
+        return min(nodes, key=lambda node: feed.lag_bytes if (feed := copy.feed(node)) is not None else _NEVER_BYTES)
+
+    async def _hand_over(self, copy: Copy) -> None:
+        await self.copies.swap(copy, msgspec.structs.replace(copy.entry, target_leader=self._heir(copy)))
 
     def failed(self) -> None:
         """The disk is gone: others are to lead, and to see that they must."""

@@ -179,7 +179,7 @@ class Copies:
             self._forgotten[copy.uuid] = copy.entry.stream
             if copy.entry.stream in self._deleted:
                 self._drop_logs([copy.uuid])
-        elif entry.epoch > copy.entry.epoch and self._ours(entry) is None:
+        elif entry.epoch >= copy.entry.epoch and self._ours(entry) is None:
             logger.info("replica.left", extra={"facts": {"shard": copy.uuid.hex(), "stream": entry.stream}})
             self._drop_logs([copy.uuid])
 

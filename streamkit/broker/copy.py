@@ -115,6 +115,11 @@ class Copy:
         return self.server is not None and self.server.high_watermark > self.epoch_start
 
     @property
+    def is_standing(self) -> bool:
+        """It is between a swap that was won and leading, or giving up."""
+        return self._campaign is not None and not self._campaign.done()
+
+    @property
     def is_member(self) -> bool:
         return any(member.incarnation == self.log.incarnation for member in self.replica_set.voters)
 

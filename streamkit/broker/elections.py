@@ -167,7 +167,7 @@ class Elections:
         return copy.follower.certain and copy.leader_end - copy.follower.matched <= _CLOSE_RECORDS
 
     def _stand(self, copy: Copy) -> None:
-        if copy.uuid in self._standing or copy.candidate is not None or len(self._standing) >= _STANDING_MAX:
+        if copy.uuid in self._standing or copy.is_standing or len(self._standing) >= _STANDING_MAX:
             return
         if self._copies.find(copy) is None:
             return                                     # its stream is being made
@@ -181,10 +181,11 @@ class Elections:
         self.wake()
 
     async def _run_election(self, copy: Copy) -> None:
-        if copy.entry.epoch == 0:
+        epoch = copy.entry.epoch
+        if epoch == 0:
             await self._wait_for_copies(copy)
-        if copy.closed or copy.server is not None:
-            return
+        if copy.closed or copy.server is not None or copy.entry.epoch != epoch:
+            return                                     # somebody else was faster
         if await copy.stand():
             logger.info("election.won", extra={"facts": {"shard": copy.uuid.hex(), "epoch": copy.entry.epoch}})
 

@@ -78,7 +78,7 @@ class Reconfiguration:
 
     async def _step(self, copy: Copy) -> None:
         """At most one change of this shard."""
-        if not copy.is_established or copy.candidate is not None or copy.entry.epoch != copy.epoch:
+        if not copy.is_established or copy.is_standing or copy.entry.epoch != copy.epoch:
             return
         wanted = next_entry(
             copy.entry, us=self._copies.node, disks=self._copies.disks, close=self._close_copies(copy),

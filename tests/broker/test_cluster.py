@@ -1,0 +1,153 @@
+"""Whole nodes of one cluster: leaders come, go and move, copies are filled, and clients notice nothing but time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from streamkit.client.client import AsyncClient
+from streamkit.consumer.reader import AsyncReader
+from streamkit.model.shard import Shard
+from streamkit.producer.producer import AsyncProducer
+from tests.broker.cluster_nodes import Nodes, cluster, eventually
+
+
+async def put_numbers(client: AsyncClient, numbers: Sequence[int], stream: str = "orders") -> None:
+    async with AsyncProducer(stream, client=client) as producer:
+        for number in numbers:
+            await producer.put(number, key="k")
+        await producer.flush()
+
+
+async def read_numbers(client: AsyncClient, count: int, stream: str = "orders") -> list[int]:
+    reader = AsyncReader(stream, start="trim_horizon", limit=count, client=client)
+    return [int(record.value) async for record in reader]
+
+
+async def only_shard(client: AsyncClient) -> Shard:
+    return (await client.create_stream("orders")).shards[0]
+
+
+async def retarget(nodes: Nodes, uuid: bytes, *, leader: str = "", members: tuple[str, ...] = ()) -> None:
+    sets = next(iter(nodes.nodes.values())).cluster.copies.replica_sets  # type: ignore[union-attr]
+    entry = sets.entries[uuid]
+    wanted = msgspec.structs.replace(entry, target_leader=leader, target_members=members)
+    while await sets.swap(uuid, entry.revision, wanted) is None:
+        entry = sets.entries[uuid]
+        wanted = msgspec.structs.replace(entry, target_leader=leader, target_members=members)
+
+
+async def test_what_is_put_lies_on_every_node_and_is_read_back(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        await put_numbers(client, range(500))
+        assert await read_numbers(client, 500) == list(range(500))
+        assert len(nodes.copies(shard.uuid)) == 3
+        await nodes.alike(shard.uuid)
+
+
+async def test_a_node_that_stops_hands_its_shards_over_first(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        first = await nodes.led(shard.uuid)
+        await put_numbers(client, range(100))
+        await nodes.stop(first)
+        second = await nodes.led(shard.uuid)
+        assert second != first
+        await put_numbers(client, range(100, 200))
+        await nodes.start(first)
+        assert await read_numbers(client, 200) == list(range(200))
+        await nodes.alike(shard.uuid)
+
+
+async def test_the_leader_moves_where_it_is_wanted(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        first = await nodes.led(shard.uuid)
+        other = next(name for name in nodes.nodes if name != first)
+        await put_numbers(client, range(50))
+        await retarget(nodes, shard.uuid, leader=other)
+        await nodes.led(shard.uuid, by=other)
+        await put_numbers(client, range(50, 100))
+        assert await read_numbers(client, 100) == list(range(100))
+
+
+async def test_a_member_is_replaced_by_a_node_that_had_no_copy(tmp_path: Path) -> None:
+    async with cluster(tmp_path, "a", "b", "c", "d") as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        await nodes.led(shard.uuid)
+        await put_numbers(client, range(300))
+        (outside,) = set(nodes.nodes) - set(nodes.copies(shard.uuid))
+        gone, *kept = nodes.copies(shard.uuid)
+        await retarget(nodes, shard.uuid, members=(outside, *kept))
+        await eventually(lambda: set(nodes.copies(shard.uuid)) == {outside, *kept})
+        await nodes.led(shard.uuid)
+        await put_numbers(client, range(300, 400))
+        assert await read_numbers(client, 400) == list(range(400))
+        await nodes.alike(shard.uuid)
+        directory = nodes.nodes[gone].cluster.copies.directory  # type: ignore[union-attr]
+        await eventually(lambda: shard.uuid not in directory.shards)
+
+
+async def test_a_node_whose_disk_was_wiped_is_filled_again(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        wiped = next(name for name in nodes.nodes if name != nodes.leader(shard.uuid))
+        await put_numbers(client, range(300))
+        await nodes.stop(wiped)
+        shutil.rmtree(tmp_path / wiped)
+        await put_numbers(client, range(300, 350))
+        await nodes.start(wiped)
+        await eventually(lambda: wiped in nodes.copies(shard.uuid))
+        await nodes.alike(shard.uuid)
+        copy = nodes.copies(shard.uuid)[wiped]
+        await eventually(lambda: copy.is_member and copy.log.certain)
+
+
+async def test_two_of_three_are_enough_and_one_is_not(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        await nodes.led(shard.uuid)
+        names = list(nodes.nodes)
+        await nodes.stop(names[0])
+        await put_numbers(client, range(100))
+        await nodes.stop(names[1])
+        copy = nodes.copies(shard.uuid)[names[2]]
+        known = copy.high_watermark
+        await eventually(lambda: not copy.is_established or copy.high_watermark == known)
+        await nodes.start(names[1])
+        await nodes.led(shard.uuid)
+        await put_numbers(client, range(100, 200))
+        assert await read_numbers(client, 200) == list(range(200))
+
+
+async def test_a_deleted_stream_leaves_nothing_on_any_node(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        await put_numbers(client, range(10))
+        await client.delete_stream("orders")
+        for node in nodes.nodes.values():
+            directory = node.cluster.copies.directory  # type: ignore[union-attr]
+            await eventually(lambda directory=directory: shard.uuid not in directory.shards)  # type: ignore[misc]
+
+
+async def test_damage_on_one_node_is_mended_from_another(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        await put_numbers(client, range(2000))
+        harmed = next(name for name in nodes.nodes if name != nodes.leader(shard.uuid))
+        await nodes.alike(shard.uuid)
+        await nodes.stop(harmed)
+        (segment,) = (tmp_path / harmed / "shards" / shard.uuid.hex()).glob("*.log")
+        data = bytearray(segment.read_bytes())
+        data[200] ^= 0x40
+        segment.write_bytes(data)
+        await nodes.start(harmed)
+        copy = nodes.copies(shard.uuid)[harmed]
+        await copy.log.verify()
+        await eventually(lambda: not copy.log.damages)
+        await nodes.alike(shard.uuid)
+        assert await copy.log.verify() == []
