@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import struct
+from collections.abc import Coroutine
 from typing import Any
 
 from streamkit.broker.feed import Feed
@@ -12,6 +14,12 @@ from streamkit.errors import NotFound
 from streamkit.model.stream import Durability
 from streamkit.protocol.frames import Fetched, Section
 from streamkit.protocol.peers import ACCEPTED, MISMATCH, STALE, UNKNOWN, Hear, Heard, PeerAnswer, PeerRequest
+from streamkit.simulator.faults import Faults
+from streamkit.simulator.loop import Process
+from streamkit.simulator.network import NetworkFaults
+from streamkit.simulator.world import World
+from streamkit.storage import LogDirectory
+from tests.oracles_storage import SMALL
 
 CLUSTER = "c1"
 _PLACE = struct.Struct("<4xIQI")
@@ -169,4 +177,54 @@ async def until(done: Any, seconds: float = 20.0) -> None:
     end_s = loop.time() + seconds
     while not done():
         assert loop.time() < end_s, "it did not come about"
-        await asyncio.sleep(0.001)                 # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
+class Bottle:
+    """Nodes in a simulated world: time is virtual, and processes can be stopped and killed."""
+
+    def __init__(self, seed: int = 1, **network: Any) -> None:
+        faults = Faults.none()
+        faults.network = NetworkFaults(**network)
+        self.world = World(seed, faults)
+        self.loop = self.world.loop
+        self.loop.seconds_max = 3600.0
+        self.nodes: dict[str, Node] = {}
+        self.processes: dict[str, Process] = {}
+        self.addresses: dict[str, str] = {}
+        self.runtimes: dict[str, Any] = {}
+
+    async def node(self, name: str, **given: Any) -> Node:
+        """A new process with that node; the others are told of it."""
+        process, runtime = self.world.new_process(name)
+        self.processes[name], self.runtimes[name] = process, runtime
+
+        async def main() -> Node:
+            node = Node(name, runtime, **given)
+            self.addresses[name] = await node.peers.listen(f"10.0.0.{len(self.addresses) + 1}:0")
+            return node
+
+        self.nodes[name] = node = await self.world.start(process, main())
+        for other, running in self.processes.items():
+            if not running.gone:
+                running.context.run(self.nodes[other].peers.set_nodes, dict(self.addresses))
+        return node
+
+    async def log(self, name: str, *shards: bytes, **config: Any) -> LogDirectory:
+        """A data directory in that node's process, with those shards."""
+
+        async def main() -> LogDirectory:
+            directory = await LogDirectory.open(
+                "data", runtime=self.runtimes[name], config=dataclasses.replace(SMALL, **config)
+            )
+            await directory.create_shards(shards)
+            return directory
+
+        return await self.world.start(self.processes[name], main())
+
+    def run(self, main: Coroutine[Any, Any, Any]) -> None:
+        try:
+            self.loop.run_until_complete(main)
+            assert not self.loop.unhandled, self.loop.unhandled
+        finally:
+            self.world.close()
