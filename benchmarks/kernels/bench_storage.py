@@ -1,4 +1,4 @@
-"""Append to durable, read and recover, on real files; each run checks its own answer.
+"""Append and accept to durable, read and recover, on real files; each run checks its own answer.
 
 STREAMKIT_BENCH_BYTES sets how much is appended (8 MiB: a smoke test; 1 GiB: what the README quotes).
 """
@@ -9,12 +9,13 @@ import asyncio
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from streamkit._core.batch import seal
+from streamkit._core.batch import seal, stamped
 from streamkit.runtime.real import new_event_loop, real_runtime
 from streamkit.storage import LogDirectory, ShardLog, StorageConfig
 
@@ -100,6 +101,60 @@ def bench_append_one_record(benchmark: Any, durability: str) -> None:
             lambda: bench.loop.run_until_complete(bench.append(ONE, count, durability)), rounds=3
         )
         assert got == count
+    finally:
+        bench.close()
+
+
+def leaders_runs(uuid: bytes, batch: bytes, records: int, count: int, rounds: int) -> list[list[bytes]]:
+    """What a leader would send: `count` stored batches a round, in runs of about 64 KiB."""
+    made, base = [], 0
+    for number in range(rounds * count):
+        made.append(stamped(batch, flags=3 if number == 0 else 0, base_sequence=base, epoch=1, append_time_ms=number,
+                            shard_uuid=uuid))  # fmt: skip
+        base += records
+    step = max(1, (64 << 10) // len(batch))
+    return [
+        [b"".join(made[i : min(i + step, first + count)]) for i in range(first, first + count, step)]
+        for first in range(0, rounds * count, count)
+    ]
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+@pytest.mark.parametrize("shape", ["64KiB", "one-record"])
+def bench_accept(benchmark: Any, shape: str, durability: str) -> None:
+    """A follower's append, in runs of 64 KiB; `accept_us` is the time on the loop for each batch, without the disk."""
+    bench = Bench(1)
+    batch, records = (BIG, RECORDS) if shape == "64KiB" else (ONE, 1)
+    count = max(64, TOTAL_BYTES // (len(BIG) if shape == "64KiB" else 1024))
+    rounds = iter(leaders_runs(bench.uuids[0], batch, records, count, 4))
+    spent: list[float] = []
+
+    async def follow() -> int:
+        log, directory, moved = bench.logs()[0], bench.directory, asyncio.Event()
+        directory.on_durable.append(moved.set)
+        before = log.log_end
+        for run in next(rounds):
+            began = time.perf_counter()
+            log.accept(run, epoch=1, durability=durability)
+            spent.append(time.perf_counter() - began)
+            while directory.pending_bytes > WINDOW_BYTES:
+                moved.clear()
+                await moved.wait()
+            await asyncio.sleep(0)
+        while reached(log, durability) < log.log_end:
+            moved.clear()
+            if reached(log, durability) < log.log_end:
+                await moved.wait()
+        directory.on_durable.remove(moved.set)
+        return log.log_end - before
+
+    try:
+        assert bench.loop.run_until_complete(follow()) == count * records
+        spent.clear()
+        got = benchmark.pedantic(lambda: bench.loop.run_until_complete(follow()), rounds=3)
+        assert got == count * records
+        benchmark.extra_info["records"] = count * records
+        benchmark.extra_info["accept_us"] = round(sum(spent) * 1e6 / (3 * count), 3)
     finally:
         bench.close()
 

@@ -16,7 +16,6 @@ from tests.oracles_storage import (
     Machine,
     SimulatedClock,
     base_of,
-    read_all,
     records_of,
     seal,
     wait_for,
