@@ -167,11 +167,12 @@ class Reshards:
         """All that this node can do for the plan now. Raises what it may be tried again after."""
         stream = self._streams.catalog.streams.get(name)
         if stream is None or not reshard.fits(stream, entry):
+            if not await self._records.discard_dead(name):
+                raise _busy(name)                      # this node knows an older map
             await self._drop_children(entry)
-            await self._records.discard(name)          # its stream was deleted
             return
         if stream.status is not StreamStatus.ACTIVE:
-            return                                     # it is being deleted, and the plan goes after it
+            raise _busy(name)                          # about to be deleted: then the plan goes, too
         await self._records.make_children(entry)
         if self._alone:
             directory = self._streams.directory
@@ -181,6 +182,8 @@ class Reshards:
             parent.ordinal: served for parent in entry.parents
             if parent.end is None and (served := self._streams.shards.get(bytes.fromhex(parent.uuid))) is not None
         }
+        if self._alone and len(led) < len(entry.parents):
+            raise _busy(name)                          # dropped a moment ago, while the children were made
         found = await asyncio.gather(
             *(self._close(served, entry, ordinal) for ordinal, served in led.items()), return_exceptions=True
         )
@@ -199,7 +202,10 @@ class Reshards:
                 for child in entry.children_of(ordinal)
             ),
         ))  # fmt: skip
-        return await served.close_with(payload, self._clock.now_ms())
+        end = await served.close_with(payload, self._clock.now_ms())
+        # Whatever the stream's level: the end is about to be written where it outlives a loss of power.
+        await self._streams.directory.sync(served.log, end)
+        return end
 
     def _opened(self, stream: StreamDescription, entry: ReshardEntry) -> None:
         if self._alone:
@@ -259,3 +265,9 @@ class Reshards:
                 self._changed(stream.name)
             count += len(gone)
         return count
+
+
+def _busy(name: str) -> StreamBusy:
+    return StreamBusy(
+        f'stream "{name}" is being changed', try_="try again in a moment", stream=name, status="changing"
+    )

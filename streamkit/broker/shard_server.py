@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from streamkit.broker.link import Link
 
 _RECORD_OVERHEAD_BYTES = 12    # table entry and record header
-_SYNC_STEP_SECONDS = 0.002
 
 # A put that waits: (end, link, request_id, base_sequence, append_time_ms, duplicate, batch_bytes, arrived_s)
 _Waiting = tuple[int, "Link", int, int, int, int, int, float]
@@ -126,14 +125,13 @@ class ShardServer:
         return appended.base_sequence
 
     async def close_with(self, payload: bytes, now_ms: int) -> int:
-        """Append the closing batch, unless there is one. Returns the shard's end once it is safe, and on this disk.
+        """Append the closing batch, unless there is one. Returns the shard's end once it is below the high watermark.
 
         From the append on puts are refused with ShardClosed. Raises DiskFull, DiskFailed, NotLeader.
         """
         log = self.log
         if log.closing is None:
             before = log.log_end
-            # On disk whatever the stream's level: the end is about to be written where it outlives a loss of power.
             log.append_control("close", payload, now_ms=now_ms, epoch=self.epoch, durability="fsync")
             if self._leader.epoch_start is None:
                 self._leader.step(EpochStarted(self.epoch, before))
@@ -144,10 +142,6 @@ class ShardServer:
                     link.flush_soon()
         end = log.closing_end
         await self._safe(end)
-        while log.durable_end < end:  # only in the weaker modes, once in a shard's life
-            if log.node.refusal is not None:
-                raise log.node.refusal()
-            await asyncio.sleep(_SYNC_STEP_SECONDS)
         return end
 
     async def _safe(self, end: int) -> None:

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from streamkit.errors import CorruptFile, StreamBusy
-from streamkit.metadata.catalog import Catalog, encode_stream
+from streamkit.metadata.catalog import Catalog, decode_stream, encode_stream
 from streamkit.metadata.reshard import (
     Plan,
     ReshardEntry,
@@ -82,7 +82,7 @@ class Reshardings:
         stream = self._catalog.stream(name)
         if stream.status is not StreamStatus.ACTIVE:
             raise _busy(name, stream.status.value)
-        if name in self.entries:
+        if name in self.entries and not await self.discard_dead(name):
             raise _busy(name, "being resharded")
         plan = make_plan(stream)
         if plan is None:
@@ -133,13 +133,22 @@ class Reshardings:
         """Only while no parent has a closing batch, anywhere."""
         await self._commit((Swap(PREFIX + name, self._revisions[name], None),), name)
 
-    async def discard(self, name: str) -> None:
-        """The plan of a stream that is gone, and what was made for its children."""
+    async def discard_dead(self, name: str) -> bool:
+        """Drop the plan if its stream is gone, or another of the same name; whether there is none any more.
+
+        What this node knows of streams may be older than the plan, so the store is asked. First the plan goes: while it
+        is there as it was, nobody has carried it out. Raises StreamBusy, StoreUnavailable.
+        """
         entry = self.entries.get(name)
         if entry is None:
-            return
-        await self.remove_children(entry)
+            return True
+        key = _STREAMS + name
+        value, _ = await self._store.read(key)
+        if value is not None and fits(decode_stream(key, value), entry):
+            return False
         await self.abandon(name)
+        await self.remove_children(entry)
+        return True
 
     # -- what a cluster adds -------------------------------------------------------------------------------
 
