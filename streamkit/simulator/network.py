@@ -10,6 +10,7 @@ moment later, or, when its machine lost power, only when they have waited long.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import random
 from collections import deque
@@ -391,7 +392,10 @@ class SimulatedNetwork:
             await asyncio.sleep(self.faults.delay_seconds * (1 + self.uniform()))
             listener = self.listeners.get(address)
             if listener is None or (self.faults.refused and self.uniform() < self.faults.refused):
-                raise ConnectionFailed(f"nothing answers at {address}", address=address, sent=False)
+                raise ConnectionFailed(
+                    f"nothing answers at {address}: connection refused", address=address, sent=False,
+                    errno=errno.ECONNREFUSED,
+                )  # fmt: skip
             far = listener.process
             there = "" if far is None else far.machine
             if not self._stalled.intersection(((process.machine, there), (there, process.machine))):
