@@ -1,4 +1,4 @@
-"""`streamkit stream`: create, list, describe and delete streams."""
+"""`streamkit stream`: create, list, describe, reshard and delete streams."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOUR_MS = 3_600_000
 
 @click.group(no_args_is_help=True)
 def stream() -> None:
-    """Create, list, describe and delete streams."""
+    """Create, list, describe, split, merge, scale and delete streams."""
 
 
 @stream.command()
@@ -134,10 +134,68 @@ def describe(invocation: Invocation, name: str) -> None:
     )
     rows = [_shard_row(shard, by_ordinal.get(shard.ordinal)) for shard in found.shards]
     table(
-        ("SHARD", "RANGE (of 100 %)", "OLDEST", "NEXT", "KEPT", "LAST PUT", "EPOCH", "LEADER"),
+        ("SHARD", "RANGE (of 100 %)", "STATE", "OLDEST", "NEXT", "KEPT", "LAST PUT", "EPOCH", "LEADER"),
         rows,
         right=("OLDEST", "NEXT", "KEPT", "EPOCH"),
     )
+
+
+@stream.command()
+@click.argument("name", metavar="STREAM")
+@click.argument("shard")
+@click.option("--at", metavar="HASH_KEY", default=None, help="First hash key of the second half (default: the middle).")
+@common
+@pass_invocation
+def split(invocation: Invocation, name: str, shard: str, at: str | None) -> None:
+    """Split a shard in two. Readers finish the parent before its children.
+
+    SHARD is its id or its number. What it holds stays readable until the retention ends; from the split on its keys go
+    to the children, each key in order.
+    """
+    ordinal, key = _ordinal(shard), None if at is None else _hash_key(at)
+
+    async def work() -> tuple[StreamDescription, StreamDescription]:
+        async with invocation.client() as client:
+            return await client.describe_stream(name), await client.split_shard(name, ordinal, key)
+
+    _show_change(invocation, *invocation.run(work()))
+
+
+@stream.command()
+@click.argument("name", metavar="STREAM")
+@click.argument("shards", nargs=-1, required=True, metavar="SHARD SHARD…")
+@common
+@pass_invocation
+def merge(invocation: Invocation, name: str, shards: tuple[str, ...]) -> None:
+    """Merge neighbouring shards into one. Readers finish the parents before their child.
+
+    SHARD is an id or a number; streamkit stream describe shows which are neighbours.
+    """
+    ordinals = tuple(map(_ordinal, shards))
+
+    async def work() -> tuple[StreamDescription, StreamDescription]:
+        async with invocation.client() as client:
+            return await client.describe_stream(name), await client.merge_shards(name, *ordinals)
+
+    _show_change(invocation, *invocation.run(work()))
+
+
+@stream.command()
+@click.argument("name", metavar="STREAM")
+@click.argument("shards", type=int)
+@common
+@pass_invocation
+def scale(invocation: Invocation, name: str, shards: int) -> None:
+    """Change the number of open shards. Readers finish closed shards before their children.
+
+    SHARDS of nearly equal ranges are open afterwards; shards whose range stays the same stay open.
+    """
+
+    async def work() -> tuple[StreamDescription, StreamDescription]:
+        async with invocation.client() as client:
+            return await client.describe_stream(name), await client.scale_stream(name, shards)
+
+    _show_change(invocation, *invocation.run(work()))
 
 
 @stream.command()
@@ -180,6 +238,52 @@ def delete(invocation: Invocation, name: str, yes: bool) -> None:
         click.echo(name if invocation.quiet else f"deleted {name}   {count(records)} records   {size(kept)}")
 
 
+def _ordinal(shard: str) -> int:
+    digits = shard.removeprefix("shardId-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+        from streamkit.errors import InvalidUse
+
+        raise InvalidUse(
+            f"{shard[:80]!r} is not a shard", try_="name it as streamkit stream describe does, or by its number",
+            shard=shard[:80],
+        )
+    return int(digits)
+
+
+def _hash_key(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        from streamkit.errors import InvalidUse
+
+        raise InvalidUse(
+            f"{text[:80]!r} is not a hash key", try_="give a whole number, 0 to 2**128 - 1", at=text[:80]
+        ) from None
+
+
+def _show_change(invocation: Invocation, before: StreamDescription, after: StreamDescription) -> None:
+    """What a resharding did: which shards closed, which opened."""
+    was_open = {shard.ordinal for shard in before.shards if shard.closed_ms is None}
+    closed = [s.id for s in after.shards if s.closed_ms is not None and s.ordinal in was_open]
+    opened = [s.id for s in after.shards if s.closed_ms is None and s.ordinal not in was_open]
+    if invocation.json:
+        shards = [_shard_facts(shard, None) for shard in after.shards]
+        emit("stream", {**stream_facts(after), "shards": shards, "closed": closed, "opened": opened})
+    elif invocation.quiet:
+        for shard_id in opened:
+            click.echo(shard_id)
+    elif not opened:
+        click.echo(f"{after.name}   {count(after.config.shards)} shards already, nothing to do")
+    else:
+        shown = f"closed {_some(closed)}   opened {_some(opened)}"
+        click.echo(f"{after.name}   {shown}   {count(after.config.shards)} open")
+
+
+def _some(shard_ids: list[str]) -> str:
+    shown = ", ".join(shard_ids[:4])
+    return shown if len(shard_ids) <= 4 else f"{shown} and {count(len(shard_ids) - 4)} more"
+
+
 def stream_facts(description: StreamDescription, states: dict[int, ShardState] | None = None) -> dict[str, Any]:
     """What --json says about a stream; with the shards' states when they were asked for."""
     config = description.config
@@ -205,6 +309,9 @@ def _shard_facts(shard: Shard, state: ShardState | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "id": shard.id,
         "parents": list(shard.parents),
+        "children": list(shard.children),
+        "closed": instant(shard.closed_ms),
+        "end": shard.end,
         "hash_range": {"start": str(shard.hash_start), "end": str(shard.hash_end)},
         "epoch": shard.epoch,
         "leader": shard.leader,
@@ -226,12 +333,16 @@ def _shard_row(shard: Shard, state: ShardState | None) -> tuple[str, ...]:
 
     span = f"{shard.hash_start / 2**128:6.1%} – {shard.hash_end / 2**128:6.1%}".replace("%", "")
     if state is None:
-        return (shard.id, span, "–", "–", "–", "–", str(shard.epoch), shard.leader)
+        return (shard.id, span, _state(shard), "–", "–", "–", "–", str(shard.epoch), shard.leader)
     last = "never" if state.last_append_ms is None else f"{duration(time.time() * 1000 - state.last_append_ms)} ago"
     return (
-        shard.id, span, count(state.log_start), count(state.high_watermark), size(state.stored_bytes), last,
-        str(shard.epoch), shard.leader,
+        shard.id, span, _state(shard), count(state.log_start), count(state.high_watermark), size(state.stored_bytes),
+        last, str(shard.epoch), shard.leader,
     )  # fmt: skip
+
+
+def _state(shard: Shard) -> str:
+    return "open" if shard.closed_ms is None else f"closed, see {' '.join(map(str, shard.children))}"
 
 
 def _records(states: tuple[ShardState, ...]) -> int:

@@ -23,7 +23,7 @@ from streamkit.model.position import Position, parse_position
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamConfig, StreamDescription, check_stream_name
 from streamkit.protocol import messages as m
-from streamkit.protocol.conversion import create_to_wire, position_to_wire, stream_from_wire
+from streamkit.protocol.conversion import create_to_wire, position_to_wire, split_to_wire, stream_from_wire
 from streamkit.protocol.frames import FETCH_BYTES_MAX, Fetched, PutReceipt
 from streamkit.runtime import environment
 from streamkit.runtime.interfaces import Buffer, Runtime
@@ -127,6 +127,25 @@ class AsyncClient:
         """The stream and all its records. Raises StreamNotFound."""
         self._routes.forget(name)
         await self._ask(m.DeleteStream(name), m.Done)
+
+    async def split_shard(self, name: str, shard: int, at: int | None = None) -> StreamDescription:
+        """Close a shard (its ordinal) and give its keys to two others, the second from hash key `at` (the middle) on.
+
+        The stream afterwards. Readers finish the parent before its children; key order is kept. Raises ShardNotFound,
+        ShardClosed, InvalidRequest, StreamBusy.
+        """
+        return await self._reshard(split_to_wire(name, shard, at))
+
+    async def merge_shards(self, name: str, *shards: int) -> StreamDescription:
+        """Close neighbouring shards (ordinals) and give their keys to one other; as `split_shard`."""
+        return await self._reshard(m.MergeShards(name, shards))
+
+    async def scale_stream(self, name: str, shards: int) -> StreamDescription:
+        """Split and merge until `shards` shards of nearly equal ranges are open; as `split_shard`."""
+        return await self._reshard(m.ScaleStream(name, shards))
+
+    async def _reshard(self, message: m.Message) -> StreamDescription:
+        return self._routes.remember(stream_from_wire((await self._ask(message, m.StreamDescribed)).stream))
 
     async def describe_shards(self, name: str) -> tuple[m.ShardState, ...]:
         """How much each shard holds, in ordinal order. Raises StreamNotFound."""

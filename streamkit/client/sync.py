@@ -102,6 +102,18 @@ class Client:
         """The stream and all its records. Raises StreamNotFound."""
         self._run(self._client.delete_stream(name))
 
+    def split_shard(self, name: str, shard: int, at: int | None = None) -> StreamDescription:
+        """Close a shard (its ordinal) and give its keys to two others, the second from hash key `at` on."""
+        return self._run(self._client.split_shard(name, shard, at))
+
+    def merge_shards(self, name: str, *shards: int) -> StreamDescription:
+        """Close neighbouring shards (ordinals) and give their keys to one other."""
+        return self._run(self._client.merge_shards(name, *shards))
+
+    def scale_stream(self, name: str, shards: int) -> StreamDescription:
+        """Split and merge until `shards` shards of nearly equal ranges are open."""
+        return self._run(self._client.scale_stream(name, shards))
+
     def describe_shards(self, name: str) -> tuple[m.ShardState, ...]:
         """How much each shard holds, in ordinal order. Raises StreamNotFound."""
         return self._run(self._client.describe_shards(name))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamkit.errors import InternalError, ProtocolMismatch, StreamkitError, from_code
+from streamkit.errors import InternalError, InvalidRequest, ProtocolMismatch, StreamkitError, from_code
+from streamkit.model.limits import HASH_KEYS
 from streamkit.model.position import AfterSequence, AtSequence, AtTime, Latest, Position, TrimHorizon
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamConfig, StreamDescription, StreamStatus
-from streamkit.protocol.messages import CreateStream, Failure, ShardInfo, StreamInfo
+from streamkit.protocol.messages import CreateStream, Failure, ShardInfo, SplitShard, StreamInfo
 
 _HASH_BYTES = 17                           # 2**128, the end of the last shard, needs one bit more than 16 bytes
 
@@ -117,6 +118,15 @@ def create_from_wire(message: CreateStream) -> StreamConfig:
         record_bytes_max=message.record_bytes_max,
         codec=message.codec,
     )
+
+
+def split_to_wire(name: str, ordinal: int, at: int | None) -> SplitShard:
+    """Raises InvalidRequest for what is no hash key."""
+    if at is not None and not 0 <= at < HASH_KEYS:
+        raise InvalidRequest(
+            f"{at} is not a hash key", try_="hash keys are 0 to 2**128 - 1", field="at", value=str(at)[:50]
+        )
+    return SplitShard(name, ordinal, None if at is None else at.to_bytes(_HASH_BYTES, "big"))
 
 
 def position_to_wire(position: Position) -> tuple[str, int]:

@@ -66,3 +66,38 @@ def test_deleting_without_a_terminal_wants_yes_and_names_the_loss(served):
     assert "records" in first
     assert second == "try:   streamkit stream delete precious --yes"
     assert "precious" in served.run("stream", "list", "-q").split()
+
+
+def test_shards_are_split_merged_and_scaled(served):
+    served.run("stream", "create", "shape", "--shards", "2")
+
+    split = served.run("stream", "split", "shape", "shardId-000000000001")
+    merged = served.run("stream", "merge", "shape", "0", "2")
+    (scaled,) = served.json("stream", "scale", "shape", "6")
+    again = served.run("stream", "scale", "shape", "6")
+
+    assert split == (
+        "shape   closed shardId-000000000001   opened shardId-000000000002, shardId-000000000003   3 open\n"
+    )
+    assert merged.split()[-2:] == ["2", "open"]
+    assert (scaled["shard_count"], len(scaled["opened"])) == (6, 6)
+    assert again == "shape   6 shards already, nothing to do\n"
+    described = served.run("stream", "describe", "shape")
+    assert described.count("open ") == 6
+    assert "closed, see 2 3" in described
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "word"),
+    [(["split", "bent", "two"], 2, "is not a shard"), (["split", "bent", "0", "--at", "middle"], 2, "not a hash key"),
+     (["split", "bent", "0", "--at", str(2**128)], 2, "not a hash key"), (["split", "bent", "7"], 1, "has no shard"),
+     (["merge", "bent", "0"], 2, "two different shards"), (["merge", "bent", "0", "2"], 2, "not neighbours"),
+     (["scale", "bent", "0"], 2, "1..10000"), (["scale", "no-such", "2"], 1, "does not exist")],
+)  # fmt: skip
+def test_impossible_shapes_say_what_to_do(served, arguments, exit_code, word):
+    if "bent" not in served.run("stream", "list", "-q").split():
+        served.run("stream", "create", "bent", "--shards", "3")
+    first, second = served.fail("stream", *arguments, exit_code=exit_code)
+
+    assert word in first
+    assert second.startswith("try:   ")
