@@ -19,6 +19,7 @@ from streamkit.config import ClusterSection
 from streamkit.errors import InvalidConfig
 from streamkit.metadata.cluster_catalog import ClusterCatalog
 from streamkit.metadata.cluster_reshardings import ClusterReshardings
+from streamkit.metadata.controller import Controller
 from streamkit.metadata.members import Identity, Members
 from streamkit.metadata.replica_sets import ReplicaSets
 from streamkit.metadata.store import Store
@@ -45,14 +46,15 @@ async def open_cluster(node: Node, directory: LogDirectory) -> Cluster:
         push(store.close)
 
     async def write_facts(cluster: str, name: str, starts: int, next_starts: int) -> None:
-        await directory.write_cluster(ClusterFacts(cluster, name, starts, next_starts))
+        await directory.write_cluster(ClusterFacts(cluster=cluster, node=name, starts=starts, next_starts=next_starts))
 
     members = await Members.open(store, runtime)
     push(members.leave)
     members.on_replaced.append(node.end)
     identity = Identity(
         node=node.name, disk=directory.disk_id, facts=directory.cluster, write_facts=write_facts,
-        zone=config.cluster.zone, version=__version__, boot=runtime.disk.boot_id(),
+        zone=config.cluster.zone, version=__version__,
+        protocol_max=config.cluster.protocol_max or PEER_VERSION_MAX, boot=runtime.disk.boot_id(),
     )
     await members.join(identity)
     replica_sets = await ReplicaSets.open(store)
@@ -71,10 +73,15 @@ async def open_cluster(node: Node, directory: LogDirectory) -> Cluster:
     streams.copies = cluster.copies
     await streams.open()
     server = node.serve(streams, catalog, coordination)
+    controller = Controller(
+        store, runtime, node=node.name, members=members, replica_sets=replica_sets, catalog=catalog,
+        replicas=config.cluster.replicas,
+    )
     admin = ClusterAdmin(
         node=node.name, members=members, sets=replica_sets, streams=catalog,
         copies=NodesCopies(cluster.copies, lambda: runtime.disk.free_bytes(node.data_dir)),
-        replicas=config.cluster.replicas, controller=lambda: "", store_trouble=lambda: members.store_trouble,
+        replicas=config.cluster.replicas, controller=lambda: controller.acting,
+        store_trouble=lambda: members.store_trouble,
     )
     server.service.answer_cluster(admin.answers)
     push(coordination.close)
@@ -87,6 +94,9 @@ async def open_cluster(node: Node, directory: LogDirectory) -> Cluster:
         await node.listen_to(server)
     await members.announce(address=node.addresses.native, peer_address=node.addresses.peer)
     await cluster.start()
+    await controller.open()
+    push(controller.close)
+    node.reshards.finish_left()
     return cluster
 
 
@@ -100,6 +110,7 @@ async def open_store(section: ClusterSection, runtime: Runtime) -> Store:
 
 def cluster_config(section: ClusterSection) -> ClusterConfig:
     return ClusterConfig(
+        scrub_bytes_per_second=section.scrub_bytes_per_second,
         elections=ElectionConfig(suspect_ms=section.suspect_ms),
         peers=PeersConfig(
             feeds=FeedsConfig(catch_up_bytes_per_second=section.catch_up_bytes_per_second),

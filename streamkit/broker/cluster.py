@@ -26,6 +26,7 @@ from streamkit.errors import StreamkitError
 from streamkit.metadata.members import Identity, MemberEntry, Members, NodeEntry
 from streamkit.runtime.interfaces import Runtime
 from streamkit.runtime.tasks import Tasks
+from streamkit.storage import Damage, Scrubber, ShardLog
 
 logger = logging.getLogger("streamkit.broker")
 
@@ -37,8 +38,9 @@ _APPLICATIONS_SECONDS = 0.25       # between attempts to make the coordinator's 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
-    """Bounds of the parts."""
+    """Bounds of the parts. scrub_bytes_per_second: how fast stored segments are read again; 0: never."""
 
+    scrub_bytes_per_second: int = 4 * 1024 * 1024
     elections: ElectionConfig = field(default_factory=ElectionConfig)
     peers: PeersConfig = field(default_factory=PeersConfig)
 
@@ -60,6 +62,8 @@ class Cluster:
         self.elections = Elections(self.copies, config.elections)
         self.reconfiguration = Reconfiguration(self.copies)
         self.repair = Repair(self.copies)
+        rate = config.scrub_bytes_per_second
+        self.scrubber = Scrubber(streams.directory, runtime.clock, rate, self._found_damage) if rate else None
         self._runtime = runtime
         self._peer_addresses: dict[str, str] = {}
         self._loop = asyncio.get_running_loop()
@@ -90,11 +94,15 @@ class Cluster:
         await self.copies.open()
         self._tasks.start(self.elections.run(), "elections")
         self._tasks.start(self.reconfiguration.run(), "reconfiguration")
+        if self.scrubber is not None:
+            self.scrubber.start()
         self._tasks.start(self.repair.run(), "repair")
         self._tasks.start(self.repair.compare(), "compare")
         self._tasks.start(self._ensure_applications(), "applications")
 
     async def close(self) -> None:
+        if self.scrubber is not None:
+            await self.scrubber.stop()
         await self._tasks.close()
         await self.copies.close()
         await self.peers.close()
@@ -117,6 +125,12 @@ class Cluster:
 
     async def _hand_over(self, copy: Copy) -> None:
         await self.copies.swap(copy, msgspec.structs.replace(copy.entry, target_leader=self._heir(copy)))
+
+    def _found_damage(self, log: ShardLog, damage: Damage) -> None:
+        """By the scrubber; it is among log.damages now, where `repair` finds it."""
+        logger.error("scrub.found_damage", extra={"facts": {
+            "path": damage.path, "sequence": damage.sequence, "next_sequence": damage.next_sequence,
+        }})  # fmt: skip
 
     def failed(self) -> None:
         """The disk is gone: others are to lead, and to see that they must."""

@@ -16,6 +16,8 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from streamkit.broker.copy import Copy
 from streamkit.broker.counters import Counters
 from streamkit.broker.fetch import next_sequence
@@ -97,6 +99,8 @@ class Copies:
         self._catalogue = catalogue
         self._tasks: set[asyncio.Task[Any]] = set()
         self._promises: dict[bytes, tuple[Copy, int]] = {}
+        self._swaps: dict[bytes, tuple[ReplicaSetEntry, asyncio.Future[ReplicaSetEntry | None]]] = {}
+        self._swapper: asyncio.Task[None] | None = None
         self._seals: dict[str, dict[bytes, tuple[int, asyncio.Future[SealedShard]]]] = {}
         self._forgotten: dict[bytes, str] = {}     # copies whose entry is gone → their stream
         self._deleted: dict[str, None] = {}        # streams that were deleted while this node ran
@@ -261,15 +265,35 @@ class Copies:
         if self.on_entry is not None:
             self.on_entry(copy)
 
-    async def swap(self, copy: Copy, entry: ReplicaSetEntry) -> ReplicaSetEntry | None:
-        """Change the copy's entry in the store; None: somebody else did, or it cannot be had now."""
-        try:
-            return await self.replica_sets.swap(copy.uuid, copy.entry.revision, entry)
-        except StoreUnavailable as error:
-            logger.info("store.unavailable", extra={"facts": {"shard": copy.uuid.hex(), "error": str(error)}})
-            return None
-
     # -- what many copies want at once ---------------------------------------------------------------------
+
+    async def swap(self, copy: Copy, entry: ReplicaSetEntry) -> ReplicaSetEntry | None:
+        """Put `entry` in the place of the copy's own in the store; None: somebody else was faster, or it is down.
+
+        One transaction for all that ask while the one before is under way.
+        """
+        future: asyncio.Future[ReplicaSetEntry | None] = asyncio.get_running_loop().create_future()
+        if copy.uuid in self._swaps:
+            return None
+        self._swaps[copy.uuid] = msgspec.structs.replace(entry, revision=copy.entry.revision), future
+        if self._swapper is None:
+            self._swapper = self.run(self._swap_all())
+        return await future
+
+    async def _swap_all(self) -> None:
+        try:
+            while self._swaps:
+                batch, self._swaps = self._swaps, {}
+                found = await self.replica_sets.swap_many({uuid: entry for uuid, (entry, _) in batch.items()})
+                for uuid, (_, future) in batch.items():
+                    became = found[uuid]
+                    if isinstance(became, StoreUnavailable):
+                        logger.info("store.unavailable", extra={"facts": {"shard": uuid.hex(), "error": str(became)}})
+                        became = None
+                    if not future.done():
+                        future.set_result(became)
+        finally:
+            self._swapper = None
 
     def promise_soon(self, copy: Copy, epoch: int) -> None:
         """copy.promised(epoch) once it is on disk; one sync for all that ask in this turn of the loop."""

@@ -151,6 +151,36 @@ class ReplicaSets:
         self._view.wrote(key, value, revision)
         return msgspec.structs.replace(entry, revision=revision)
 
+    async def swap_many(
+        self, changes: Mapping[bytes, ReplicaSetEntry]
+    ) -> dict[bytes, ReplicaSetEntry | StoreUnavailable | None]:
+        """Each of them as `swap` does it, over the entry's own revision; in one transaction when nobody was faster.
+
+        What became of each: the entry with its new revision, None, or why the store did not take it.
+        """
+        found: dict[bytes, ReplicaSetEntry | StoreUnavailable | None] = {}
+        uuids = list(changes)
+        for at in range(0, len(uuids), self._store.operations_max):
+            part = uuids[at : at + self._store.operations_max]
+            swaps = [Swap(key_of(uuid), changes[uuid].revision, encode(changes[uuid])) for uuid in part]
+            try:
+                revision = await swap_certainly(self._store, swaps)
+            except StoreUnavailable as error:
+                found |= dict.fromkeys(part, error)
+                continue
+            if revision is not None:
+                self.wrote(swaps, revision)
+                found |= {uuid: msgspec.structs.replace(changes[uuid], revision=revision) for uuid in part}
+            else:
+                found |= {uuid: await self._swap_one(uuid, changes[uuid]) for uuid in part}
+        return found
+
+    async def _swap_one(self, uuid: bytes, entry: ReplicaSetEntry) -> ReplicaSetEntry | StoreUnavailable | None:
+        try:
+            return await self.swap(uuid, entry.revision, entry)
+        except StoreUnavailable as error:
+            return error
+
     async def look_again(self, uuids: Iterable[bytes]) -> None:
         """What the store holds now; what is gone from it is left to the watch to say. Raises StoreUnavailable."""
         for uuid in uuids:
