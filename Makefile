@@ -22,7 +22,9 @@ SANITIZE_TESTS ?= tests/core tests/fuzz tests/storage tests/leases tests/protoco
 demo: build
 	@$(VENV)/bin/python -m examples.flights
 
+# A real etcd for the tests, in $(VENV)/bin; where it cannot be had, those that need it fail and say how to get it.
 test: build
+	@sh .ci/etcd $(VENV) || true
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 # Sources without what was built from them, into a tree of its own.

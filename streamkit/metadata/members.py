@@ -407,6 +407,13 @@ class Members:
 
     async def _register_again(self) -> None:
         self._registration = None
+        cluster, _ = await self._store.read(CLUSTER_ID)
+        if cluster != self.cluster_id.encode():
+            raise StoreUnavailable(
+                f"the store no longer holds cluster {self.cluster_id}",
+                try_="restore it from its backup, or start nodes on empty directories",
+                store=CLUSTER_ID, outcome="not_done",
+            )
         known, _ = await self._member(self.node)
         self._compare(known)
         if self.replaced is not None:

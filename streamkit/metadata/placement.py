@@ -126,17 +126,17 @@ def plan_members(
     load = _Load(places)
     moves = []
     for uuid, entry in sorted(sets.items()):
-        if entry.previous or entry.target_members:
+        if entry.previous or (entry.target_members and not set(entry.target_members) & set(leaving)):
             continue                                       # one change at a time
         members = _members_without(load, entry.nodes, leaving, replicas)
         leader = ""
         if entry.leader in leaving:
             staying = [node for node in members if node not in leaving]
             leader = load.next_leader([node for node in staying if node in entry.nodes] or staying)
-        if members == entry.nodes and leader in ("", entry.target_leader):
+        if set(members) == set(entry.target_members or entry.nodes) and leader in ("", entry.target_leader):
             continue
         load.copies.update(node for node in members if node not in entry.nodes)
-        load.leads[leader] += 1
+        load.leads[leader] += 1                            # "" collects what nobody can take
         moves.append(Move(uuid, () if members == entry.nodes else members, leader))
     return moves
 
@@ -207,7 +207,7 @@ def plan_leaders(sets: Mapping[bytes, ReplicaSetEntry], places: Sequence[Place],
             entry = sets[uuid]
             if len(moves) >= moves_max:
                 return moves
-            if entry.previous or entry.target_members or entry.target_leader:
+            if entry.previous or entry.target_members or entry.target_leader not in ("", entry.leader):
                 continue
             taker = load.next_leader([node for node in entry.nodes if node != giver])
             if taker and load.leads[giver] - load.leads[taker] > band:

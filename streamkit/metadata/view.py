@@ -6,11 +6,13 @@ out. Called by replica_sets, members and the cluster's catalog.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from streamkit.metadata.store import Change, Entry, Listing, Store
 from streamkit.runtime.tasks import Tasks
 
+_log = logging.getLogger("streamkit.metadata")
 OnChange = Callable[[str, bytes | None, int], None]
 
 
@@ -58,6 +60,12 @@ class View:
 
     def _replace(self, listing: Listing) -> None:
         """What is missing from it is gone, unless it was written here after the listing was made."""
+        if listing.revision < self.revision:
+            # The store was emptied, or restored from a backup. Nothing is given up because metadata looks odd.
+            _log.error("store.went_back", extra={"facts": {
+                "prefix": self.prefix, "revision": listing.revision, "known": self.revision
+            }})  # fmt: skip
+            return
         self.revision = max(self.revision, listing.revision)
         listed = {entry.key for entry in listing.entries}
         gone = [key for key in self.entries if key not in listed]

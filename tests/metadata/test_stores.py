@@ -4,15 +4,16 @@ import asyncio
 import tempfile
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from streamkit.errors import CorruptFile
+from streamkit.metadata.etcd_store import EtcdStore
 from streamkit.metadata.memory_store import MemoryStore
 from streamkit.metadata.sqlite_store import SqliteStore
 from streamkit.metadata.store import Change, Swap
-from tests.metadata.conftest import turned_runtime
+from tests.metadata.conftest import expire, open_etcd, turned_runtime
 
 
 async def test_a_key_that_is_missing_has_revision_zero(store):
@@ -74,21 +75,89 @@ async def test_a_watch_sees_what_changes_after_it_began(store):
 
 
 async def test_a_registration_goes_away_unless_it_is_renewed(store, runtime):
-    registration = await store.register("nodes/a", b"here", ttl_ms=1000)
-    assert await store.register("nodes/a", b"also", ttl_ms=1000) is None
-    runtime.clock.ms += 900
+    registration = await store.register("nodes/a", b"here", ttl_ms=2000)
+    assert await store.register("nodes/a", b"also", ttl_ms=2000) is None
+    if not isinstance(store, EtcdStore):
+        runtime.clock.ms += 1900
     assert await registration.renew()
-    runtime.clock.ms += 900
+    if not isinstance(store, EtcdStore):
+        runtime.clock.ms += 1900
     assert (await store.read("nodes/a"))[0] == b"here"
-    runtime.clock.ms += 200
+    await expire(store, registration, runtime)
     assert await store.read("nodes/a") == (None, 0)
+    assert await store.list("nodes/") == []
     assert not await registration.renew()
+    assert not await registration.update(b"again")
+
+
+async def test_a_registration_may_change_its_value_and_stays_one(store, runtime):
+    registration = await store.register("nodes/a", b"here", ttl_ms=2000)
+    before = (await store.read("nodes/a"))[1]
+    assert await registration.update(b"there")
+    value, revision = await store.read("nodes/a")
+    assert (value, revision > before) == (b"there", True)
+    assert await registration.renew()
+    await expire(store, registration, runtime)
+    assert await store.read("nodes/a") == (None, 0)
+
+
+async def test_a_registration_that_somebody_deleted_is_lost(store):
+    registration = await store.register("nodes/a", b"here", ttl_ms=2000)
+    await store.compare_and_swap("nodes/a", (await store.read("nodes/a"))[1], None)
+
+    assert not await registration.renew()
+    assert not await registration.update(b"again")
+    await registration.release()
+
+
+async def test_who_follows_lists_once_and_then_hears_every_key_that_changes(store, runtime):
+    first = await store.compare_and_swap("s/a", 0, b"1")
+    await store.compare_and_swap("t/a", 0, b"1")
+    registration = await store.register("s/r", b"r", 2000)
+    news = store.follow("s/")
+    listing = await anext(news)
+    assert [entry.key for entry in listing.entries] == ["s/a", "s/r"]
+    assert listing.revision >= (await store.read("s/r"))[1]
+
+    await store.compare_and_swap("t/b", 0, b"1")
+    both = await store.compare_and_swap_many([Swap("s/b", 0, b"2"), Swap("s/a", first, None)])
+    assert sorted([await anext(news), await anext(news)]) == [Change("s/a", None, both), Change("s/b", b"2", both)]
+    await expire(store, registration, runtime)
+    gone = await anext(news)
+    assert (gone.key, gone.value, gone.revision > both) == ("s/r", None, True)
+    await news.aclose()
+
+
+async def test_changes_come_in_the_order_in_which_they_were_made(store):
+    news = store.follow("s/")
+    await anext(news)
+    made = [await store.compare_and_swap(f"s/{key}", 0, b"") for key in "zyxabc"]
+    assert [(await anext(news)).revision for _ in made] == made
+    await news.aclose()
+
+
+async def test_many_followers_of_one_store_hear_the_same(store):
+    follows = [store.follow(prefix) for prefix in ("s/", "s/", "")]
+    for news in follows:
+        await anext(news)
+    revision = await store.compare_and_swap("s/a", 0, b"1")
+    assert [await anext(news) for news in follows] == [Change("s/a", b"1", revision)] * 3
+    for news in follows:
+        await news.aclose()
+
+
+async def test_a_listing_may_be_long(store):
+    keys = [f"s/{number:05}" for number in range(2_345)]
+    step = min(store.operations_max, 500)
+    for at in range(0, len(keys), step):
+        await store.compare_and_swap_many([Swap(key, 0, b"v" * 50) for key in keys[at : at + step]])
+    assert [entry.key for entry in await store.list("s/")] == keys
 
 
 async def test_a_released_registration_leaves_room_for_another(store):
-    first = await store.register("nodes/a", b"1", ttl_ms=1000)
+    first = await store.register("nodes/a", b"1", ttl_ms=2000)
     await first.release()
-    second = await store.register("nodes/a", b"2", ttl_ms=1000)
+    second = await store.register("nodes/a", b"2", ttl_ms=2000)
     await first.release()
 
     assert second is not None
@@ -163,7 +232,10 @@ class StoreWalk(RuleBasedStateMachine):
         if stale:
             assert found is None
             return
-        self.took(found)
+        if value is None and revision == 0:
+            assert found >= self.revision        # nothing was changed by it
+        else:
+            self.took(found)
         self.put(key, value, found, None)
 
     @rule(keys=st.sets(KEYS, min_size=2), stale=st.none() | KEYS)
@@ -242,7 +314,54 @@ class SqliteWalk(StoreWalk):
         self.directory.cleanup()
 
 
+class HandleWalk(StoreWalk):
+    async def make(self):
+        return MemoryStore(self.runtime.clock).handle("a", self.runtime.random)
+
+
 TestMemoryWalk = StoreWalk.TestCase
 TestMemoryWalk.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestHandleWalk = HandleWalk.TestCase
+TestHandleWalk.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
 TestSqliteWalk = SqliteWalk.TestCase
 TestSqliteWalk.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(
+    st.sampled_from(["set", "delete", "stale", "many", "register", "renew", "release"]), KEYS, KEYS
+), max_size=25))  # fmt: skip
+def test_etcd_agrees_with_a_store_in_memory(etcd, runtime, steps):
+    """The memory store is walked beside a dictionary above; here it is the twin."""
+    async def walk():
+        ours, twin = await open_etcd(etcd, runtime), MemoryStore(runtime.clock)
+        registrations = {}
+        for step, key, other in steps:
+            results = []
+            for store in (ours, twin):
+                revision = (await store.read(key))[1]
+                match step:
+                    case "set" | "delete":
+                        value = None if step == "delete" else other.encode()
+                        found = await store.compare_and_swap(key, revision, value) is not None
+                    case "stale":
+                        found = await store.compare_and_swap(key, revision + 1_000_000, b"x") is not None
+                    case "many" if key != other:
+                        swaps = [Swap(key, revision, b"m"), Swap(other, 0, b"n")]
+                        found = await store.compare_and_swap_many(swaps) is not None
+                    case "register":
+                        registration = await store.register(key, b"r", 60_000)
+                        found = registration is not None
+                        if found:
+                            registrations[store, key] = registration
+                    case "renew" if (store, key) in registrations:
+                        found = await registrations[store, key].renew()
+                    case "release" if (store, key) in registrations:
+                        found = await registrations[store, key].release()
+                    case _:
+                        found = None
+                results.append((found, [entry[:2] for entry in await store.list("")]))
+            assert results[0] == results[1]
+        await ours.close()
+
+    asyncio.run(walk())
