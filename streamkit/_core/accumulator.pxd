@@ -12,7 +12,7 @@
 from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from streamkit._core.batch cimport BatchHeader
+from streamkit._core.batch cimport Batch, BatchHeader
 from streamkit._core.hashing cimport HashRange, ShardTable
 from streamkit._core.outcome cimport Delivery
 
@@ -51,13 +51,18 @@ cdef struct Lane:                    # one shard
     uint32_t skip                    # batches to leave uncompressed before the next sample
     bint touched                     # in the accumulator's list of lanes to look at
 
+cdef struct Place:                   # where a record of a batch that was taken apart lies now
+    uint32_t shard
+    uint32_t index
+    Slab* slab
+
 cdef class Budget:
     cdef readonly int64_t limit
     cdef int64_t taken               # atomic: several accumulators share it
 
 cdef class Accumulator:
     cdef readonly Budget budget
-    cdef readonly ShardTable table
+    cdef readonly ShardTable table   # replaced under the mutex and with the GIL: whoever has either may read it
     cdef readonly Py_ssize_t shards
     cdef readonly uint64_t records   # accepted so far
     cdef readonly uint64_t payload_bytes   # their keys, headers and values
@@ -73,7 +78,7 @@ cdef class Accumulator:
     cdef Delivery spare              # made before the mutex is taken: nothing is allocated in Python under it
     cdef pthread_mutex_t mutex       # guards everything below; whoever holds it never needs the GIL
     cdef bint closed                 # nothing is accepted any more
-    cdef Lane* lanes                 # [shards], owned
+    cdef Lane* lanes                 # [shards], owned; moved by replace_map, which only the sender's loop calls
     cdef uint32_t* touched           # [shards] lanes to look at, owned
     cdef Py_ssize_t touched_count
     cdef Slab* pool                  # empty slabs to use again
@@ -85,6 +90,8 @@ cdef class Accumulator:
     cdef Slab* new_slab(self, size_t first_record, bint hashes) noexcept nogil
     cdef void close_slab(self, Lane* lane) noexcept nogil
     cdef void touch(self, Lane* lane) noexcept nogil
+    cdef int move_records(self, Batch batch, Slab* source, ShardTable targets, Lane* kept, Place* places) noexcept nogil
+    cdef void join_front(self, Lane* lane, Lane* behind) noexcept nogil
     cdef void free_slab(self, Slab* slab) noexcept nogil
     cdef void give_memory(self, Slab* slab) noexcept nogil
 
@@ -102,3 +109,4 @@ cdef class SealedBatch:
     cdef Py_ssize_t size
     cdef int compress(self, Lane* lane) except -1
     cdef int settle(self, object error, uint64_t base_sequence) except -1
+    cdef void let_go(self) noexcept

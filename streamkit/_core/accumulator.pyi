@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from streamkit._core.columns import Column
+from streamkit._core.hashing import ShardTable
 from streamkit._core.outcome import ColumnsHandle, Delivery, PutHandle
 
 class Budget:
@@ -62,7 +63,16 @@ class Accumulator:
     def take_touched(self) -> list[int]: ...
     def waiting(self, shard: int) -> int: ...
     def take(
-        self, shard: int, *, close_open: bool, producer_id: int = 0, producer_epoch: int = 0, sequence: int = 0
+        self, shard: int, *, close_open: bool, producer_id: int = 0, producer_epoch: int = 0, sequence: int = 0,
+        compress: bool = True,
     ) -> SealedBatch | None: ...
+    def replace_map(
+        self,
+        ranges: Iterable[tuple[int, int] | None],
+        *,
+        origins: list[Callable[[int, int, int], Any]],
+        map_version: int,
+    ) -> None: ...
+    def take_apart(self, sealed: SealedBatch, targets: ShardTable) -> list[int]: ...
     def before_fork(self) -> None: ...
     def after_fork(self) -> None: ...

@@ -2,6 +2,7 @@
 
 put() and put_columns() may be called from any thread; put_columns works without the GIL. Everything else belongs to
 the sender, on one event loop: it is woken, asks which shards were touched, takes sealed batches and settles them.
+When the stream's shards change, it replaces the map and takes apart what a closed shard refused: `take_apart`.
 It knows neither clocks nor connections. The layout of a slab is drawn in accumulator.pxd; read `add` first.
 """
 
@@ -15,7 +16,8 @@ from libc.string cimport memcpy, memmove, memset
 
 from streamkit._core.batch cimport (
     ATTRIBUTE_CODEC, ATTRIBUTE_HASHES, ATTRIBUTE_HEADERS, BATCH_RECORDS_MAX, BODY_BYTES_MAX, DELTA_NONE, HASH_BYTES,
-    HEADER_BYTES, compress_body, join_batch, record_bytes, seal_header, widen_hashes, write_record)
+    HEADER_BYTES, RECORD_HEADER_BYTES, Batch, compress_body, join_batch, record_bytes, seal_header, widen_hashes,
+    write_record)
 from streamkit._core.buffers cimport is_utf8
 from streamkit._core.columns cimport Column, row_at
 from streamkit._core.debug cimport LIVE_ACCUMULATOR, LIVE_SEALED, LIVE_SLAB, SK_COUNT, live_counts
@@ -251,9 +253,6 @@ cdef class Accumulator:
             raise InvalidRequest("an explicit hash key has 16 bytes", try_="use 0 <= explicit_hash_key < 2**128")
         else:
             memcpy(digest, <const uint8_t*>PyBytes_AS_STRING(hash_key), HASH_BYTES)
-        shard = find_shard(self.table.ranges, self.table.count, digest)
-        if shard < 0:
-            raise no_shard()
         charge = size + TABLE_ENTRY_BYTES + record_bytes(0, 0, 0, True)
         if not take_budget(self.budget, charge):
             return None
@@ -265,10 +264,13 @@ cdef class Accumulator:
             if self.spare is not None:
                 break
             pthread_mutex_unlock(&self.mutex)
-        lane = &self.lanes[shard]
-        answer = self.add(lane, <const uint8_t*>key_at, key_bytes, <const uint8_t*>PyBytes_AS_STRING(headers),
-                          PyBytes_GET_SIZE(headers), <const uint8_t*>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value),
-                          time, digest, hash_key is not None)
+        shard = find_shard(self.table.ranges, self.table.count, digest)    # not before: waiting let the map change
+        answer = NO_SHARD
+        if shard >= 0:
+            lane = &self.lanes[shard]
+            answer = self.add(lane, <const uint8_t*>key_at, key_bytes, <const uint8_t*>PyBytes_AS_STRING(headers),
+                              PyBytes_GET_SIZE(headers), <const uint8_t*>PyBytes_AS_STRING(value),
+                              PyBytes_GET_SIZE(value), time, digest, hash_key is not None)
         if answer == ADDED:
             slab = lane.open if lane.open != NULL else lane.last_closed
             slab.charged += charge
@@ -286,6 +288,8 @@ cdef class Accumulator:
             sk_add(&self.budget.taken, -<int64_t>charge)
             if answer == CLOSED:
                 raise closed()
+            if answer == NO_SHARD:
+                raise no_shard()
             raise MemoryError
         if self.touched_count and not self.wake_asked:
             self.wake_asked = True
@@ -365,10 +369,12 @@ cdef class Accumulator:
             return 2
         return 1 if lane.open != NULL else 0
 
-    def take(self, Py_ssize_t shard, *, bint close_open, producer_id=0, producer_epoch=0, sequence=0):
+    def take(self, Py_ssize_t shard, *, bint close_open, producer_id=0, producer_epoch=0, sequence=0,
+             bint compress=True):
         """The shard's oldest waiting batch, sealed; an open one only when `close_open`. None when there is none.
 
-        The batch is numbered with the given identity; its bytes stay the same until renumber().
+        The batch is numbered with the given identity; its bytes stay the same until renumber(). compress: False for
+        one that is to be taken apart.
         """
         cdef Lane* lane = lane_of(self, shard)
         cdef Slab* slab
@@ -393,9 +399,159 @@ cdef class Accumulator:
         made.size = <Py_ssize_t>(HEADER_BYTES + TABLE_ENTRY_BYTES * <size_t>made.count + slab.used)
         slab.header.raw_bytes = <uint32_t>(made.size - HEADER_BYTES)
         slab.header.map_version = self.map_version
-        made.compress(lane)
+        if compress:
+            made.compress(lane)
         made.renumber(producer_id, producer_epoch, sequence)
         return made
+
+    # ---- when the shards change --------------------------------------------------------------------------
+
+    def replace_map(self, ranges, *, list origins not None, uint32_t map_version) -> None:
+        """Other ranges from the next put on; shards keep their index, new ones are added behind.
+
+        What waits for a shard that takes no records any more stays there: take it, and take it apart.
+        """
+        cdef ShardTable table = ShardTable(ranges), before
+        cdef Py_ssize_t count = len(origins)
+        cdef Lane* lanes = <Lane*>calloc(count, sizeof(Lane))
+        cdef uint32_t* touched = <uint32_t*>malloc(count * sizeof(uint32_t))
+        assert count >= self.shards, "no shard loses its index"
+        if lanes == NULL or touched == NULL:
+            free(lanes)
+            free(touched)
+            raise MemoryError
+        before, origins_before = self.table, self.origins          # let go of after the mutex
+        self.lock()
+        memcpy(lanes, self.lanes, self.shards * sizeof(Lane))
+        memcpy(touched, self.touched, self.touched_count * sizeof(uint32_t))
+        lanes, self.lanes = self.lanes, lanes
+        touched, self.touched = self.touched, touched
+        self.shards = count
+        self.table = table
+        self.origins = origins
+        self.map_version = map_version
+        pthread_mutex_unlock(&self.mutex)
+        free(lanes)
+        free(touched)
+
+    def take_apart(self, SealedBatch sealed not None, ShardTable targets not None) -> list:
+        """Put the records of a batch that will never be stored in front of all that waits for `targets`.
+
+        So the batches of a shard are taken apart newest first. Whoever waits for the batch waits for its records now.
+        Returns the index of a shard for each batch that was put in front of it. Raises WrongShard when a record has
+        no target; then nothing has changed.
+        """
+        cdef Batch batch = Batch(sealed.payload)
+        cdef uint64_t records, payload_bytes
+        cdef Lane* kept
+        cdef Place* places
+        cdef Slab* slab
+        cdef Py_ssize_t i
+        cdef int answer
+        assert not sealed.settled, "a settled batch stays as it is"
+        batch.open()
+        kept = <Lane*>calloc(self.shards, sizeof(Lane))
+        places = <Place*>calloc(sealed.count, sizeof(Place))
+        if kept == NULL or places == NULL:
+            free(kept)
+            free(places)
+            raise MemoryError
+        made = []
+        try:
+            with nogil:
+                pthread_mutex_lock(&self.mutex)
+                records, payload_bytes = self.records, self.payload_bytes
+                answer = self.move_records(batch, sealed.slab, targets, kept, places)
+                self.records, self.payload_bytes = records, payload_bytes      # they were counted when they came
+                for i in range(self.shards):
+                    if kept[i].touched and answer == ADDED:
+                        self.join_front(&self.lanes[i], &kept[i])
+                    elif kept[i].touched:
+                        swap_slabs(&self.lanes[i], &kept[i])
+                pthread_mutex_unlock(&self.mutex)
+            if answer != ADDED:
+                for i in range(self.shards):
+                    forget_slabs(self, &kept[i])
+                raise no_shard() if answer == NO_SHARD else closed() if answer == CLOSED else MemoryError()
+            # The slabs in front are full, so that only the sender's loop, which is here, looks at them.
+            hand_over(self, sealed, places)
+            for i in range(self.shards):
+                if kept[i].touched:
+                    slab = self.lanes[i].first_closed
+                    while slab != kept[i].first_closed:
+                        made.append(i)
+                        slab = slab.next
+        finally:
+            free(kept)
+            free(places)
+        return made
+
+    cdef int move_records(self, Batch batch, Slab* source, ShardTable targets, Lane* kept, Place* places) noexcept nogil:
+        # The mutex is held. What the lanes held before is left in `kept`, where `touched` says that it is.
+        cdef const uint8_t* at = batch.records
+        cdef const uint8_t* next
+        cdef const uint8_t* key
+        cdef bint hashes = batch.header.attributes & ATTRIBUTE_HASHES
+        cdef uint8_t digest[16]
+        cdef uint16_t key_bytes, headers_bytes
+        cdef int32_t delta, shard
+        cdef int64_t time
+        cdef size_t value_bytes, charge
+        cdef uint32_t i, end, span = 0
+        cdef Lane* lane
+        cdef Slab* slab
+        cdef int answer
+        for i in range(batch.header.record_count):
+            memcpy(&end, batch.body + TABLE_ENTRY_BYTES * <size_t>i, 4)
+            next = batch.records + end
+            memcpy(&key_bytes, at, 2)
+            memcpy(&headers_bytes, at + 2, 2)
+            memcpy(&delta, at + 4, 4)
+            key = at + RECORD_HEADER_BYTES + (HASH_BYTES if hashes else 0)
+            value_bytes = next - key - key_bytes - headers_bytes
+            if hashes:
+                memcpy(digest, at + RECORD_HEADER_BYTES, HASH_BYTES)
+            else:
+                md5(key, key_bytes, digest)
+            shard = find_shard(targets.ranges, targets.count, digest)
+            if not 0 <= shard < self.shards:
+                return NO_SHARD
+            lane = &self.lanes[shard]
+            if not kept[shard].touched:
+                kept[shard] = lane[0]
+                kept[shard].touched = True
+                lane.open = lane.first_closed = lane.last_closed = NULL
+            time = NO_TIME if delta == DELTA_NONE else batch.header.event_time_ms + delta
+            answer = self.add(lane, key, key_bytes, key + key_bytes, headers_bytes, key + key_bytes + headers_bytes,
+                              value_bytes, time, digest, hashes)
+            if answer != ADDED:
+                return answer
+            slab = lane.open if lane.open != NULL else lane.last_closed
+            places[i].shard = <uint32_t>shard
+            places[i].slab = slab
+            places[i].index = slab.header.record_count - 1
+            charge = key_bytes + headers_bytes + value_bytes + TABLE_ENTRY_BYTES + record_bytes(0, 0, 0, True)
+            while span < source.span_count and i >= source.spans[span].first + source.spans[span].count:
+                span += 1
+            if span < source.span_count and i >= source.spans[span].first:
+                answer = note_row(self, lane, source.spans[span].handle, source.rows[i], charge)
+                if answer != ADDED:
+                    return answer
+            else:
+                slab.charged += charge
+            at = next
+        return ADDED
+
+    cdef void join_front(self, Lane* lane, Lane* behind) noexcept nogil:
+        # What was just added, then what was there before.
+        if lane.open != NULL:
+            self.close_slab(lane)
+        lane.last_closed.next = behind.first_closed
+        if behind.last_closed != NULL and behind.first_closed != NULL:
+            lane.last_closed = behind.last_closed
+        lane.open = behind.open
+
+    # ---- memory ------------------------------------------------------------------------------------------
 
     cdef void free_slab(self, Slab* slab) noexcept nogil:
         # Back to the pool, or to the system; its references are gone already. Never waits for the mutex: the caller
@@ -515,7 +671,7 @@ cdef int add_rows(Accumulator accumulator, Column keys, Column values, ColumnsHa
         lane = &accumulator.lanes[shard]
         answer = accumulator.add(lane, key, key_bytes, NULL, 0, value, value_bytes, NO_TIME, digest, False)
         if answer == ADDED:
-            answer = note_row(accumulator, lane, handle, <uint32_t>row[0], charge)
+            answer = note_row(accumulator, lane, <PyObject*>handle, <uint32_t>row[0], charge)
         if answer != ADDED:
             sk_add(&accumulator.budget.taken, -<int64_t>charge)
             return answer
@@ -524,8 +680,7 @@ cdef int add_rows(Accumulator accumulator, Column keys, Column values, ColumnsHa
     return ADDED
 
 
-cdef int note_row(Accumulator accumulator, Lane* lane, ColumnsHandle handle, uint32_t row,
-                  size_t charge) noexcept nogil:
+cdef int note_row(Accumulator accumulator, Lane* lane, PyObject* handle, uint32_t row, size_t charge) noexcept nogil:
     cdef Slab* slab = lane.open if lane.open != NULL else lane.last_closed
     cdef uint32_t index = slab.header.record_count - 1
     cdef Span* span
@@ -538,7 +693,7 @@ cdef int note_row(Accumulator accumulator, Lane* lane, ColumnsHandle handle, uin
     slab.rows[index] = row
     if slab.span_count:
         span = &slab.spans[slab.span_count - 1]
-        if span.handle == <PyObject*>handle and span.first + span.count == index:
+        if span.handle == handle and span.first + span.count == index:
             span.count += 1
             return ADDED
     if slab.span_count == slab.span_capacity:
@@ -549,11 +704,72 @@ cdef int note_row(Accumulator accumulator, Lane* lane, ColumnsHandle handle, uin
         slab.spans = span
         slab.span_capacity = capacity
     span = &slab.spans[slab.span_count]
-    span.handle = <PyObject*>handle
+    span.handle = handle
     span.first = index
     span.count = 1
     slab.span_count += 1
     return ADDED
+
+
+cdef void swap_slabs(Lane* lane, Lane* other) noexcept nogil:
+    cdef Lane before = lane[0]
+    lane.open, lane.first_closed, lane.last_closed = other.open, other.first_closed, other.last_closed
+    other.open, other.first_closed, other.last_closed = before.open, before.first_closed, before.last_closed
+
+
+cdef void forget_slabs(Accumulator accumulator, Lane* lane) noexcept:
+    # Half a batch was taken apart: its copies go without a word, for the batch itself is still whole.
+    cdef Slab* slab
+    while lane.first_closed != NULL or lane.open != NULL:
+        slab = lane.first_closed
+        if slab != NULL:
+            lane.first_closed = slab.next
+        else:
+            slab, lane.open = lane.open, NULL
+        accumulator.free_slab(slab)
+
+
+cdef int hand_over(Accumulator accumulator, SealedBatch sealed, Place* places) except -1:
+    # Outcomes of the records of `sealed`, from its slab to those where the records lie now.
+    cdef Slab* source = sealed.slab
+    cdef Slab* slab
+    cdef Delivery child
+    cdef uint32_t i, at, span = 0
+    for span in range(source.span_count):
+        handle = <ColumnsHandle>source.spans[span].handle
+        for i in range(source.spans[span].count):
+            at = source.spans[span].first + i
+            (<ColumnsHandle>handle).shard_at[source.rows[at]] = places[at].shard
+    if source.delivery != NULL:
+        parts = [None] * sealed.count
+        children = []
+        span = 0
+        for i in range(sealed.count):
+            while span < source.span_count and i >= source.spans[span].first + source.spans[span].count:
+                span += 1
+            if span < source.span_count and i >= source.spans[span].first:
+                continue                 # a row of a bulk call, which has no PutHandle
+            slab = places[i].slab
+            if slab.delivery == NULL:
+                child = Delivery.__new__(Delivery)
+                child.home = accumulator.home
+                child.origin = accumulator.origins[places[i].shard]
+                slab.delivery = <PyObject*>child
+                Py_INCREF(child)
+                children.append(child)
+            else:
+                child = <Delivery>slab.delivery
+            child.count += 1
+            parts[i] = (child, places[i].index)
+        whole = <Delivery>source.delivery
+        source.delivery = NULL
+        (<Delivery>whole).scatter(parts, children)
+        Py_XDECREF(<PyObject*>whole)
+    source.span_count = 0
+    source.charged = 0
+    sealed.settled = True
+    sealed.let_go()
+    return 0
 
 
 cdef int drop_slab(Accumulator accumulator, Slab* slab) except -1:
@@ -709,8 +925,12 @@ cdef class SealedBatch:
             slab.delivery = NULL
             (<Delivery>delivery).settle(STORED if error is None else FAILED)
             Py_XDECREF(<PyObject*>delivery)
+        self.let_go()
+        return 0
+
+    cdef void let_go(self) noexcept:
+        cdef Slab* slab = self.slab
         if self.exported == 0:           # else the slab goes with the last view of it
             self.at = NULL
             self.slab = NULL
             self.accumulator.free_slab(slab)
-        return 0

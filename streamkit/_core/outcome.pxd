@@ -24,12 +24,16 @@ cdef class Delivery(Outcome):
     cdef int duplicate
     cdef uint32_t count              # handles given out
     cdef uint32_t seen               # of these, whose failure somebody looked at
+    cdef list parts                  # None, or for each record (Delivery, index) of the batch that took it over
+    cdef Py_ssize_t parts_left       # of those batches, how many are not settled
+    cdef object scatter(self, list parts, list children)
 
 cdef class PutHandle:
     cdef Delivery delivery
     cdef uint32_t index              # of its record in the batch
     cdef bint seen
     cdef int look(self)
+    cdef int follow(self)
 
 cdef class ColumnsHandle(Outcome):
     cdef readonly Py_ssize_t count   # rows

@@ -1,6 +1,7 @@
 """What became of records that were put: handles that cost nothing until somebody waits.
 
-A Delivery holds the outcome of one batch; the PutHandle of a record is a reference to it and an index. Latches
+A Delivery holds the outcome of one batch; the PutHandle of a record is a reference to it and an index. A batch that
+was taken apart, because its shard was closed, is settled when the batches that took its records are. Latches
 and futures are made only when somebody waits, and one call to each event loop wakes all who wait there. A
 ColumnsHandle holds three plain arrays for all rows of a bulk call.
 """
@@ -136,6 +137,20 @@ cdef class Outcome:
 cdef class Delivery(Outcome):
     """The outcome of one batch."""
 
+    cdef object scatter(self, list parts, list children):
+        # On `home`. Each record's outcome is that of a record of one of the children now.
+        self.parts = parts
+        self.parts_left = len(children)
+        for child in children:
+            (<Delivery>child).when_done(self.part_settled)
+
+    def part_settled(self) -> None:
+        """One of the batches that took records over has its outcome."""
+        self.parts_left -= 1
+        if self.parts_left == 0:
+            failed = any((<Delivery>part[0]).state == FAILED for part in self.parts if part is not None)
+            self.settle(FAILED if failed else STORED)
+
     def unseen(self) -> int:
         """Failed records whose handle nobody has looked at."""
         return self.count - self.seen if self.state == FAILED else 0
@@ -164,6 +179,8 @@ cdef class PutHandle:
         if delivery.state == PENDING and not delivery.wait(timeout_s):
             raise TimedOut(f"not acknowledged within {timeout_s} s; the producer goes on trying",
                            try_="call result() again", sent=True, timeout_ms=int((timeout_s or 0) * 1000))
+        self.follow()
+        delivery = self.delivery
         if delivery.state == FAILED:
             self.look()
             raise again(delivery.error)
@@ -175,6 +192,8 @@ cdef class PutHandle:
         if delivery.state == PENDING and not delivery.wait(timeout_s):
             raise TimedOut(f"not acknowledged within {timeout_s} s; the producer goes on trying",
                            try_="call exception() again", sent=True, timeout_ms=int((timeout_s or 0) * 1000))
+        self.follow()
+        delivery = self.delivery
         if delivery.state != FAILED:
             return None
         self.look()
@@ -189,6 +208,16 @@ cdef class PutHandle:
             yield from self.delivery.wait_async()
         return self.result()
 
+    cdef int follow(self):
+        # To the batch that holds the record at last; all are settled.
+        cdef Delivery left
+        while self.delivery.parts is not None:
+            left = self.delivery             # collected after both fields are set
+            delivery, index = left.parts[self.index]
+            self.index = index
+            self.delivery = delivery
+        return 0
+
     cdef int look(self):
         if not self.seen:
             self.seen = True
@@ -196,6 +225,8 @@ cdef class PutHandle:
         return 0
 
     def __repr__(self) -> str:
+        if self.delivery.state != PENDING:
+            self.follow()
         return f"PutHandle({('pending', 'stored', 'failed')[self.delivery.state]})"
 
 

@@ -6,6 +6,11 @@ A refusal or a lost connection stops the lane: nothing new is sent until everyth
 what is left is sent again, oldest first. The broker orders by sequence, so that repeats and overtaking are harmless.
 A batch that failed for certain leaves a hole in the numbering: the ones behind it are renumbered. One that failed in
 doubt might still be stored under its number, so the rest of the lane goes on under a new identity.
+
+A shard that was split or merged refuses for good. Then only batches in doubt are sent again, until each is stored or
+refused; what is left is taken apart and put in front of the children's records, which wait until then:
+
+    open ──ShardClosed, or the map says so──▶ winding up ──nothing in doubt──▶ finished, children go on
 """
 
 from __future__ import annotations
@@ -16,9 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamkit._core.accumulator import SealedBatch
-from streamkit.errors import SequenceGap, StreamkitError, TimedOut, UnknownProducer
+from streamkit.errors import SequenceGap, ShardClosed, ShardNotFound, StreamkitError, TimedOut, UnknownProducer
 from streamkit.model.shard import Shard
-from streamkit.producer.verdict import REFRESHES_MAX, Verdict, is_in_doubt, judge
+from streamkit.producer.verdict import REFRESHES_MAX, Verdict, is_in_doubt, is_passing, judge
 from streamkit.protocol.messages import ProducerGiven
 from streamkit.runtime.backoff import Backoff
 
@@ -50,6 +55,14 @@ class Flush:
 
 
 @dataclass(slots=True)
+class Moved:
+    """A batch in the accumulator that holds records of a closed shard: their age, and who waits for them."""
+
+    since_ms: int
+    flushes: list[Flush]
+
+
+@dataclass(slots=True)
 class Plan:
     """What a stopped lane does next, in field order."""
 
@@ -57,6 +70,7 @@ class Plan:
     rename: bool = False                   # a new identity, numbering from 0
     renumber: bool = False                 # close the holes that definite failures left
     refresh: bool = False                  # ask again where the shard is
+    follow: bool = False                   # the refusals named the leader: go there at once
 
 
 class Lane:
@@ -77,14 +91,47 @@ class Lane:
         self.overdue = False               # the open batch has waited linger_ms
         self.waiting_since_ms: int | None = None   # when the open batch was first seen; None: none was
         self.refreshes = 0
+        self.listed = False                # the last look at the stream found the shard
+        self.lost = False                  # the last refusal said that the shard is elsewhere
+        self.follows = 0                   # times that a named leader was followed since something was stored
+        self.told_closed = False           # the shard said that it takes nothing any more
+        self.closed = shard.closed_ms is not None    # the map says so, and who the children are
+        self.moving = False                # its records are being given to the children
+        self.finished = False              # closed, and nothing is left of it here
+        self.tried = _place(shard)         # where the last batch was sent
+        self.parents: list[Lane] = []      # closed, with records that come before ours
+        self.moved: deque[Moved] = deque()   # the oldest batches that wait in the accumulator, if shards were closed
         self.refusal: StreamkitError | None = None   # the last one since something was stored: why all wait
         self.linger_timer: asyncio.TimerHandle | None = None
         self.retry_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def winding_up(self) -> bool:
+        """Nothing new is sent to the shard."""
+        return self.closed or self.told_closed
+
+    @property
+    def wants_look(self) -> bool:
+        """Something waits here for what a look at the stream may tell."""
+        return bool(self.window) or (self.told_closed and not self.closed)
+
+    @property
+    def moved_on(self) -> bool:
+        """The shard is served elsewhere than where the last batch was sent."""
+        return _place(self.shard) != self.tried
+
+    def sending(self) -> None:
+        """A batch leaves now."""
+        self.tried = _place(self.shard)
+
     def admit(self, batch: SealedBatch, now_ms: int) -> Flight:
         """The time-out counts from when the batch was opened; what is behind it was put after the last look."""
-        since_ms, self.waiting_since_ms = self.waiting_since_ms, now_ms
-        flight = Flight(batch, (now_ms if since_ms is None else since_ms) + self.delivery_timeout_ms)
+        if self.moved:
+            moved = self.moved.popleft()
+            flight = Flight(batch, moved.since_ms + self.delivery_timeout_ms, flushes=list(moved.flushes))
+        else:
+            since_ms, self.waiting_since_ms = self.waiting_since_ms, now_ms
+            flight = Flight(batch, (now_ms if since_ms is None else since_ms) + self.delivery_timeout_ms)
         self.window.append(flight)
         self.next_sequence += batch.count
         return flight
@@ -100,21 +147,28 @@ class Lane:
         flight.error = error
         if not isinstance(error, SequenceGap):     # it follows from another's refusal
             self.refusal = error
-        flight.in_doubt = flight.in_doubt or is_in_doubt(error)
+        self.told_closed = self.told_closed or isinstance(error, ShardClosed)
+        if self.told_closed and isinstance(error, ShardClosed | SequenceGap):
+            flight.in_doubt = False        # a closed shard that does not have it will never have it
+        else:
+            flight.in_doubt = flight.in_doubt or is_in_doubt(error)
         self.stopped = True
 
     def plan(self, now_ms: int) -> Plan:
         """Everything has been answered: who fails, and how the rest goes on."""
         assert self.in_flight == 0, "a lane is planned when nothing is in flight"
         plan = Plan([])
+        if self.winding_up:
+            self._end_doubt()
         refreshing = hole = False
         doubtful: list[Flight] = []        # whose fate is open, with no hole before them
         for flight in self.window:
             error, flight.error = flight.error, None           # each answer counts once
             verdict = Verdict.RETRY if error is None else self._judge(flight, error)
-            if verdict is Verdict.REFRESH and self.refreshes >= REFRESHES_MAX and not is_passing(error):
+            if verdict is Verdict.REFRESH and self.refreshes >= REFRESHES_MAX and not self._is_passing(error):
                 verdict = Verdict.FAIL
             refreshing = refreshing or verdict is Verdict.REFRESH
+            plan.follow = plan.follow or _names_leader(error)
             if verdict is Verdict.RENAME:
                 plan.rename = True
                 if flight.in_doubt:        # an earlier try may lie in what the shard forgot
@@ -132,8 +186,10 @@ class Lane:
                 plan.rename = plan.rename or hole
                 if not hole:
                     doubtful.append(flight)
-        plan.renumber = bool(plan.fail)
-        plan.refresh = refreshing
+        if self.winding_up:                # no number will be given here any more
+            plan.rename = False
+        plan.renumber = bool(plan.fail) and not self.winding_up
+        plan.refresh = self.lost = refreshing
         self.refreshes = self.refreshes + 1 if refreshing else 0
         if plan.rename:
             plan.fail += [(flight, self.timed_out(flight, None)) for flight in doubtful]
@@ -163,6 +219,17 @@ class Lane:
         self.identity = identity
         self.renumber(0)
 
+    def _end_doubt(self) -> None:
+        # Numbers are stored in order: behind a batch that a closed shard will never store none is stored either.
+        refused = False
+        for flight in self.window:
+            refused = refused or not flight.in_doubt
+            flight.in_doubt = not refused
+
+    def _is_passing(self, error: StreamkitError | None) -> bool:
+        # A node that learns of a new stream last refuses its first batches; others list the shard meanwhile.
+        return is_passing(error) or (isinstance(error, ShardNotFound) and self.listed)
+
     def _judge(self, flight: Flight, error: StreamkitError) -> Verdict:
         oldest = self.window[0].batch.sequence
         if isinstance(error, UnknownProducer) and oldest == 0:
@@ -187,9 +254,12 @@ class Lane:
         )
 
 
-def is_passing(error: StreamkitError | None) -> bool:
-    """True for a refresh that may go on until the deadline: the shard exists, its leader is being found."""
-    return error is not None and error.code == "not_leader"
+def _place(shard: Shard) -> tuple[str, str, int]:
+    return shard.address, shard.leader, shard.epoch
+
+
+def _names_leader(error: StreamkitError | None) -> bool:
+    return error is not None and error.code == "not_leader" and bool(error.facts.get("address"))
 
 
 def answer_as_error(answer: Any) -> StreamkitError | None:

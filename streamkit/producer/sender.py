@@ -4,6 +4,10 @@ Lives on one event loop. Woken when the accumulator opened or filled a batch (at
 seals by the self-clocking rule: a full batch at once; an open one when nothing is in flight for its shard, or when
 it has waited linger_ms. So an idle producer has the latency of a round trip, and a busy one fills batches while
 earlier ones travel. Read `_pump` and `_answered` first; `lane.py` holds the rules for what goes wrong.
+
+When a shard is refused as led elsewhere or closed, `_look` asks for the stream until every lane found its way:
+quickly at first, because a new leader serves within a second, then ever more slowly. A map with new shards is adopted
+in one step (`_adopt`): from then on records go to the children, which are not sent before their parents' are settled.
 """
 
 from __future__ import annotations
@@ -15,14 +19,15 @@ from functools import partial
 from typing import Any, Protocol
 
 from streamkit._core.accumulator import Accumulator, Budget
+from streamkit._core.hashing import ShardTable
 from streamkit._core.histogram import Histogram
 from streamkit._core.outcome import ColumnsHandle, Delivery
-from streamkit.errors import Closed, NotFound, StreamkitError, StreamNotFound
+from streamkit.errors import Closed, NotFound, StreamkitError, StreamNotFound, WrongShard
 from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamDescription
 from streamkit.producer.config import COMPRESSIONS, ProducerConfig
 from streamkit.producer.entry import result_maker
-from streamkit.producer.lane import Flight, Flush, Lane, answer_as_error
+from streamkit.producer.lane import Flight, Flush, Lane, Moved, answer_as_error
 from streamkit.producer.verdict import Verdict, judge
 from streamkit.protocol.messages import ProducerGiven
 from streamkit.runtime.backoff import Backoff
@@ -32,6 +37,11 @@ from streamkit.runtime.tasks import Tasks
 _log = logging.getLogger("streamkit.producer")
 
 NOBODY = ProducerGiven(0, 0)               # the identity of a producer that is not idempotent
+_LOOK_FIRST_MS = 20                        # between two looks at the stream …
+_LOOK_MOST_MS = ((3_000, 100), (10_000, 300))    # … at most so long until so long after the trouble began …
+_LOOK_LAST_MS = 1_000                      # … and so long from then on
+_FOLLOWS_MAX = 3                           # leaders named by others that are tried without a pause in between
+_MOVE_BYTES = 1 << 20                      # taken apart in one turn of the loop
 FAILURES_KEPT_MAX = 10_000                 # batches whose failure nobody looked at, kept for flush to raise
 
 
@@ -67,7 +77,8 @@ class Sender:
         self.failures: list[Delivery | ColumnsHandle] = []
         self.failures_dropped = 0
         self._gone: StreamkitError | None = None       # what the last look for a missing stream ended with
-        self._refreshing = False
+        self._looking = False
+        self._unheld: list[asyncio.Future[None]] = []  # of flushes that wait for the end of a change of shards
         self.batches_sent = self.batches_retried = self.records_stored = self.records_failed = self.duplicates = 0
         self.bytes_sent = 0
         self.batch_records = Histogram()
@@ -77,16 +88,16 @@ class Sender:
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks("producer")
         self._closed = False
-        self._lanes = [
-            Lane(index, shard, identity, self._backoff(), config.delivery_timeout_ms)
-            for index, shard in enumerate(stream.shards)
-        ]
+        self._identity = identity
+        self._lanes = [self._lane(index, shard) for index, shard in enumerate(stream.shards)]
+        for lane in self._lanes:
+            lane.finished = lane.closed
         # Without idempotence nothing restores the order of overtaken batches, so one travels at a time.
         self._in_flight_max = config.in_flight_max if config.idempotent else 1
         self.accumulator = Accumulator(
-            [None if s.closed_ms is not None else (s.hash_start, s.hash_end) for s in stream.shards],
+            self._ranges(),
             budget=budget,
-            origins=[result_maker(stream.name, shard) for shard in stream.shards],
+            origins=self._origins(),
             wake=self._wake,
             home=self._loop,
             batch_bytes_max=config.batch_bytes_max,
@@ -103,6 +114,10 @@ class Sender:
     async def flush(self) -> None:
         """Everything accepted before the call has an outcome."""
         self._turn()
+        while not self._closed and any(lane.parents or lane.moving for lane in self._lanes):
+            unheld: asyncio.Future[None] = self._loop.create_future()
+            self._unheld.append(unheld)
+            await unheld                   # what waits behind closed shards can not be told apart from later records
         for lane in self._lanes:
             self._take(lane, close_open=True)
         flights = [flight for lane in self._lanes for flight in lane.window]
@@ -137,6 +152,7 @@ class Sender:
                     try_="it may be stored" if in_doubt else "put it again; it was not stored",
                     what="producer", sent=in_doubt,
                 ))  # fmt: skip
+        self._release_flushes()
         self._settled()
 
     def keep_failure(self, outcome: Delivery | ColumnsHandle) -> None:
@@ -167,7 +183,10 @@ class Sender:
 
     def _pump(self, lane: Lane) -> None:
         """Seal what is due and send what may travel."""
-        if self._closed:
+        if self._closed or lane.parents:
+            return
+        if lane.winding_up:
+            self._wind_up(lane)
             return
         room = len(lane.window) < self._in_flight_max
         self._take(lane, close_open=room and (not lane.window or lane.overdue))
@@ -180,7 +199,7 @@ class Sender:
         lane.overdue = self.accumulator.waiting(lane.index) > 0
         self._pump(lane)
 
-    def _take(self, lane: Lane, *, close_open: bool) -> None:
+    def _take(self, lane: Lane, *, close_open: bool, compress: bool = True) -> None:
         identity = lane.identity
         now_ms = self._clock.monotonic_ms()
         if lane.waiting_since_ms is None and self.accumulator.waiting(lane.index):
@@ -191,6 +210,7 @@ class Sender:
             producer_id=identity.producer_id,
             producer_epoch=identity.producer_epoch,
             sequence=lane.next_sequence,
+            compress=compress,
         ):
             lane.admit(batch, now_ms)
             self.batch_records.record(batch.count)
@@ -199,17 +219,18 @@ class Sender:
                 lane.waiting_since_ms = None
 
     def _send(self, lane: Lane) -> None:
-        if lane.stopped or self._closed:
+        if lane.stopped or self._closed or lane.parents:
             return
         now_ms = self._clock.monotonic_ms()
         for flight in lane.window:
             if lane.in_flight >= self._in_flight_max:
                 break
-            if flight.in_flight:
+            if flight.in_flight or (lane.winding_up and not flight.in_doubt):
                 continue
             if now_ms >= flight.deadline_ms:
                 lane.stopped = True        # too late to begin; it ends once what travels is answered
                 break
+            lane.sending()
             flight.in_flight = True
             flight.attempts += 1
             lane.in_flight += 1
@@ -232,7 +253,8 @@ class Sender:
         error = answer_as_error(answer)
         if error is None:
             lane.remove(flight)
-            lane.refreshes = 0
+            lane.refreshes = lane.follows = 0
+            lane.lost = False
             lane.refusal = None
             lane.backoff.reset()
             self.records_stored += flight.batch.count
@@ -260,19 +282,28 @@ class Sender:
             return
         if plan.renumber and self.config.idempotent:
             lane.close_holes(first)
-        if plan.refresh and not self._refreshing:
-            self._refreshing = True
-            self._start(self._refresh(), "refresh")
-        if not lane.window:
+        if plan.follow and lane.follows < _FOLLOWS_MAX:
+            lane.follows += 1              # the client knows the way already
+            self._loop.call_soon(self._resume, lane)
+            return
+        if plan.refresh and lane.moved_on:
+            self._loop.call_soon(self._resume, lane)
+            return
+        settled = lane.closed and not any(flight.in_doubt for flight in lane.window)
+        if not lane.window or settled:
             self._resume(lane)
             return
+        if plan.refresh:
+            self._start_looking()
         # Never past a deadline: the window is in the order of put, so its first is the next to end.
         left_ms = lane.window[0].deadline_ms - self._clock.monotonic_ms() + 1
         pause_ms = min(max(lane.backoff.next_ms(), retry_after_ms), max(0, left_ms))
         lane.retry_timer = self._loop.call_later(pause_ms / 1000, self._resume, lane)
 
     def _resume(self, lane: Lane) -> None:
-        lane.retry_timer = None
+        if lane.retry_timer is not None:
+            lane.retry_timer.cancel()      # this is it, or it comes too late
+            lane.retry_timer = None
         lane.stopped = False
         self._send(lane)                   # ends what is late, then comes back here
         if not lane.stopped:
@@ -301,22 +332,153 @@ class Sender:
         lane.rename(identity)
         self._resume(lane)
 
-    async def _refresh(self) -> None:
+    # ---- where the shards are ----------------------------------------------------------------------------
+
+    def _start_looking(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self._start(self._look(), "look")
+
+    async def _look(self) -> None:
+        """Ask for the stream until every lane that was refused as lost has its shard again, or its children."""
+        backoff = Backoff(self._client.runtime.random, _LOOK_FIRST_MS, _LOOK_MOST_MS[0][1])
+        began_ms = self._clock.monotonic_ms()
         try:
-            found = await self._client.stream(self.stream.name, refresh=True)
-        except StreamkitError as error:
-            self._gone = error if isinstance(error, NotFound) else None
-            _log.info("producer.refresh_failed stream=%s code=%s", self.stream.name, error.code)
-            return
+            while True:
+                try:
+                    self._adopt(await self._client.stream(self.stream.name, refresh=True))
+                except StreamkitError as error:
+                    self._gone = error if isinstance(error, NotFound) else None
+                    _log.log(logging.DEBUG if backoff.tries else logging.INFO,
+                             "producer.refresh_failed stream=%s code=%s", self.stream.name, error.code)  # fmt: skip
+                if self._closed or not any(lane.lost and lane.wants_look for lane in self._lanes):
+                    return
+                waited_ms = self._clock.monotonic_ms() - began_ms
+                backoff.most_ms = next((most for until, most in _LOOK_MOST_MS if waited_ms < until), _LOOK_LAST_MS)
+                await asyncio.sleep(backoff.next_ms() / 1000)
         finally:
-            self._refreshing = False
+            self._looking = False
+
+    def _adopt(self, found: StreamDescription) -> None:
+        """What a broker says of the stream: leaders that moved are tried at once, new shards take their keys over."""
         by_uuid = {shard.uuid: shard for shard in found.shards}
         self._gone = None if any(each.shard.uuid in by_uuid for each in self._lanes) else StreamNotFound(
             f'stream "{self.stream.name}" was deleted; one of the same name was made since',
             try_="make a new producer for it", stream=self.stream.name, near=None,
         )  # fmt: skip
-        for each in self._lanes:
-            each.shard = by_uuid.get(each.shard.uuid, each.shard)
+        if self._gone is not None:
+            return
+        for lane in self._lanes:
+            shard = by_uuid.get(lane.shard.uuid)
+            lane.listed = shard is not None
+            if shard is None:
+                continue                   # retention removed it, or the answer is an old one
+            lane.shard = shard
+        if found.map_version > self.stream.map_version:
+            self._change_map(found)
+        for lane in self._lanes:
+            if lane.lost and lane.moved_on:
+                lane.lost = False
+                if lane.retry_timer is not None:
+                    self._resume(lane)
+
+    def _change_map(self, found: StreamDescription) -> None:
+        known = {lane.shard.uuid for lane in self._lanes}
+        self.stream = found
+        fresh = [self._lane(len(self._lanes) + i, shard)
+                 for i, shard in enumerate(shard for shard in found.shards if shard.uuid not in known)]  # fmt: skip
+        closing = [lane for lane in self._lanes if lane.shard.closed_ms is not None and not lane.closed]
+        closing += [lane for lane in fresh if lane.closed]
+        self._lanes += fresh
+        for lane in closing:
+            lane.closed = True
+            lane.lost = False
+        by_ordinal = {lane.shard.ordinal: lane for lane in self._lanes}
+        for lane in fresh:
+            parents = [by_ordinal[ordinal] for ordinal in lane.shard.parents if ordinal in by_ordinal]
+            lane.parents = [parent for parent in parents if parent.closed and not parent.finished]
+        self.accumulator.replace_map(self._ranges(), origins=self._origins(), map_version=found.map_version)
+        _log.info("producer.map_changed stream=%s map_version=%d shards=%d closed=%d", found.name, found.map_version,
+                  len(found.shards), len(closing))  # fmt: skip
+        for lane in closing:
+            if lane.linger_timer is not None:
+                lane.linger_timer.cancel()
+                lane.linger_timer = None
+            if lane.retry_timer is not None:
+                self._resume(lane)         # it waited for this
+            else:
+                self._pump(lane)
+
+    def _wind_up(self, lane: Lane) -> None:
+        """A closed shard: ask again about what it may have stored; the rest goes to its children."""
+        if lane.in_flight or lane.stopped or lane.moving or lane.finished:
+            return
+        if any(flight.in_doubt for flight in lane.window):
+            self._send(lane)
+        elif lane.closed:
+            lane.moving = True
+            self._start(self._move(lane), "move")
+        else:                              # refused as closed, but who the children are is not known yet
+            lane.lost = True
+            self._start_looking()
+
+    async def _move(self, lane: Lane) -> None:
+        # Newest first, each in front of what is there already, so that in the end the oldest is the first.
+        self._take(lane, close_open=True, compress=False)
+        children = [each for each in self._lanes if lane.shard.ordinal in each.shard.parents]
+        targets = ShardTable(
+            [(each.shard.hash_start, each.shard.hash_end) if each in children else None for each in self._lanes]
+            if children else self._ranges()
+        )  # fmt: skip
+        moved_bytes = 0
+        while lane.window and not self._closed:
+            flight = lane.window[-1]
+            if self._clock.monotonic_ms() >= flight.deadline_ms:
+                self._fail(lane, flight, lane.timed_out(flight, None))
+                continue
+            try:
+                shards = self.accumulator.take_apart(flight.batch, targets)
+            except WrongShard as error:
+                self._fail(lane, flight, error)
+                continue
+            lane.window.pop()
+            moved = Moved(flight.deadline_ms - lane.delivery_timeout_ms, flight.flushes)
+            for flush in flight.flushes:
+                flush.left += len(shards) - 1
+            for index in shards:
+                self._lanes[index].moved.appendleft(moved)
+            moved_bytes += flight.batch.charged
+            if moved_bytes >= _MOVE_BYTES:
+                moved_bytes = 0
+                await asyncio.sleep(0)     # other shards go on meanwhile
+        lane.moving = False
+        lane.finished = True
+        for child in self._lanes:
+            if lane in child.parents:
+                child.parents.remove(lane)
+            if not child.finished:
+                self._pump(child)
+        self._release_flushes()
+
+    def _release_flushes(self) -> None:
+        waiting, self._unheld = self._unheld, []
+        for flush in waiting:
+            if not flush.done() and not self._loop.is_closed():
+                flush.set_result(None)
+
+    def _lane(self, index: int, shard: Shard) -> Lane:
+        return Lane(index, shard, self._identity, self._backoff(), self.config.delivery_timeout_ms)
+
+    def _ranges(self) -> list[tuple[int, int] | None]:
+        return [
+            None if lane.shard.closed_ms is not None else (lane.shard.hash_start, lane.shard.hash_end)
+            for lane in self._lanes
+        ]
+
+    def _origins(self) -> list[Callable[[int, int, int], Any]]:
+        return [result_maker(self.stream.name, lane.shard) for lane in self._lanes]
+
+    # ---- outcomes ----------------------------------------------------------------------------------------
 
     def _fail(self, lane: Lane, flight: Flight, error: StreamkitError) -> None:
         lane.remove(flight)

@@ -196,7 +196,7 @@ async def test_a_shard_that_lost_acknowledged_batches_is_told_a_new_name() -> No
 
 
 @pytest.mark.parametrize("kind", [WrongShard, StreamNotFound])
-async def test_a_missing_shard_is_looked_for_three_times(kind: type[StreamkitError]) -> None:
+async def test_a_missing_shard_is_looked_for_and_tried_three_times_more(kind: type[StreamkitError]) -> None:
     broker = FakeBroker(shards=1)
     broker.faults = lambda number: kind("gone")
     async with producer(broker) as p:
@@ -204,7 +204,8 @@ async def test_a_missing_shard_is_looked_for_three_times(kind: type[StreamkitErr
         with pytest.raises(kind):
             await handle
 
-    assert broker.refreshes == 3
+    assert broker.refreshes >= 1
+    assert broker.number == 4
 
 
 @pytest.mark.parametrize(("fault", "sent"), [(LOSE, True), (Throttled("wait", retry_after_ms=0), False)])
