@@ -104,11 +104,11 @@ class Changes:
                 )  # fmt: skip
             if not certain:
                 log.certain = False                            # at once; nobody may be told otherwise meanwhile
-                await self._write_facts(log, replace(log.facts, certain=False))
+                await self._write_facts(log, replace(log.facts, certain=False, doubtful=False))
                 return
             await self._settle(log)
             snapshot = take_snapshot(log)
-            snapshot = replace(snapshot, facts=replace(snapshot.facts, certain=True, damaged=False))
+            snapshot = replace(snapshot, facts=replace(snapshot.facts, certain=True, damaged=False, doubtful=False))
             for segment in snapshot.segments:
                 segment.dirty = False
             try:

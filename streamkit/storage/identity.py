@@ -41,7 +41,7 @@ def read_cluster(disk: Disk, path: str) -> tuple[int, ClusterFacts | None]:
     if slot is not None:
         try:
             return slot[0], msgspec.json.decode(slot[1], type=ClusterFacts)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             slot = None
     if not any(data[:512]):
         return 0, None                                         # the first one was being written

@@ -142,8 +142,7 @@ class LogDirectory:
         replay = recovery.replay_journal(disk, f"{self.path}/journal", found, same_boot=same_boot)
         self.recovered = replay
         power_lost = not self.was_clean and not same_boot
-        self._doubt({uuid: place for uuid, place in found.items() if uuid in replay.doubtful or pledged.lost
-                     or (place[1].facts.memory_mode and power_lost)})  # fmt: skip
+        self._doubt(found, pledged.lost, power_lost)
         self._write_node_facts(NodeFacts(boot_id=boot_id, clean=False))
         self._make_node_log(replay)
         self._make_changes(pledged)
@@ -169,11 +168,17 @@ class LogDirectory:
             logger.error("pledges.damaged", extra={"facts": {"path": self.path, "shards": len(found)}})
         return pledged
 
-    def _doubt(self, doubtful: dict[bytes, tuple[str, recovery.Found]]) -> None:
+    def _doubt(self, found: dict[bytes, tuple[str, recovery.Found]], pledges_lost: bool, power_lost: bool) -> None:
         """On disk before the directory counts as opened under this boot: the reasons are not seen a second time."""
+        doubtful: list[tuple[str, recovery.Found]] = []
+        for uuid, (path, shard) in found.items():
+            lost = pledges_lost or (shard.facts.memory_mode and power_lost)
+            if lost or uuid in self.recovered.doubtful:
+                torn = not lost and (shard.facts.certain or shard.facts.doubtful)
+                shard.facts = replace(shard.facts, certain=False, doubtful=torn)
+                doubtful.append((path, shard))
         many = len(doubtful) > SYNC_ALL_FILES
-        for path, shard in doubtful.values():
-            shard.facts = replace(shard.facts, certain=False)
+        for path, shard in doubtful:
             shard.generation += 1
             shard.changed = True
             write_super(self._disk, path, shard.facts, shard.generation, sync=not many)

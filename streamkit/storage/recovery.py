@@ -30,6 +30,7 @@ logger = logging.getLogger("streamkit.storage")
 _WINDOW_BYTES = 4 << 20
 _FLAG_EPOCH_START = 2
 _FLAG_CLOSE = 4
+_BATCH_HEADER_BYTES = 112
 
 
 @dataclass(slots=True)
@@ -228,7 +229,7 @@ def recover_shard(
     scan = _Scan(disk, path, seed, found, durable, producers_max, mark)
     scan.run()
     if found.damages:
-        found.facts = replace(found.facts, certain=False)
+        found.facts = replace(found.facts, certain=False, doubtful=False)
         found.changed = True
 
 
@@ -253,7 +254,7 @@ class _Scan:
             segment: dict[str, int] = {"base": base, "end": base, "position": 0, "measured": 0}
             if base < start[0]:
                 segment["end"] = after if after is not None else base
-                segment["position"] = self._sealed_size(base)
+                self._measure_sealed(segment)
                 found.segments.append(segment)
                 continue
             if base != self.sequence and base != start[0]:
@@ -300,13 +301,21 @@ class _Scan:
         finally:
             file.close()
 
-    def _sealed_size(self, base: int) -> int:
-        # Bytes of batches in a segment before the checkpoint: by its trailer, else all of it.
-        file = self.disk.open(f"{self.path}/{segment_name(base)}")
+    def _measure_sealed(self, segment: dict[str, int]) -> None:
+        # Bytes and times of a segment before the checkpoint: by its trailer, else all of it and its first header.
+        file = self.disk.open(f"{self.path}/{segment_name(segment['base'])}")
         try:
             size = file.size()
             trailer = read_trailer(file.read(96, max(0, size - 96)), self.seed)
-            return trailer["bytes"] if trailer and trailer["bytes"] <= size else size
+            if trailer and trailer["base"] == segment["base"] and trailer["bytes"] <= size:
+                segment["position"] = trailer["bytes"]
+                segment["first_append_ms"] = trailer["first_append_ms"]
+                segment["last_append_ms"] = trailer["last_append_ms"]
+                return
+            segment["position"] = size
+            header = file.read(_BATCH_HEADER_BYTES, 0)
+            if walk(header, 0, segment["base"], self.seed, with_body=False).needed > _BATCH_HEADER_BYTES:
+                segment["first_append_ms"] = int.from_bytes(header[24:32], "little")
         finally:
             file.close()
 

@@ -113,9 +113,10 @@ def apply_plan(log: ShardLog, damage: Damage, plan: Plan) -> None:
             segment.position = segment.written_position = plan.position + len(plan.data)
         segment.measured = False
     segment.forget_places()
-    for _, base, records, _, append_ms, epoch, _, who, who_epoch, number in walk(
-        plan.data, 0, plan.base, plan.seed, with_body=False
-    ).batches:
+    batches = walk(plan.data, 0, plan.base, plan.seed, with_body=False).batches
+    if plan.position == 0:
+        segment.first_append_ms = batches[0][4]
+    for _, base, records, _, append_ms, epoch, _, who, who_epoch, number in batches:
         log.note_epoch(epoch, base)
         if who:
             log.producers.note_late(who, who_epoch, number, records, base, append_ms)

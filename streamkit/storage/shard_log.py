@@ -93,6 +93,13 @@ class ShardLog(ShardCore):
         """Names the life of this copy on this disk: another one has another."""
         return self.facts.incarnation
 
+    @property
+    def doubtful(self) -> bool:
+        """Not certain, but only because the last group of the journal does not read back after a loss of power: it was
+        being written, so nothing is missing, or it is damaged. Damage of one copy at one place is all that a cluster
+        is built to bear; so when every copy answers, one of them has what may be missing in a doubtful one."""
+        return self.facts.doubtful and not self.certain and not self.damages
+
     # ---- files ------------------------------------------------------------------------------------------------
 
     def segment_path(self, segment: Segment, suffix: str = ".log") -> str:
@@ -279,8 +286,14 @@ class ShardLog(ShardCore):
     # ---- times ------------------------------------------------------------------------------------------------
 
     def first_append_ms(self) -> int:
-        """Append time of the oldest batch kept; 0 when the log is empty."""
-        return next((self._first_time(segment) for segment in self.segments if segment.end > self.log_start), 0)
+        """Append time of the oldest batch kept; 0 when the log is empty. Never waits for the disk.
+
+        Where the beginning of the log is damaged it is the newest batch's: a guess must not make records look old.
+        """
+        for segment in self.segments:
+            if segment.end > self.log_start:
+                return segment.first_append_ms or self.last_append_ms
+        return 0
 
     def _first_time(self, segment: Segment) -> int:
         if segment.first_append_ms == 0 and segment.written_position:

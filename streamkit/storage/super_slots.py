@@ -10,7 +10,8 @@
      16   4  promised epoch       nothing older is accepted
      20   4  flags                1 certain, 2 memory mode (holds batches that did not ask for a sync), 4 has producers,
                                   8 being cut: what lies behind the checkpoint is void, see `cut`,
-                                  16 damage was found: all of the log is summed before it counts as certain
+                                  16 damage was found: all of the log is summed before it counts as certain,
+                                  32 not certain for one reason only: the journal's last group was torn, or is damaged
      24   8  log_start
      32   8  checkpoint: sequence      everything before it is synced in segments
      40   8  checkpoint: segment base
@@ -67,12 +68,14 @@ class ShardFacts:
     epoch: int = 0
     cutting: bool = False
     damaged: bool = False
+    doubtful: bool = False
     closing_end: int = 0
     settled_file: int = 0
     settled_group: int = 0
 
     def to_bytes(self) -> bytes:
-        flags = self.certain | self.memory_mode << 1 | self.has_producers << 2 | self.cutting << 3 | self.damaged << 4
+        flags = (self.certain | self.memory_mode << 1 | self.has_producers << 2 | self.cutting << 3
+                 | self.damaged << 4 | self.doubtful << 5)  # fmt: skip
         return _SHARD.pack(
             self.incarnation, self.promised_epoch, flags, self.log_start, self.sequence, self.segment_base,
             self.position, self.batches, self.first_append_ms, self.last_append_ms, self.headers_crc, self.epoch,
@@ -93,8 +96,8 @@ class ShardFacts:
             memory_mode=bool(flags & 2), has_producers=bool(flags & 4), log_start=log_start, sequence=sequence,
             segment_base=segment_base, position=position, batches=batches, first_append_ms=first_append_ms,
             last_append_ms=last_append_ms, headers_crc=headers_crc, epoch=epoch,
-            cutting=bool(flags & 8), damaged=bool(flags & 16), closing_end=closing_end, settled_file=settled_file,
-            settled_group=settled_group,
+            cutting=bool(flags & 8), damaged=bool(flags & 16), doubtful=bool(flags & 32),
+            closing_end=closing_end, settled_file=settled_file, settled_group=settled_group,
         )  # fmt: skip
 
 

@@ -20,14 +20,17 @@ from streamkit._core.producers import ProducerTable
 from streamkit.errors import CorruptFile
 from streamkit.simulator.disk import DiskFaults, DiskOfProcess, SimulatedDisk
 from streamkit.simulator.loop import Process
-from streamkit.storage import LogDirectory
+from streamkit.storage import ClusterFacts, LogDirectory
 from streamkit.storage.checkpoint import unpack_epochs
+from streamkit.storage.identity import identify, read_cluster
 from streamkit.storage.inspect import inspect_file
 from streamkit.storage.journal_files import read_header
+from streamkit.storage.marks import read_mark
+from streamkit.storage.pledges import read_pledges
 from streamkit.storage.super_slots import NodeFacts, ShardFacts, read_slots
-from tests.oracles_storage import SHARDS, SMALL, Machine, seal, wait_for
+from tests.oracles_storage import SHARDS, SMALL, Machine, SeededRandom, seal, wait_for
 
-KINDS = (".jrn", ".log", ".idx", ".psn", "super", "epochs", "node.id")
+KINDS = (".jrn", ".log", ".idx", ".psn", "super", "epochs", "node.id", "mark.0", "mark.1", "pledges", "cluster")
 SHARD = SHARDS[0]
 SEED = crc32c(SHARD)
 GROUP = 4096                                # a journal's groups begin at multiples of this
@@ -49,6 +52,9 @@ def sound_files() -> dict[str, bytes]:
             else:
                 log.append(seal([b"x" * 300]), now_ms=runtime.clock.now_ms(), epoch=1, durability="os")
             await wait_for(directory, lambda log=log: log.segment_end == log.log_end)
+        await directory.promise(dict.fromkeys(SHARDS[:2], 5))
+        await directory.write_cluster(ClusterFacts(cluster="ab" * 16, node="one"))
+        await directory.write_cluster(ClusterFacts(cluster="ab" * 16, node="one", starts=1, next_starts=2))
         await directory.close()
 
     machine.run(fill)
@@ -66,7 +72,15 @@ def resealed(kind: int, data: bytes) -> bytes:
     whole = bytearray(data)
     if KINDS[kind] in (".psn", "epochs", "node.id"):
         whole[4:8] = struct.pack("<I", crc32c(bytes(whole[8:])))
-    elif KINDS[kind] == "super":
+    elif KINDS[kind].startswith("mark"):
+        end = 200 + int.from_bytes(whole[8:12], "little") + int.from_bytes(whole[12:16], "little")
+        whole[4:8] = struct.pack("<I", crc32c(bytes(whole[8:end])))
+    elif KINDS[kind] == "pledges":
+        for at in range(0, len(whole) - 24, 512):
+            end = at + 24 + 24 * int.from_bytes(whole[at + 16 : at + 20], "little")
+            if whole[at : at + 4] == b"SKV1" and end <= len(whole):
+                whole[at + 4 : at + 8] = struct.pack("<I", crc32c(bytes(whole[at + 8 : end])))
+    elif KINDS[kind] in ("super", "cluster"):
         for at in (0, 4096):
             size = int.from_bytes(whole[at + 16 : at + 20], "little")
             if at + 20 + size <= len(whole):
@@ -161,9 +175,47 @@ def _read_journal(data: bytes) -> None:
     _inspected(f"data/journal/{1:016d}.jrn", data)
 
 
+def _at(path: str, data: bytes) -> DiskOfProcess:
+    local = DiskOfProcess(SimulatedDisk(1, DiskFaults()), Process("node"))
+    local.make_directory(path.rpartition("/")[0])
+    local.make_directory("data/shards/some")
+    local.open(path, create=True).write([data], 0)
+    return local
+
+
+def _read_identity(data: bytes) -> None:
+    try:
+        node, disk = identify(_at("data/node.id", data), "data", SeededRandom(1))
+    except CorruptFile:
+        return
+    assert len(node) == len(disk) == 16
+
+
+def _read_mark(data: bytes) -> None:
+    local = _at("data/shards/some/mark.0", data)
+    if len(data) > 52:
+        boot = data[16:52].rstrip(b"\0").decode("ascii", "replace")
+        assert read_mark(local, "data/shards/some", boot, SEED, data[56:72], 5) is None, "no segment bears it out"
+
+
+def _read_pledges(data: bytes) -> None:
+    for expected in (False, True):
+        pledged = read_pledges(_at("data/pledges", data), "data", expected=expected)
+        assert (len(pledged.promises) - 1) * 24 <= len(data)
+
+
+def _read_cluster(data: bytes) -> None:
+    try:
+        generation, facts = read_cluster(_at("data/cluster", data), "data")
+    except CorruptFile:
+        return
+    assert facts is None or (generation >= 0 and isinstance(facts.node, str))
+
+
 READERS: dict[str, Callable[[bytes], None]] = {
     ".jrn": _read_journal, ".log": _read_segment, ".idx": _read_index, ".psn": _read_producers,
-    "super": _read_super, "epochs": _read_epochs, "node.id": _read_epochs,
+    "super": _read_super, "epochs": _read_epochs, "node.id": _read_identity,
+    "mark.0": _read_mark, "mark.1": _read_mark, "pledges": _read_pledges, "cluster": _read_cluster,
 }  # fmt: skip
 
 
