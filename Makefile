@@ -1,4 +1,4 @@
-# make demo | test | test-debug | test-sanitize | bench | fuzz | simulate | lint | build
+# make demo | test | test-debug | test-sanitize | bench | bench-peers | fuzz | simulate | lint | build
 #
 # Everything lives in $(VENV); nothing is installed outside it, except that a missing compiler or missing Python
 # headers are installed with apt-get when this runs as root on Debian or Ubuntu. PYTHON=python3.13 chooses another Python.
@@ -16,7 +16,7 @@ DEBUG_TREE := build/debug
 SANITIZE_TREE := build/sanitize
 SANITIZE_TESTS ?= tests/core tests/fuzz tests/storage tests/leases tests/protocol
 
-.PHONY: demo test test-debug test-sanitize bench fuzz simulate lint build clean
+.PHONY: demo test test-debug test-sanitize bench bench-peers bench-peers-install fuzz simulate lint build clean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -55,6 +55,17 @@ bench: build
 	$(VENV)/bin/python -m pytest benchmarks/kernels --benchmark-enable --benchmark-columns=min,median,stddev,ops $(PYTEST_ARGS)
 	@mkdir -p build
 	$(VENV)/bin/python -m benchmarks.paths --json build/benchmarks.json --markdown docs/benchmarks.md $(BENCH_ARGS)
+
+# The same work on streamkit and on its peers; the first command installs those into build/peers. BENCH_ARGS=--quick,
+# or --systems nats,streamkit-3 --works produce,latency; `--list` names what there is.
+PEERS_PYTHON := $(if $(wildcard build/peers/python/bin/python),build/peers/python/bin/python,$(VENV)/bin/python)
+
+bench-peers: build
+	PYTHONPATH=. $(PEERS_PYTHON) -m benchmarks.peers --json build/peers.json --markdown docs/peers.md \
+	  --plot docs/peers.svg $(BENCH_ARGS)
+
+bench-peers-install: build
+	PYTHONPATH=. $(VENV)/bin/python -m benchmarks.peers.install $(PEERS)
 
 # Every parser and every kernel against its slow twin, with many more examples than `make test` tries.
 fuzz: build
