@@ -165,6 +165,16 @@ class ClusterStreams(Streams):
 
     # -- what shards hold ----------------------------------------------------------------------------------
 
+    def shard(self, uuid: bytes) -> ShardServer:
+        """For readers. A leader that has just been elected knows too little of what is committed to be asked."""
+        served = super().shard(uuid)
+        if not served.is_readable:
+            raise NotLeader(
+                f"node {self.copies.node} is taking over the shard", try_="try again in a moment",
+                shard=uuid.hex(), epoch=served.epoch, leader="", address="",
+            )
+        return served
+
     def high_watermark(self, uuid: bytes) -> int:
         if (served := self.shards.get(uuid)) is not None:
             return served.high_watermark

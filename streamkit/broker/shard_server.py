@@ -252,6 +252,12 @@ class ShardServer:
         return start is None or self.high_watermark > start
 
     @property
+    def is_readable(self) -> bool:
+        """It knows of everything that its predecessors let be read; until then it must not tell less."""
+        start = self._leader.epoch_start
+        return start is None or self.high_watermark >= start
+
+    @property
     def waiting(self) -> int:
         """Puts that are not answered yet."""
         return len(self._acks or ()) + len(self._local or ())

@@ -155,11 +155,16 @@ class SimulatedDisk:
         self.crash: Callable[[], None] = _nobody_asked
         self.locks: dict[str, Process] = {}
         self.used_bytes = 0
+        self.lying = False                                     # syncs are answered, and nothing is synced
+        self.misdirected = 0                                   # so many of the next writes land one sector too far
+        self.stale = 0                                         # so many of the next reads find what was there before
+        self.damaged = False                                   # it lost or changed what it had promised to keep
 
     # ---- faults -----------------------------------------------------------------------------------------------
 
     def lose_power(self) -> None:
         """After the machine's processes were killed: only what was synced is sure to be there."""
+        self.damaged = self.damaged or self.lying
         keep = self.draw.choice((0.0, 0.1, 0.5, 0.9, 1.0))
         directories: dict[str, int] = {}
         for change in self.name_changes:
@@ -183,9 +188,35 @@ class SimulatedDisk:
         """Flip bits of one byte at rest."""
         inode = self.names[path]
         assert inode is not None
+        self.damaged = True
         for image in (inode.content, inode.durable):
             if position < len(image):
                 image[position] ^= bits
+
+    def settle(self) -> None:
+        """Whatever waits reaches the platter."""
+        for change in self.name_changes:
+            _apply(self.durable_names, change)
+        self.name_changes.clear()
+        for inode in self.names.values():
+            if inode is not None:
+                inode.sync()
+
+    def picture(self) -> dict[str, bytes | None]:
+        """Everything that is there, as a backup would hold it; None: a directory."""
+        return {path: None if inode is None else bytes(inode.content) for path, inode in self.names.items()}
+
+    def replace(self, picture: dict[str, bytes | None]) -> None:
+        """Another disk, with that on it. Its processes are gone."""
+        self.names = {
+            path: None if content is None else _Inode(bytearray(content), bytearray(content))
+            for path, content in picture.items()
+        }
+        self.durable_names = dict(self.names)
+        self.name_changes.clear()
+        self.lying, self.misdirected, self.stale = False, 0, 0
+        self.damaged = True
+        self._count()
 
     def forget(self) -> None:
         """After the run: let go of everything."""
@@ -228,6 +259,10 @@ class SimulatedDisk:
             if cut:
                 inode.write(data[:cut], position)
             self.die()
+        if self.misdirected and len(data) >= SECTOR_BYTES:
+            self.misdirected -= 1
+            self.damaged = True
+            position += SECTOR_BYTES
         grown = max(0, position + len(data) - len(inode.content))
         if self.used_bytes + grown > self.faults.capacity_bytes:
             room = max(0, len(data) - (self.used_bytes + grown - self.faults.capacity_bytes))
@@ -246,7 +281,8 @@ class SimulatedDisk:
         if self.faults.sync_fails and self.draw.random() < self.faults.sync_fails:
             inode.forget_changes(self.draw)
             raise OSError(errno.EIO, "input/output error")
-        inode.sync()
+        if not self.lying:
+            inode.sync()
 
     def truncate(self, process: Process, inode: _Inode, size: int) -> None:
         if not self._step(process):
@@ -272,6 +308,8 @@ class SimulatedDisk:
             return
         if self.crash_due:
             self.die()
+        if self.lying:
+            return
         for change in self.name_changes:
             if change.directory == directory:
                 _apply(self.durable_names, change)
@@ -282,12 +320,8 @@ class SimulatedDisk:
             return
         if self.crash_due:
             self.die()
-        for change in self.name_changes:
-            _apply(self.durable_names, change)
-        self.name_changes.clear()
-        for inode in self.names.values():
-            if inode is not None:
-                inode.sync()
+        if not self.lying:
+            self.settle()
 
 
 _REMOVED = _Inode()
@@ -331,6 +365,10 @@ class SimulatedFile:
 
     def read(self, size: int, position: int) -> bytes:
         self._check()
+        disk = self._disk
+        if disk.stale and size >= SECTOR_BYTES:
+            disk.stale -= 1
+            return bytes(self._inode.durable[position : position + size])
         return bytes(self._inode.content[position : position + size])
 
     def read_nowait(self, size: int, position: int) -> bytes | None:

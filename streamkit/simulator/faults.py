@@ -15,6 +15,19 @@ CLIENT_ACTS = ("kill_worker", "stop_worker", "kill_producer", "stop_producer")
 WORLD_ACTS = ("clock_jump", "disk_full", "sync_fails", "slow_disk")
 ACTS = NODE_ACTS + NETWORK_ACTS + CLIENT_ACTS + WORLD_ACTS
 
+# What needs a cluster; `cluster_nemesis.py` says what each is.
+POWER_ACTS = ("power_loss", "power_loss_two", "power_loss_all", "crash_at_write", "sync_fails")
+DAMAGE_ACTS = ("wipe_node", "restore_node", "rot", "lying_disk", "misdirected_write", "stale_read")
+LINK_ACTS = ("partition", "isolate", "one_way", "ring", "slow_network")
+STORE_ACTS = (
+    "cut_store", "store_down", "store_loses_answers", "store_slow", "store_stale", "expire_sessions", "compact_store"
+)
+ADMIN_ACTS = ("move_leader", "move_copy", "drain_node", "split", "merge")
+CLUSTER_ACTS = (
+    *ACTS, "power_loss_two", "power_loss_all", "slow_node", "upgrade",
+    *DAMAGE_ACTS, *LINK_ACTS, *STORE_ACTS, *ADMIN_ACTS,
+)  # fmt: skip
+
 
 @dataclass(slots=True, kw_only=True)
 class Faults:
@@ -22,6 +35,8 @@ class Faults:
 
     durability: of the stream; "os" only where no power is lost, since it promises nothing there.
     rot: bits are flipped in stored files while the node is down; then the promise is only that nobody reads them.
+    nodes: one alone, or a cluster. zones: its nodes have different ones. versions: some speak an older protocol
+    at first.
     """
 
     acts: dict[str, float] = field(default_factory=dict)
@@ -37,6 +52,15 @@ class Faults:
     records: int = 240
     keys: int = 8
     small_journal: bool = True
+    nodes: int = 1
+    zones: bool = False
+    suspect_ms: int = 1_500
+    versions: bool = False
+
+    @property
+    def damages(self) -> bool:
+        """Whether one node of a cluster may lose or change what lies on its disk."""
+        return self.nodes > 1 and any(act in self.acts for act in DAMAGE_ACTS)
 
     @classmethod
     def none(cls) -> Faults:
@@ -81,3 +105,19 @@ def draw_faults(draw: random.Random) -> Faults:
         keys=draw.choice((1, 4, 12)),
         small_journal=draw.random() < 0.8,
     )
+
+
+def draw_cluster_faults(draw: random.Random) -> Faults:
+    """A cluster's world for one seed: of a third of all that can go wrong, much or little."""
+    faults = draw_faults(draw)
+    share = draw.choice((0.1, 0.25, 0.5))
+    faults.acts = {act: draw.choice((1.0, 1.0, 3.0)) for act in CLUSTER_ACTS if draw.random() < share}
+    faults.act_count = draw.choice((1, 2, 4, 8, 12)) if faults.acts else 0
+    faults.rot = False
+    faults.nodes = draw.choice((3, 3, 3, 4, 5))
+    faults.zones = draw.random() < 0.3
+    faults.suspect_ms = draw.choice((300, 1_500))
+    faults.versions = "upgrade" in faults.acts
+    faults.durability = draw.choice(("fsync", "fsync", "os"))
+    faults.records = draw.choice((40, 100, 200))
+    return faults

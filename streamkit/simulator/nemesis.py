@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 
-from streamkit.simulator.cluster import NODE_MACHINE, Cluster
+from streamkit.simulator.cluster import Cluster, Place
 from streamkit.simulator.disk import DiskFaults
 from streamkit.simulator.network import NetworkFaults
 from streamkit.simulator.workload import Workload
@@ -93,18 +94,24 @@ class Nemesis:
     def _short(self) -> float:
         return self.draw.choice((0.05, 0.5, 2.0)) * (0.5 + self.draw.random())
 
+    def place(self) -> Place:
+        """Whose turn it is."""
+        places = self.cluster.places
+        return places[0] if len(places) == 1 else self.draw.choice(places)
+
     # ---- the node -------------------------------------------------------------------------------------------------
 
     def kill_node(self) -> None:
-        self.world.kill(self.cluster.process)
+        self.world.kill(self.place().process)
 
     def power_loss(self) -> None:
-        self.world.lose_power(NODE_MACHINE)
+        self.world.lose_power(self.place().name)
 
     def rot(self) -> None:
         """A few bits flip while nobody looks."""
-        self.world.kill(self.cluster.process)
-        disk = self.world.disk(NODE_MACHINE)
+        place = self.place()
+        self.world.kill(place.process)
+        disk = self.world.disk(place.name)
         files = [(path, size) for path, size in disk.files().items() if size]
         for _ in range(self.draw.choice((1, 1, 3))):
             path, size = self.draw.choice(files)
@@ -113,18 +120,22 @@ class Nemesis:
             disk.rot(path, position, 1 << self.draw.randrange(8))
 
     def crash_at_write(self) -> None:
-        disk = self.world.disk(NODE_MACHINE)
+        place = self.place()
+        disk = self.world.disk(place.name)
         power = self.draw.random() < 0.7
         disk.crash_at = disk.steps + self.draw.choice((1, 3, 10, 40)) + self.draw.randint(0, 5)
-        disk.crash = self.power_loss if power else self.kill_node
+        disk.crash = partial(self.world.lose_power, place.name) if power else partial(self._kill, place)
+
+    def _kill(self, place: Place) -> None:
+        self.world.kill(place.process)
 
     def stop_node(self) -> None:
-        process = self.cluster.process
+        process = self.place().process
         self.world.stop(process)
         self._after(self._short(), lambda: self.world.resume(process))
 
     def orderly_restart(self) -> None:
-        self._run(self.cluster.stop_orderly())
+        self._run(self.place().stop_orderly())
 
     # ---- the network ----------------------------------------------------------------------------------------------
 
@@ -133,7 +144,8 @@ class Nemesis:
 
     def stall_link(self) -> None:
         client = self.draw.choice(self.workload.machines())
-        links = [(client, NODE_MACHINE), (NODE_MACHINE, client)]
+        node = self.place().name
+        links = [(client, node), (node, client)]
         if self.draw.random() < 0.5:
             links = [self.draw.choice(links)]
         for link in links:
@@ -167,10 +179,10 @@ class Nemesis:
 
     def clock_jump(self) -> None:
         milliseconds = self.draw.choice((-3 * _DAY_MS, -60_000, -500, 500, 3_600_000, _DAY_MS))
-        self.world.machine_clock(NODE_MACHINE).jump(milliseconds)
+        self.world.machine_clock(self.place().name).jump(milliseconds)
 
     def disk_full(self) -> None:
-        disk = self.world.disk(NODE_MACHINE)
+        disk = self.world.disk(self.place().name)
         disk.faults.capacity_bytes = disk.used_bytes + self.draw.choice((0, 1000, 30_000))
 
         def free() -> None:
@@ -180,9 +192,10 @@ class Nemesis:
 
     def sync_fails(self) -> None:
         """The node ends itself or stops appending; either way somebody restarts it after a while."""
-        disk = self.world.disk(NODE_MACHINE)
+        place = self.place()
+        disk = self.world.disk(place.name)
         disk.faults.sync_fails = 1.0
-        process = self.cluster.process
+        process = place.process
 
         def replace() -> None:
             disk.faults.sync_fails = 0.0
@@ -191,7 +204,7 @@ class Nemesis:
         self._after(0.2 + self._short(), replace)
 
     def slow_disk(self) -> None:
-        disk = self.world.disk(NODE_MACHINE)
+        disk = self.world.disk(self.place().name)
         disk.faults.sync_seconds = 0.2
 
         def restore() -> None:

@@ -65,6 +65,7 @@ class History:
     """`moment` counts what is noted; it orders asking and answering.
 
     rot: bits were flipped at rest, so that the end of a log may be cut off and be written anew.
+    stalled: why only an operator may go on, in a mode that says so rather than lose anything.
     """
 
     puts: dict[bytes, Put] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class History:
     final_checkpoints: dict[bytes, int] = field(default_factory=dict)
     heard: dict[str, float] = field(default_factory=dict)
     rot: bool = False
+    stalled: str = ""
     moment: int = 0
     wrong: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)

@@ -26,10 +26,12 @@ from typing import Any
 from streamkit.errors import StreamkitError
 from streamkit.simulator.checkers import judge
 from streamkit.simulator.cluster import Cluster
-from streamkit.simulator.faults import Faults, draw_faults
+from streamkit.simulator.cluster_nemesis import ClusterNemesis
+from streamkit.simulator.faults import Faults, draw_cluster_faults, draw_faults
 from streamkit.simulator.loop import Gone, OutOfTime, Stuck
 from streamkit.simulator.nemesis import Nemesis
 from streamkit.simulator.oracle import History
+from streamkit.simulator.watch import Watch
 from streamkit.simulator.workload import Workload
 from streamkit.simulator.world import World
 
@@ -44,6 +46,7 @@ class Report:
 
     seed: int
     violations: list[str]
+    nodes: int = 1
     counts: dict[str, int] = field(default_factory=dict)
     node_starts: int = 0
     acts: tuple[str, ...] = ()
@@ -55,7 +58,7 @@ class Report:
 
     @property
     def command(self) -> str:
-        return f"streamkit simulate --seed {self.seed}"
+        return f"streamkit simulate --seed {self.seed}" + ("" if self.nodes > 1 else " --alone")
 
     def __str__(self) -> str:
         if not self.violations:
@@ -64,10 +67,14 @@ class Report:
         return "\n".join([*lines, *(f"  {violation}" for violation in self.violations[:20])])
 
 
-def run(seed: int, faults: Faults | None = None) -> Report:
-    """A whole life of a cluster. faults: None draws them from the seed, as `streamkit simulate` does."""
+def run(seed: int, faults: Faults | None = None, *, alone: bool = True) -> Report:
+    """A whole life of a node or a cluster. faults: None draws them from the seed, as `streamkit simulate` does.
+
+    alone: those of one node without a cluster.
+    """
     began = time.perf_counter()
-    faults = faults or draw_faults(random.Random(f"faults {seed}"))
+    if faults is None:
+        faults = (draw_faults if alone else draw_cluster_faults)(random.Random(f"faults {seed}"))
     with _quiet_collection():
         report = _run(seed, faults)
         while gc.collect():                    # once more when the ends of coroutines left something behind
@@ -81,13 +88,14 @@ def _run(seed: int, faults: Faults) -> Report:
     history = History(rot=faults.rot)
     with _watched_log(history, world):
         violations = _live(world, history)
-        violations += judge(history, rot=faults.rot, whole=not violations)
+        violations += judge(history, rot=faults.rot, whole=not violations and not history.stalled)
     world.close()
     return Report(
         seed=seed,
         violations=violations,
+        nodes=faults.nodes,
         counts=history.counts(),
-        node_starts=sum("start node" in line for line in history.log),
+        node_starts=sum(" start n" in line for line in history.log),
         acts=tuple(faults.acts),
         virtual_seconds=world.loop.time(),
         callbacks=world.loop.callbacks,
@@ -116,23 +124,42 @@ class _TooLate(Exception):
 
 
 async def _life(world: World, history: History, cluster: Cluster) -> None:
-    workload = Workload(world, history)
+    workload = Workload(world, history, cluster.addresses)
+    watch = Watch(cluster, history)
     try:
         cluster.start()
-        await _within(QUIET_SECONDS, cluster.ready.wait(), "the node starts")
+        await _within(QUIET_SECONDS, cluster.until_ready(), "the node starts")
         await workload.create_stream()
-        supervisor = asyncio.get_running_loop().create_task(cluster.supervise())
+        loop = asyncio.get_running_loop()
+        background = [loop.create_task(cluster.supervise())]
+        if cluster.many:
+            background.append(loop.create_task(watch.run()))
         workload.start()
-        nemesis = Nemesis(world, cluster, workload)
+        nemesis = (ClusterNemesis if cluster.many else Nemesis)(world, cluster, workload)
         await nemesis.harm()
         await nemesis.heal()
-        seconds = _ROTTEN_SECONDS if world.faults.rot else QUIET_SECONDS
-        await _within(seconds, workload.producers_done(), "every put is answered")
-        await _within(seconds, workload.read_all(), "everything can be read")
-        await _within(seconds, workload.workers_done(), "checkpoints reach the end of every shard")
-        supervisor.cancel()
+        try:
+            await _come_to_rest(world, workload, watch)
+        except _TooLate as error:
+            if cluster.many and world.faults.durability == "os" and watch.stalled():
+                history.stalled = str(error)
+            else:
+                raise _TooLate(f"{error}; {watch.unsettled()}" if cluster.many else str(error)) from None
+        for task in background:
+            task.cancel()
     finally:
         workload.forget()
+
+
+async def _come_to_rest(world: World, workload: Workload, watch: Watch) -> None:
+    seconds = _ROTTEN_SECONDS if world.faults.rot else QUIET_SECONDS
+    await _within(seconds, workload.producers_done(), "every put is answered")
+    await _within(seconds, workload.read_all(), "everything can be read")
+    if world.faults.workers:
+        await _within(seconds, workload.workers_done(), "checkpoints reach the end of every shard")
+    if watch.cluster.many:
+        await _within(seconds, watch.settled(), "every copy holds everything")
+        await watch.compare_copies()
 
 
 async def _within(seconds: float, work: Awaitable[Any], what: str) -> None:

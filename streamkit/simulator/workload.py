@@ -29,7 +29,6 @@ from streamkit.model.stream import Durability, StreamConfig, StreamDescription
 from streamkit.producer.producer import AsyncProducer
 from streamkit.protocol import messages as m
 from streamkit.runtime.interfaces import Runtime
-from streamkit.simulator.cluster import ADDRESS
 from streamkit.simulator.loop import Process
 from streamkit.simulator.oracle import PENDING, REFUSED, STORED, UNKNOWN, History, Put
 from streamkit.simulator.world import World
@@ -44,8 +43,8 @@ CLIENT = ClientConfig(connect_timeout_ms=1_000, request_timeout_ms=2_000, reconn
 class RecordingClient(AsyncClient):
     """The shipped client; what matters to the oracle is written down as it is answered."""
 
-    def __init__(self, name: str, runtime: Runtime, history: History) -> None:
-        super().__init__(ADDRESS, runtime, config=CLIENT)
+    def __init__(self, name: str, address: str, runtime: Runtime, history: History) -> None:
+        super().__init__(address, runtime, config=CLIENT)
         self.name = name
         self.history = history
 
@@ -63,9 +62,11 @@ class RecordingClient(AsyncClient):
 class Workload:
     """Everybody who uses the stream in one run."""
 
-    def __init__(self, world: World, history: History) -> None:
+    def __init__(self, world: World, history: History, addresses: list[str]) -> None:
+        """addresses: of the nodes; everybody begins with one of them."""
         self.world = world
         self.history = history
+        self.addresses = addresses
         self.draw = random.Random(world.draw.getrandbits(64))
         self.producing: dict[Process, asyncio.Task[None]] = {}
         self.working: dict[Process, asyncio.Task[None]] = {}
@@ -80,9 +81,14 @@ class Workload:
         work: Coroutine[Any, Any, None] = main(process, runtime)
         return process, self.world.start(process, work)
 
+    def client(self, name: str, runtime: Runtime) -> RecordingClient:
+        addresses = self.addresses
+        address = addresses[0] if len(addresses) == 1 else self.draw.choice(addresses)
+        return RecordingClient(name, address, runtime, self.history)
+
     def start_producer(self, records: int) -> None:
         async def main(process: Process, runtime: Runtime) -> None:
-            client = RecordingClient(process.name, runtime, self.history)
+            client = self.client(process.name, runtime)
             await self._produce(client, process.name, records)
             await client.close()
 
@@ -129,7 +135,7 @@ class Workload:
 
     def start_worker(self) -> None:
         async def main(process: Process, runtime: Runtime) -> None:
-            client = RecordingClient(process.name, runtime, self.history)
+            client = self.client(process.name, runtime)
             config = ConsumerConfig(
                 streams=(STREAM,), application=APPLICATION, start="trim_horizon", worker=process.name, codec="bytes",
                 membership_ms=MEMBERSHIP_MS, checkpoint_interval_ms=200, batch_records_max=50, drain_seconds=1,
@@ -196,7 +202,7 @@ class Workload:
         config = StreamConfig(shards=self.world.faults.shards, durability=Durability(self.world.faults.durability))
 
         async def main() -> StreamDescription:
-            client = AsyncClient(ADDRESS, runtime, config=CLIENT)
+            client = self.client("operator", runtime)
             while True:
                 try:
                     stream = await client.create_stream(STREAM, config)
@@ -220,7 +226,7 @@ class Workload:
         process, runtime = self.world.new_process("auditor")
 
         async def main() -> None:
-            client = RecordingClient(process.name, runtime, self.history)
+            client = self.client(process.name, runtime)
             while True:
                 try:
                     answer = await client.call(m.DescribeApplication(APPLICATION))
@@ -241,7 +247,7 @@ class Workload:
 
     async def _tail(self, process: Process, runtime: Runtime) -> None:
         """Reads every shard from its beginning, for as long as the run lasts."""
-        client = RecordingClient(process.name, runtime, self.history)
+        client = self.client(process.name, runtime)
         stream = await _find_stream(client)
         await asyncio.gather(*[self._follow(client, shard) for shard in stream.shards])
 
@@ -253,11 +259,15 @@ class Workload:
                     shard, at, bytes_max=self.draw.choice((1, 10_000, 1 << 20)), wait_ms=0 if until_end else 200
                 )
             except DataError as error:
+                if self.world.faults.damages:
+                    await asyncio.sleep(0.2)       # a copy is damaged: another has what it lacks
+                    continue
                 if not self.world.faults.rot:
                     history.wrong.append(f"{client.name} could not read: {type(error).__name__}: {error}")
                 return
             except StreamkitError:
                 await asyncio.sleep(0.05)
+                shard = await self._again(client, shard)
                 continue
             history.told(client.name, shard.uuid, fetched.log_start, fetched.high_watermark)
             at = history.fetched(client.name, shard.uuid, at, fetched.batches, fetched.high_watermark)
@@ -267,12 +277,20 @@ class Workload:
             if until_end and at >= fetched.high_watermark:
                 return
 
+    async def _again(self, client: RecordingClient, shard: Shard) -> Shard:
+        """The same shard, wherever it is led now."""
+        if len(self.addresses) > 1:
+            with contextlib.suppress(StreamkitError):
+                stream = await client.describe_stream(STREAM)
+                return next((found for found in stream.shards if found.uuid == shard.uuid), shard)
+        return shard
+
     async def read_all(self) -> None:
         """Every record of every shard, once all is quiet."""
         process, runtime = self.world.new_process("final")
 
         async def main() -> None:
-            client = RecordingClient("final", runtime, self.history)
+            client = self.client("final", runtime)
             stream = await _find_stream(client)
             for shard in stream.shards:
                 await self._follow(client, shard, until_end=True)

@@ -7,6 +7,7 @@ asking more often does not change what the others get.
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -92,7 +93,7 @@ class World:
 
     def disk(self, machine: str) -> SimulatedDisk:
         if machine not in self.disks:
-            self.disks[machine] = SimulatedDisk(self._new_seed(), self.faults.disk)
+            self.disks[machine] = SimulatedDisk(self._new_seed(), copy.copy(self.faults.disk))
         return self.disks[machine]
 
     def new_process(self, name: str, machine: str = "") -> tuple[Process, Runtime]:
