@@ -73,6 +73,7 @@ async def open_cluster(node: Node, directory: LogDirectory) -> Cluster:
     streams.copies = cluster.copies
     await streams.open()
     server = node.serve(streams, catalog, coordination)
+    server.addresses = lambda: tuple(sorted(set(cluster.copies.addresses.values())))
     controller = Controller(
         store, runtime, node=node.name, members=members, replica_sets=replica_sets, catalog=catalog,
         replicas=config.cluster.replicas,
@@ -90,6 +91,7 @@ async def open_cluster(node: Node, directory: LogDirectory) -> Cluster:
     push(cluster.close)
     node.addresses.peer = await cluster.open(f"{config.listen.host}:{config.listen.peer.port}")
     push(server.close)
+    node.cluster_numbers = cluster.numbers
     if node.options.listen:
         await node.listen_to(server)
     await members.announce(address=node.addresses.native, peer_address=node.addresses.peer)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ from streamkit.storage import LogDirectory, StorageConfig
 
 if TYPE_CHECKING:
     from streamkit.broker.cluster import Cluster
+    from streamkit.observability.metrics import ClusterNumbers
 
 logger = logging.getLogger("streamkit.node")
 
@@ -103,6 +104,7 @@ class Node:
         self._streams: Streams
         self._coordinator: Coordinator | Coordination
         self.cluster: Cluster | None = None
+        self.cluster_numbers: Callable[[], ClusterNumbers] | None = None
         self._ended_by: asyncio.Future[StreamkitError] | None = None
 
     # -- start and stop ------------------------------------------------------------------------------------
@@ -231,6 +233,7 @@ class Node:
             report = Report(
                 server=server, streams=self._streams, counters=self.counters, clock=self.runtime.clock,
                 version=__version__, insecure_listeners=len(self.insecure),
+                cluster=self.cluster_numbers,
             )
             pages = HealthPages(
                 report, self.describe, host=listen.host, metrics=self.config.metrics.enabled,

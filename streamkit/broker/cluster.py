@@ -24,6 +24,7 @@ from streamkit.broker.reconfigure import Reconfiguration
 from streamkit.broker.repair import Repair
 from streamkit.errors import StreamkitError
 from streamkit.metadata.members import Identity, MemberEntry, Members, NodeEntry
+from streamkit.observability.metrics import ClusterNumbers
 from streamkit.runtime.interfaces import Runtime
 from streamkit.runtime.tasks import Tasks
 from streamkit.storage import Damage, Scrubber, ShardLog
@@ -33,6 +34,7 @@ logger = logging.getLogger("streamkit.broker")
 _HAND_OVER_SECONDS = 3.0
 _LOOK_SECONDS = 0.01
 _NEVER_BYTES = 1 << 62
+_SHORT_BYTES = 64 * 1024 * 1024    # a copy that lacks more than that is not to be relied on
 _APPLICATIONS_SECONDS = 0.25       # between attempts to make the coordinator's stream, until it is there
 
 
@@ -125,6 +127,26 @@ class Cluster:
 
     async def _hand_over(self, copy: Copy) -> None:
         await self.copies.swap(copy, msgspec.structs.replace(copy.entry, target_leader=self._heir(copy)))
+
+    def numbers(self) -> ClusterNumbers:
+        """For the metrics."""
+        copies = list(self.copies.copies.values())
+        led = [copy for copy in copies if copy.server is not None]
+        lag_bytes: dict[str, int] = {}
+        short = 0
+        for copy in led:
+            lacking = {node: feed.lag_bytes for node, feed in copy.feeds().items()}
+            short += any(not self.peers.connected(node) or lag > _SHORT_BYTES for node, lag in lacking.items())
+            for node, lag in lacking.items():
+                lag_bytes[node] = lag_bytes.get(node, 0) + lag
+        return ClusterNumbers(
+            leaders=len(led), followers=len(copies) - len(led),
+            uncertain=sum(not copy.follower.certain for copy in copies), short=short, lag_bytes=lag_bytes,
+            peers={node: self.peers.connected(node) for node in self._peer_addresses if node != self.identity.node},
+            elections_won=self.elections.won, damaged=sum(len(copy.log.damages) for copy in copies),
+            repaired=self.repair.repaired, differences=self.repair.differences,
+            store_available=not self.members.store_trouble,
+        )
 
     def _found_damage(self, log: ShardLog, damage: Damage) -> None:
         """By the scrubber; it is among log.damages now, where `repair` finds it."""

@@ -392,7 +392,8 @@ class Copies:
             batches = await log.read_cold(start, log.log_end, bytes_max)
         copy = self.copies.get(uuid)
         known = copy.high_watermark if copy is not None else log.log_start
-        return Fetched(batches, known, log.log_start, log.log_end, next_sequence(batches, start))
+        views = [memoryview(batch) for batch in batches]
+        return Fetched(views, known, log.log_start, log.log_end, next_sequence(batches, start))
 
     def link_up(self, node: str) -> None:
         self._links_changed()

@@ -64,7 +64,7 @@ class Copy:
 
     __slots__ = (
         "_campaign", "_copies", "_feeds", "_leader", "_sealing", "candidate", "closed", "entry", "epoch_start",
-        "follower", "leader_end", "level", "log", "next_try_s", "server", "speaker", "uuid",
+        "follower", "leader_end", "level", "log", "next_try_s", "server", "speaker", "stalled", "uuid",
     )  # fmt: skip
 
     def __init__(self, copies: Copies, log: ShardLog, entry: ReplicaSetEntry) -> None:
@@ -82,6 +82,7 @@ class Copy:
         self.next_try_s = 0.0
         self.leader_end = 0                        # what the last leader said of its own log
         self.closed = False
+        self.stalled = ""                          # why its last election led nowhere
         self._leader: Leader | None = None
         self._feeds: dict[str, Feed] = {}
         self._sealing: list[asyncio.Future[None]] = []
@@ -280,7 +281,7 @@ class Copy:
         """The epoch of `entry` is ours in the store: seal, adopt, lead. Returns when it leads or gave up."""
         if self._campaign is not None:
             self._campaign.cancel()
-        self._campaign = task = self._copies.run(self._seek(Candidate(entry.replica_set)))
+        self._campaign = task = self._copies.run(self._seek(Candidate(entry.replica_set, accept_loss=entry.accept_loss)))
         await asyncio.wait([task])
 
     async def _seek(self, candidate: Candidate) -> None:
@@ -301,17 +302,29 @@ class Copy:
                         effects = candidate.step(Adopted())
             if self.candidate is candidate:
                 await self._lead(candidate, effects)
+                self.stalled = ""
         except TimeoutError:
-            logger.info("election.unfinished", extra={"facts": {
-                "shard": self.uuid.hex(), "epoch": candidate.epoch,
-                "sealed": [member.node for member in candidate.answered],
-            }})  # fmt: skip
+            self._explain(candidate)
         except StreamkitError as error:
             logger.info("election.broke_off", extra={"facts": {"shard": self.uuid.hex(), "error": str(error)}})
         finally:
             asking.cancel()
             if self.candidate is candidate:
                 self.candidate = None
+
+    def _explain(self, candidate: Candidate) -> None:
+        """An election that leads nowhere says why, and what would help."""
+        answers = candidate.answers
+        unsure = sorted(member.node for member, certain in answers.items() if not certain)
+        silent = sorted(member.node for member in candidate.replica_set.voters if member not in answers)
+        because = [f"{', '.join(silent)} cannot be asked"] if silent else []
+        if unsure:
+            because.append(f"{', '.join(unsure)} may have lost records (loss of power, damage) and cannot vote")
+        self.stalled = "; ".join(because) or "the disk or the links are slow"
+        logger.error("election.stalled", extra={"facts": {
+            "shard": self.uuid.hex(), "epoch": candidate.epoch, "reason": self.stalled,
+            "try": f"start {', '.join(silent)}" if silent else "streamkit cluster recover STREAM/SHARD --from NODE",
+        }})  # fmt: skip
 
     async def _ask_all(self, candidate: Candidate, replies: asyncio.Queue[Sealed]) -> None:
         """Ask every copy to seal, and those that cannot be reached again and again."""

@@ -40,7 +40,7 @@ class ElectionConfig:
 
 
 class Elections:
-    """Run with `run()`; `wake()` whenever something may have changed."""
+    """Run with `run()`; `wake()` whenever something may have changed. won: elections since the start."""
 
     def __init__(self, copies: Copies, config: ElectionConfig | None = None) -> None:
         self._copies = copies
@@ -51,6 +51,7 @@ class Elections:
         self._standing: dict[bytes, asyncio.Task[None]] = {}
         self._gone: dict[str, float] = {}          # node → since when others agree that it is gone
         self._began_s = self._loop.time()
+        self.won = 0
 
     def wake(self) -> None:
         self._woken.set()
@@ -187,6 +188,7 @@ class Elections:
         if copy.closed or copy.server is not None or copy.entry.epoch != epoch:
             return                                     # somebody else was faster
         if await copy.stand():
+            self.won += 1
             logger.info("election.won", extra={"facts": {"shard": copy.uuid.hex(), "epoch": copy.entry.epoch}})
 
     async def _wait_for_copies(self, copy: Copy) -> None:

@@ -58,7 +58,7 @@ class Reconfiguration:
     def _is_unsettled(self, copy: Copy) -> bool:
         entry, disks = copy.entry, self._copies.disks
         return bool(
-            entry.previous or entry.learners or entry.target_members
+            entry.previous or entry.accept_loss or entry.learners or entry.target_members
             or any(_copy_on(copy.replica_set, node, disks.get(node, "")) is None for node in entry.nodes)
         )
 
@@ -119,8 +119,8 @@ def next_entry(
     disks: node → its disk. close: the copies that lack little. new_incarnation: for a copy on that disk.
     """
     replicas = entry.replica_set
-    if replicas.previous:
-        return entry.with_set(replicas.settled())
+    if replicas.previous or entry.accept_loss:
+        return msgspec.structs.replace(entry.with_set(replicas.settled()), accept_loss=False)
     wanted = entry.target_members or entry.nodes
     copies = {node: _copy_on(replicas, node, disks.get(node, "")) for node in wanted}
     missing = [node for node, copy in copies.items() if copy is None and node in disks]

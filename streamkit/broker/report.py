@@ -11,7 +11,7 @@ from streamkit.broker.server import Server
 from streamkit.broker.streams import Streams
 from streamkit.http.http1 import Answer, Request
 from streamkit.model.shard import Shard
-from streamkit.observability.metrics import Exposition, Latency, ShardNumbers, Snapshot, StreamNumbers
+from streamkit.observability.metrics import ClusterNumbers, Exposition, Latency, ShardNumbers, Snapshot, StreamNumbers
 from streamkit.protocol.messages import NodeDescribed
 from streamkit.runtime.interfaces import Clock
 from streamkit.security.policy import is_loopback
@@ -24,8 +24,10 @@ class Report:
 
     def __init__(
         self, *, server: Server, streams: Streams, counters: Counters, clock: Clock, version: str,
-        insecure_listeners: int,
+        insecure_listeners: int, cluster: Callable[[], ClusterNumbers] | None = None,
     ) -> None:
+        """cluster: a cluster's node tells its part in it."""
+        self._cluster = cluster
         self._server = server
         self._streams = streams
         self._counters = counters
@@ -55,6 +57,7 @@ class Report:
                 for shard in stream.shards
                 if shard.uuid in self._streams.shards
             ],
+            cluster=self._cluster() if self._cluster is not None else None,
         )
 
     def _numbers(self, stream: str, shard: Shard) -> ShardNumbers:

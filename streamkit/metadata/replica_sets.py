@@ -33,6 +33,7 @@ class ReplicaSetEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     previous: not empty while a change of members is under way. learners: copies that are not yet counted.
     target_leader, target_members: what the controller wants (node names); empty: nothing.
+    accept_loss: an operator wants a leader although copies may have lost something; the leader takes it back.
     revision: of the key in the store; never written.
     """
 
@@ -44,6 +45,7 @@ class ReplicaSetEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     learners: tuple[EntryMember, ...] = ()
     target_leader: str = ""
     target_members: tuple[str, ...] = ()
+    accept_loss: bool = False
     revision: int = 0
 
     @classmethod

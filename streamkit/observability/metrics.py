@@ -50,6 +50,23 @@ class StreamNumbers:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterNumbers:
+    """A node's part in its cluster. lag_bytes: node → what its copies lack of the shards led here."""
+
+    leaders: int
+    followers: int
+    uncertain: int
+    short: int                                      # led here, and a member's copy is not connected or far behind
+    lag_bytes: dict[str, int]
+    peers: dict[str, bool]                          # node → connected
+    elections_won: int
+    damaged: int
+    repaired: int
+    differences: int
+    store_available: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A node's numbers at one moment."""
 
@@ -67,6 +84,7 @@ class Snapshot:
     free_bytes: int
     read_only: bool
     shards: Sequence[ShardNumbers] = field(default_factory=tuple)
+    cluster: ClusterNumbers | None = None
 
 
 class NodeCollector(Collector):
@@ -91,6 +109,8 @@ class NodeCollector(Collector):
         yield from self._streams(now)
         yield from self._shards(now)
         yield from self._reads(now)
+        if now.cluster is not None:
+            yield from _cluster(now.cluster)
 
     def _requests(self, now: Snapshot) -> Metric:
         family = CounterMetricFamily(
@@ -162,6 +182,28 @@ class NodeCollector(Collector):
         for stream, age_ms in sorted(ages.items()):
             oldest.add_metric([stream], age_ms / 1000)
         yield oldest
+
+
+def _cluster(now: ClusterNumbers) -> Iterable[Metric]:
+    copies = GaugeMetricFamily("streamkit_copies", "Copies of shards on this node.", labels=["role"])
+    copies.add_metric(["leader"], now.leaders)
+    copies.add_metric(["follower"], now.followers)
+    yield copies
+    yield _gauge("streamkit_copies_uncertain", "Copies here that may not vote.", now.uncertain)
+    yield _gauge("streamkit_shards_short", "Shards led here that a member's copy lacks or is far behind.", now.short)
+    lag = GaugeMetricFamily("streamkit_replica_lag_bytes", "What a node lacks of shards led here.", labels=["node"])
+    for node, lacking in sorted(now.lag_bytes.items()):
+        lag.add_metric([node], lacking)
+    yield lag
+    peers = GaugeMetricFamily("streamkit_peer_connected", "1 while there is a link to the node.", labels=["node"])
+    for node, connected in sorted(now.peers.items()):
+        peers.add_metric([node], connected)
+    yield peers
+    yield _counter("streamkit_elections_won_total", "Elections that this node won.", now.elections_won)
+    yield _gauge("streamkit_damaged_ranges", "Ranges of records that cannot be read here.", now.damaged)
+    yield _counter("streamkit_repaired_ranges_total", "Damaged ranges that came back from another copy.", now.repaired)
+    yield _counter("streamkit_replica_differences_total", "Ranges in which two copies were not alike.", now.differences)
+    yield _gauge("streamkit_store_available", "1 while the coordination store answers.", now.store_available)
 
 
 def _gauge(name: str, text: str, value: float, labels: dict[str, str] | None = None) -> Metric:

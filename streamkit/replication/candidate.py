@@ -14,16 +14,20 @@ from streamkit.replication.replica_set import Member, ReplicaSet
 
 
 class Candidate:
-    """replica_set: as it was swapped in: its epoch is the candidate's, its leader is this node."""
+    """replica_set: as it was swapped in: its epoch is the candidate's, its leader is this node.
 
-    __slots__ = ("_answers", "_best", "epoch", "replica_set", "us")
+    accept_loss: an operator has said that copies which may have lost something are to be believed all the same.
+    """
 
-    def __init__(self, replica_set: ReplicaSet) -> None:
+    __slots__ = ("_accept_loss", "_answers", "_best", "epoch", "replica_set", "us")
+
+    def __init__(self, replica_set: ReplicaSet, *, accept_loss: bool = False) -> None:
         us = replica_set.named(replica_set.leader)
         assert us is not None, "who leads holds a copy"
         self.us = us
         self.epoch = replica_set.epoch
         self.replica_set = replica_set
+        self._accept_loss = accept_loss
         self._answers: dict[Member, Sealed] = {}
         self._best: Sealed | None = None           # whose log is being adopted
 
@@ -37,14 +41,13 @@ class Candidate:
         self._answers[event.member] = event
         if self.us not in self._answers:
             return NOTHING                         # our own promise is not on disk yet
-        if not self.replica_set.is_sealed_by([member for member, answer in self._answers.items() if answer.certain]):
-            return NOTHING
-        return self._adopt()
+        voters = [member for member, answer in self._answers.items() if answer.certain or self._accept_loss]
+        return self._adopt() if self.replica_set.is_sealed_by(voters) else NOTHING
 
     @property
-    def answered(self) -> tuple[Member, ...]:
-        """Who has sealed, for whoever explains why it takes so long."""
-        return tuple(self._answers)
+    def answers(self) -> dict[Member, bool]:
+        """Who has sealed, and whether it may vote: for whoever explains why it takes so long."""
+        return {member: answer.certain for member, answer in self._answers.items()}
 
     def _adopt(self) -> Effects:
         ours = self._answers[self.us]
