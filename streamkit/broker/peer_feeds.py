@@ -32,7 +32,7 @@ class FeedsConfig:
 
     window_bytes: int = 8 * 1024 * 1024            # sent and not acknowledged, all shards of a node together
     feed_window_bytes: int = 4 * 1024 * 1024       # of one shard
-    frame_bytes: int = 1024 * 1024                 # a frame takes no further section above that
+    frame_bytes: int = 512 * 1024                  # a frame takes no further section above that
     section_bytes: int = 256 * 1024                # of one shard before the others have their turn
     catch_up_bytes_per_second: int = 64 * 1024 * 1024      # read from disk for followers, all nodes together
     news_ms: int = 20                              # longest that a high watermark waits for batches to travel with

@@ -52,7 +52,7 @@ class PeersConfig:
     requests_max: int = 256                        # of one peer, under way
     read_bytes_max: int = 4 * 1024 * 1024          # of one answer to a read
     write_bytes_max: int = 2 * 1024 * 1024         # waiting to be taken by the peer, before batches are held back
-    receive_bytes: int = 1024 * 1024               # the receive buffer's size under load
+    receive_bytes: int = 2 * 1024 * 1024           # the receive buffer's size under load
     version_max: int = PEER_VERSION_MAX
     feeds: FeedsConfig = field(default_factory=FeedsConfig)
 
