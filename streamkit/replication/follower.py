@@ -53,7 +53,7 @@ class Follower:
         self.matched = 0
         self.cutting = False
         self.whole = True
-        self._answered = -1                        # the last end that was vouched for in this epoch
+        self._answered = 0                         # the last end that was vouched for in this epoch
         self._vote_end: int | None = None          # an uncertain copy votes again once it holds the leader's log so far
         self._sealing = False
 
@@ -180,7 +180,7 @@ class Follower:
     def _promise(self, epoch: int) -> Effects:
         self.promised = epoch
         self.matched = 0
-        self._answered = -1
+        self._answered = 0
         self._vote_end = None
         return Effects(step_down=True, promise=epoch)
 
