@@ -163,3 +163,62 @@ def test_a_follower_survives_crash_after_crash(seed):
 
     level = "os" if seed % 5 == 0 else "fsync"
     crash_and_check(seed, draw.randint(30, 150), power=seed % 3 != 0, rounds=5, level=level)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_copy_that_lost_records_stays_uncertain_however_often_its_restart_is_killed(seed):
+    def lost():
+        machine, leaders = Machine(seed), Leaders(seed)
+
+        async def write(runtime):
+            directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
+            await directory.create_shards({SHARD: NewShard(INCARNATION)})
+            log = directory.shards[SHARD]
+            for _ in range(20):
+                leaders.put()
+            log.accept(b"".join(leaders.batches), epoch=leaders.epoch, durability="os")
+            assert log.written_end == 0, "not before the disk says that such batches are there"
+            await wait_for(directory, lambda: log.written_end == leaders.end)
+
+        machine.run(write)
+        machine.lose_power()
+        return machine, leaders
+
+    async def reopen(runtime):
+        directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
+        log = directory.shards[SHARD]
+        seen.append((log.log_end, log.certain))
+        await directory.close()
+
+    crash_at, ended = 1, False
+    while not ended:
+        machine, leaders = lost()
+        seen = []
+        ended = machine.run(reopen, crash_at=crash_at)
+        machine.run(reopen)
+        assert seen[-1][0] == leaders.end or not seen[-1][1]
+        assert not seen[-1][1]
+        crash_at += 2
+
+
+def test_a_killed_process_in_memory_mode_leaves_a_certain_copy():
+    machine, leaders = Machine(4), Leaders(4)
+
+    async def write(runtime):
+        directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
+        await directory.create_shards({SHARD: NewShard(INCARNATION)})
+        for _ in range(20):
+            leaders.put()
+        log = directory.shards[SHARD]
+        log.accept(b"".join(leaders.batches), epoch=leaders.epoch, durability="os")
+        await wait_for(directory, lambda: log.written_end == leaders.end)
+
+    async def look(runtime):
+        directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
+        assert (directory.shards[SHARD].log_end, directory.shards[SHARD].certain) == (leaders.end, True)
+        await directory.close()
+
+    machine.run(write)
+    machine.run(look)
+    machine.lose_power()                           # after a clean end nothing is missing
+    machine.run(look)
