@@ -71,8 +71,9 @@ class Link(asyncio.BufferedProtocol):
         self._transport: Connection | None = None
         self._greeting: asyncio.TimerHandle | None = None
         self.wire = Wire(
-            Side.BROKER, server.node, keep_bytes=self._config.receive_bytes, frame_bytes_max=FRAME_BYTES_MAX
-        )
+            Side.BROKER, server.node, keep_bytes=self._config.receive_bytes, frame_bytes_max=FRAME_BYTES_MAX,
+            addresses=server.addresses(),
+        )  # fmt: skip
 
     # -- asyncio calls -------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from streamkit.broker.counters import Counters
@@ -46,6 +46,7 @@ class Server:
         self.service = service
         self.counters = counters
         self.config = config
+        self.addresses: Callable[[], tuple[str, ...]] = tuple      # of all nodes that live, for Welcome
         self.loop = asyncio.get_running_loop()
         self.paused: set[Link] = set()
         self.links: set[Link] = set()

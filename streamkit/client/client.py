@@ -1,5 +1,8 @@
 """AsyncClient: one method for each thing that a broker can be asked.
 
+Puts and fetches go to the node that leads the shard, what concerns applications to the node that coordinates them,
+everything else to any node. A refusal that names the right node is followed where nothing was done by asking.
+
 The sync class, `sync.Client`, is the async one on the process's background event loop, method for method.
 """
 
@@ -16,8 +19,15 @@ from streamkit.client.config import ClientConfig
 from streamkit.client.connection import OnDone, settle
 from streamkit.client.pool import Connector, Link, Pool
 from streamkit.client.routing import Routes
-from streamkit.client.url import parse_url, resolve_address, warn_if_readable
-from streamkit.errors import ConnectionFailed, InvalidRequest, ProtocolMismatch, StreamkitError
+from streamkit.client.url import parse_url, resolve_addresses, warn_if_readable
+from streamkit.errors import (
+    ConnectionFailed,
+    InvalidConfig,
+    InvalidRequest,
+    NotLeader,
+    ProtocolMismatch,
+    StreamkitError,
+)
 from streamkit.model import limits
 from streamkit.model.position import Position, parse_position
 from streamkit.model.shard import Shard
@@ -38,13 +48,19 @@ _REPEATABLE = (
     m.DescribeStream, m.ListStreams, m.DescribeShards, m.ResolvePosition, m.ListApplications, m.DescribeApplication,
     m.DescribeNode,
 )  # fmt: skip
+_COORDINATED = (
+    m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication, m.ListApplications,
+    m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases,
+)  # fmt: skip
+_FOLLOWS_MAX = 3                           # nodes in a row that name another one
 
 
 class AsyncClient:
     """A broker, asked from coroutines of one event loop. Connects with the first request.
 
-    url: streamkit://host:port, host:port or unix:/path; see url.py for what is taken when it is None. Or a
-    connector: a coroutine function that takes a protocol factory, for a node in the same process.
+    url: streamkit://host:port, host:port or unix:/path, several nodes with commas between them; see url.py for what is
+    taken when it is None. More nodes are learned from the first that answers. Or a connector: a coroutine function that
+    takes a protocol factory, for a node in the same process.
     """
 
     def __init__(
@@ -53,17 +69,25 @@ class AsyncClient:
         self.config = config or ClientConfig()
         self.runtime = runtime or real_runtime()
         connector = None if url is None or isinstance(url, str) else url
-        self.address = "" if connector else resolve_address(url if isinstance(url, str) else None)
+        addresses = ("",) if connector else resolve_addresses(url if isinstance(url, str) else None)
+        self.address = addresses[0]
         if isinstance(self.runtime.network, RealNetwork):
-            warn_if_readable(self.address)
+            for address in addresses:
+                warn_if_readable(address)
         name = f"streamkit python/{environment.python_version()}"
-        self._pool = Pool(self.address, connector, name, self.config, self.runtime, self._note_refusal)
+        self._pool = Pool(
+            addresses, connector, name, self.config, self.runtime, self._note_refusal, self._note_lost
+        )
+        self._coordinator: Link | None = None          # who coordinates applications, when another node said so
         self._routes = Routes(self._ask_stream)
         self._link_by_shard: dict[bytes, Link] = {}
 
     async def connect(self) -> str:
-        """Connect now, not with the first request; the broker's name. Raises ConnectionFailed, ProtocolMismatch."""
-        return (await self._pool.first.ready()).node
+        """Connect now, not with the first request; the broker's name.
+
+        Raises ConnectionFailed when no node answers, ProtocolMismatch.
+        """
+        return (await self._pool.ready()).node
 
     async def close(self) -> None:
         """Say goodbye. What is under way fails with Closed. Safe to call twice."""
@@ -154,10 +178,26 @@ class AsyncClient:
     # ---- positions, producers, node ----------------------------------------------------------------------
 
     async def resolve_position(self, shard: Shard, position: str | datetime | Position) -> m.PositionResolved:
-        """The first sequence to read. Raises InvalidPosition, ShardNotFound."""
+        """The first sequence to read. Raises InvalidPosition, ShardNotFound, NotLeader while a leader is sought."""
         kind, value = position_to_wire(parse_position(position))
-        answer = await self._call_at(self._link(shard), m.ResolvePosition(shard.uuid, kind, value))
-        return _expect(answer, m.PositionResolved)
+        message = m.ResolvePosition(shard.uuid, kind, value)
+        for last in (*[False] * _FOLLOWS_MAX, True):
+            try:
+                return _expect(await self._call_at(self._link(shard), message), m.PositionResolved)
+            except NotLeader as error:
+                self._note_refusal(shard.uuid, error)
+                if last or not error.facts.get("address"):
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def find_leader(self, shard: Shard) -> None:
+        """Ask a node that answers where the shard is led now; all who ask at the same time share one request.
+
+        For whoever goes on trying: raises StreamNotFound, ConnectionFailed and what else asking raises.
+        """
+        name = self._routes.name_of(shard.uuid)
+        if name is not None:
+            await self._routes.stream(name, refresh=True)
 
     async def new_producer(self, name: str = "") -> m.ProducerGiven:
         """An identity for idempotent puts; a name raises its epoch and fences elder holders of the name."""
@@ -214,46 +254,89 @@ class AsyncClient:
 
         The first batch may begin before `start`. Raises SequenceTrimmed, ShardNotFound, LeaseLost, ConnectionFailed.
         """
-        connection = await self._link(shard).ready()
-        return await connection.fetch(
-            shard.uuid, start, min(bytes_max, FETCH_BYTES_MAX), wait_ms, lease_epoch, session, application
-        )
+        for last in (*[False] * _FOLLOWS_MAX, True):
+            connection = await self._link(shard).ready()
+            try:
+                return await connection.fetch(
+                    shard.uuid, start, min(bytes_max, FETCH_BYTES_MAX), wait_ms, lease_epoch, session, application
+                )
+            except NotLeader as error:     # noted when it came in
+                if last or not error.facts.get("address"):
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     # ---- everything else ---------------------------------------------------------------------------------
 
     async def call(self, message: m.Message, *, timeout_ms: int | None = None) -> m.Message:
         """The broker's answer to any request of protocol.messages. Raises what the broker's Failure names."""
-        return await self._call_at(self._pool.first, message, timeout_ms)
+        if not isinstance(message, _COORDINATED):
+            return await self._call_at(self._pool, message, timeout_ms)
+        for last in (*[False] * _FOLLOWS_MAX, True):
+            try:
+                return await self._call_at(self._coordinator or self._pool, message, timeout_ms)
+            except NotLeader as error:     # refused before anything was done
+                self._coordinator = self._named(error)
+                if last or self._coordinator is None:
+                    raise
+            except ConnectionFailed:
+                self._coordinator = None
+                raise
+        raise AssertionError("the last try returns or raises")
 
-    async def _call_at(self, link: Link, message: m.Message, timeout_ms: int | None = None) -> m.Message:
+    async def _call_at(self, to: Link | Pool, message: m.Message, timeout_ms: int | None = None) -> m.Message:
         timeout_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
-        connection = await link.ready()
+        connection = await to.ready()
         try:
             return await connection.call(message, timeout_ms)
         except ConnectionFailed:
             if not isinstance(message, _REPEATABLE):
                 raise
-        return await (await link.ready()).call(message, timeout_ms)
+        return await (await to.ready()).call(message, timeout_ms)
+
+    def _named(self, error: NotLeader) -> Link | None:
+        # The node that a refusal names; an address that makes no sense is none.
+        leader, address = str(error.facts.get("leader") or ""), str(error.facts.get("address") or "")
+        try:
+            return self._route(leader, address) if address else None
+        except InvalidConfig:
+            return None
 
     async def _ask(self, message: m.Message, expected: type[A]) -> A:
         return _expect(await self.call(message), expected)
 
     async def _ask_stream(self, name: str) -> StreamDescription:
-        self._link_by_shard.clear()        # leaders may have moved; links are found anew from the description
-        return stream_from_wire((await self._ask(m.DescribeStream(name), m.StreamDescribed)).stream)
+        found = stream_from_wire((await self._ask(m.DescribeStream(name), m.StreamDescribed)).stream)
+        for shard in found.shards:         # leaders may have moved; links are found anew from the description
+            used = self._link_by_shard.pop(shard.uuid, None)
+            if used is not None and not used.usable:
+                newest = self._routes.newest(shard)
+                if self._route(newest.leader, newest.address) is not used:
+                    used.give_back(shard.uuid)     # what waits for a node that does not answer need not
+        return found
 
     def _link(self, shard: Shard) -> Link:
-        first = self._pool.first
-        at_first = not shard.address or shard.address == self.address or (shard.leader and shard.leader == first.node)
-        link = first if at_first else self._pool.link(parse_url(shard.address))
-        if first.connection is not None:   # before that its name is not known, and the choice may change
+        newest = self._routes.shard(shard)
+        link = self._route(newest.leader, newest.address)
+        if self._pool.first.connection is not None:    # before that names are not known, and the choice may change
             self._link_by_shard[shard.uuid] = link
         return link
+
+    def _route(self, leader: str, address: str) -> Link:
+        first = self._pool.first
+        if not address or address == first.address or (leader and leader == first.node):
+            return first
+        return (self._pool.link_to(leader) if leader else None) or self._pool.link(parse_url(address))
 
     def _note_refusal(self, shard: bytes, error: StreamkitError) -> None:
         if self._routes.note(shard, error):
             self._link_by_shard.pop(shard, None)
             _log.info("route.stale shard=%s code=%s", shard.hex(), error.code)
+
+    def _note_lost(self, link: Link) -> None:
+        # Whatever was led there is led elsewhere soon, or there again.
+        for shard in [uuid for uuid, used in self._link_by_shard.items() if used is link]:
+            del self._link_by_shard[shard]
+            self._routes.doubt(shard)
 
 
 def _durability(name: str) -> Durability:

@@ -2,7 +2,9 @@
 
 Requests get a number and leave together once a turn of the event loop; answers come in any order and are
 handed out as they are parsed, without a further turn. A request ends exactly once: with its answer, with
-TimedOut, or with ConnectionFailed when the connection breaks under it. Read `BrokerConnection.put` first.
+TimedOut, or with ConnectionFailed when the connection breaks under it. A node that is frozen or cut off breaks no
+connection: when nothing was heard for silence_ms while requests wait, it is asked for a sign of life, and when none
+comes for as long again, the connection is taken for broken. Read `BrokerConnection.put` first.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from streamkit.client.config import ClientConfig
 from streamkit.errors import BufferFull, Closed, ConnectionFailed, ProtocolMismatch, StreamkitError, TimedOut
 from streamkit.protocol.connection import Connection, Received, Side, State
 from streamkit.protocol.conversion import failure_from_wire
-from streamkit.protocol.frames import Fetched, Frame, PutReceipt
-from streamkit.protocol.messages import Failure, Goodbye, Message
+from streamkit.protocol.frames import Fetched, PutReceipt
+from streamkit.protocol.messages import DescribeNode, Failure, Goodbye, Message
 from streamkit.runtime.interfaces import Buffer
 from streamkit.runtime.interfaces import Connection as Transport
 
@@ -36,12 +38,19 @@ _ABANDONED_MAX = 10_000
 class BrokerConnection(asyncio.BufferedProtocol):
     """opened: a future, done when the broker has answered the greeting, or failed.
 
-    on_refused(shard uuid, error): called for every put or fetch that the broker refuses, before its on_done.
+    on_refused(shard uuid, error): called for every put or fetch that the broker refuses, before its on_done. on_lost:
+    called when an opened connection has ended, before the requests under way learn of it.
     """
 
-    def __init__(self, address: str, name: str, config: ClientConfig, on_refused: OnRefused) -> None:
+    def __init__(
+        self, address: str, name: str, config: ClientConfig, on_refused: OnRefused,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self.address = address
         self.config = config
+        self._on_lost = on_lost
+        self._silent_sweeps = 0            # in a row, with requests under way and not a word since the one before
+        self._swept_s = 0.0
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.writable = True
         self._loop = asyncio.get_running_loop()
@@ -67,6 +76,11 @@ class BrokerConnection(asyncio.BufferedProtocol):
     def node(self) -> str:
         """What the broker calls itself."""
         return self._wire.peer
+
+    @property
+    def node_addresses(self) -> tuple[str, ...]:
+        """Where the nodes that lived when it greeted are reached; (): it is alone."""
+        return self._wire.peer_addresses
 
     @property
     def pending(self) -> int:
@@ -140,7 +154,8 @@ class BrokerConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, count: int) -> None:
         self._last_heard_s = self._loop.time()
         pending = self._pending
-        for frame in self._wire.buffer_updated(count):
+        frames: list[Any] = self._wire.buffer_updated(count)     # none of those that only nodes send to each other
+        for frame in frames:
             waiting = pending.pop(frame.request_id, None)
             if type(frame) is PutReceipt and waiting is not None and waiting[1] is PutReceipt:
                 self._hand_out(waiting[2], frame)
@@ -177,6 +192,8 @@ class BrokerConnection(asyncio.BufferedProtocol):
         self._last_id = request_id
         self._pending[request_id] = (self._loop.time() + timeout_ms / 1000, expected, on_done, shard)
         if self._sweep is None:
+            self._silent_sweeps = 0
+            self._swept_s = self._loop.time()
             self._sweep = self._loop.call_later(_SWEEP_S, self._sweep_late)
         return request_id
 
@@ -190,7 +207,7 @@ class BrokerConnection(asyncio.BufferedProtocol):
         if self.writable and self._writer.queued_bytes and self._transport is not None and self._lost is None:
             self._transport.writelines(self._wire.take())
 
-    def _receive(self, frame: Frame | Received, waiting: tuple[float, type | None, OnDone, bytes] | None) -> None:
+    def _receive(self, frame: Any, waiting: tuple[float, type | None, OnDone, bytes] | None) -> None:
         # Everything but the receipt of a put that is waited for.
         answer: object = frame.message if isinstance(frame, Received) else frame
         if waiting is None:
@@ -222,7 +239,6 @@ class BrokerConnection(asyncio.BufferedProtocol):
 
     def _sweep_late(self) -> None:
         # One timer for all: a timer a request would cost more than the request.
-        self._sweep = None
         now = self._loop.time()
         late = [request_id for request_id, waiting in self._pending.items() if waiting[0] <= now]
         silent = False
@@ -231,10 +247,23 @@ class BrokerConnection(asyncio.BufferedProtocol):
             self._abandoned.add(request_id)
             silent = silent or now - self._last_heard_s >= self.config.request_timeout_ms / 1000
             self._hand_out(on_done, TimedOut(f"{self.address} did not answer in time", sent=True, address=self.address))
-        if silent or len(self._abandoned) > _ABANDONED_MAX:
+        if silent or len(self._abandoned) > _ABANDONED_MAX or self._is_dead(now):
             self._end(self._broken(), graceful=False)      # most likely gone without a word
-        elif self._pending:
+            return
+        self._sweep = None
+        if self._pending and self._lost is None:
             self._sweep = self._loop.call_later(_SWEEP_S, self._sweep_late)
+
+    def _is_dead(self, now_s: float) -> bool:
+        # Counted in sweeps, not in seconds: an event loop that stood still for a while has heard nothing either.
+        self._silent_sweeps = self._silent_sweeps + 1 if self._last_heard_s <= self._swept_s and self._pending else 0
+        self._swept_s = now_s
+        sweeps = max(1, round(self.config.silence_ms / 1000 / _SWEEP_S))
+        if self._silent_sweeps == sweeps and self.usable:
+            request_id = self._register(self.config.request_timeout_ms, None, _heard, b"")
+            self._wire.send(DescribeNode(), request_id)
+            self._flush_soon()
+        return self._silent_sweeps >= 2 * sweeps
 
     def _end(self, error: StreamkitError, *, graceful: bool) -> None:
         if self._lost is not None:
@@ -254,6 +283,8 @@ class BrokerConnection(asyncio.BufferedProtocol):
         if not self.opened.done():
             self.opened.set_exception(error)
             self.opened.exception()        # nobody may be waiting; that is no defect
+        elif self._on_lost is not None:
+            self._on_lost()
         pending, self._pending = self._pending, {}
         for _, _, on_done, _ in pending.values():
             self._hand_out(on_done, again(error))
@@ -278,6 +309,10 @@ class BrokerConnection(asyncio.BufferedProtocol):
             buffered_bytes=self._writer.queued_bytes,
             limit_bytes=self.config.queue_bytes_max,
         )
+
+
+def _heard(_answer: object) -> None:
+    """That something came is all that was asked."""
 
 
 def settle(future: asyncio.Future[Any], answer: object) -> None:

@@ -1,4 +1,4 @@
-"""Where to connect: streamkit://HOST[:PORT], host:port, or unix:/path.
+"""Where to connect: streamkit://HOST[:PORT], host:port, or unix:/path; several nodes with commas between them.
 
 The first of these that is given wins: the `url` argument, STREAMKIT_URL, streamkit://127.0.0.1:7440.
 """
@@ -22,8 +22,21 @@ class InsecureConnectionWarning(UserWarning):
 
 
 def resolve_address(url: str | None) -> str:
-    """The address to connect to, as Network.connect takes it. Raises InvalidConfig."""
-    return parse_url(url or environment.variable("STREAMKIT_URL") or DEFAULT_URL)
+    """The first address to connect to, as Network.connect takes it. Raises InvalidConfig."""
+    return resolve_addresses(url)[0]
+
+
+def resolve_addresses(url: str | None) -> tuple[str, ...]:
+    """Every address to connect to, in the order in which they are tried. Raises InvalidConfig."""
+    return parse_urls(url or environment.variable("STREAMKIT_URL") or DEFAULT_URL)
+
+
+def parse_urls(url: str) -> tuple[str, ...]:
+    """Each address of "streamkit://h1:7440,h2:7441", once. Raises InvalidConfig."""
+    if url.startswith("unix:"):
+        return (parse_url(url),)           # a path may hold a comma
+    scheme, separator, rest = url.rpartition("://")
+    return tuple(dict.fromkeys(parse_url(f"{scheme}{separator}{part.strip()}") for part in rest.split(",")))
 
 
 def parse_url(url: str) -> str:

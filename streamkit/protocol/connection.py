@@ -69,6 +69,7 @@ REQUESTS: tuple[type, ...] = (
     m.NewProducer, m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication,
     m.ListApplications, m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.DescribeNode,
     m.DescribeCluster, m.DrainNode, m.MoveShard, m.AddNode, m.RemoveNode, m.DescribeCopies,
+    m.AcceptLoss,
 )  # fmt: skip
 ANSWERS: tuple[type, ...] = (
     m.Failure, m.Done, m.StreamDescribed, m.StreamsListed, m.ShardsDescribed, m.PositionResolved, m.ProducerGiven,
@@ -106,6 +107,7 @@ class Connection:
     """One side of one connection.
 
     name: what this side calls itself to the other (Hello.client or Welcome.node).
+    addresses: a broker's Welcome.addresses, and as a client got them `peer_addresses`.
     keep_bytes: the receive buffer's size at rest under load; see FrameReader.
     failure: why the state is CLOSED, when the peer or a Failure for the whole connection closed it.
     """
@@ -117,10 +119,12 @@ class Connection:
         *,
         keep_bytes: int = 256 * 1024,
         frame_bytes_max: int = FRAME_BYTES_MAX,
+        addresses: tuple[str, ...] = (),
     ) -> None:
         self.side = side
         self.name = name
         self.peer = ""
+        self.peer_addresses: tuple[str, ...] = ()
         self.version = 0
         self.peer_frame_bytes_max = FRAME_BYTES_MAX
         self.failure: StreamkitError | None = None
@@ -128,6 +132,7 @@ class Connection:
         self.reader = FrameReader(frame_bytes_max, keep_bytes, _KINDS[side])
         self.get_buffer = self.reader.get_buffer
         self._frame_bytes_max = frame_bytes_max
+        self._addresses = addresses
         self._enter(State.GREETING)
         if side is Side.CLIENT:
             self._write(m.Hello(VERSION_MIN, VERSION_MAX, name))
@@ -215,11 +220,12 @@ class Connection:
         if isinstance(message, m.Hello):
             self.version = negotiate(message.version_min, message.version_max)
             self.peer = message.client[:200]
-            self._write(m.Welcome(self.version, self.name, self._frame_bytes_max))
+            self._write(m.Welcome(self.version, self.name, self._frame_bytes_max, self._addresses))
         elif isinstance(message, m.Welcome):
             self.version = check_version(message.version)
             self.peer = message.node[:200]
             self.peer_frame_bytes_max = message.frame_bytes_max
+            self.peer_addresses = tuple(address[:300] for address in message.addresses[:1_000])
         elif isinstance(message, m.Failure) and (frame.request_id == 0 or self.state is State.GREETING):
             self.fail(failure_from_wire(message))
             return None

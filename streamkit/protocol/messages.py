@@ -39,6 +39,7 @@ class Welcome(_Message, tag=2, frozen=True):
     version: int
     node: str
     frame_bytes_max: int
+    addresses: tuple[str, ...] = ()        # where clients reach the nodes that live now; (): this one is alone
 
 
 class Failure(_Message, tag=3, frozen=True):
@@ -477,6 +478,13 @@ class ShardsMoving(_Message, tag=60, frozen=True):
     staying: int = 0
 
 
+class AcceptLoss(_Message, tag=61, frozen=True):
+    """A shard that waits because copies may lack something is to be led from what they hold. Answered with Done."""
+
+    stream: str
+    ordinal: _Whole
+
+
 Message = (
     Hello | Welcome | Failure | Goodbye | Done
     | CreateStream | DescribeStream | StreamDescribed | ListStreams | StreamsListed | DeleteStream
@@ -485,7 +493,7 @@ Message = (
     | JoinApplication | Heartbeat | Membership | Checkpoint | Checkpointed | ReleaseLeases | LeaveApplication
     | ListApplications | ApplicationsListed | DescribeApplication | ApplicationDescribed | DeleteApplication
     | PauseLease | ResumeLeases | DescribeNode | NodeDescribed
-    | DescribeCluster | ClusterDescribed | DrainNode | MoveShard | AddNode | RemoveNode | ShardsMoving
+    | DescribeCluster | ClusterDescribed | DrainNode | MoveShard | AddNode | RemoveNode | ShardsMoving | AcceptLoss
     | DescribeCopies | CopiesDescribed
 )
 
