@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from streamkit.broker.cluster_report import Facts, node_rows, troubles
 from streamkit.errors import (
     CannotPlace,
@@ -117,6 +119,7 @@ class ClusterAdmin:
             m.MoveShard: self.move,
             m.AddNode: self.add,
             m.RemoveNode: self.remove,
+            m.AcceptLoss: self.accept_loss,
         }
 
     # -- how it is -----------------------------------------------------------------------------------------
@@ -183,21 +186,32 @@ class ClusterAdmin:
                 try_="streamkit cluster move STREAM/SHARD --to NODE, or --replace A=B",
                 field="leader", value=message.leader,
             )  # fmt: skip
-        stream = self._streams.stream(message.stream)
-        shard = next((shard for shard in stream.shards if shard.ordinal == message.ordinal), None)
-        if shard is None:
-            raise ShardNotFound(
-                f'stream "{stream.name}" has no shard {shard_id(message.ordinal)}',
-                try_=f"streamkit stream describe {stream.name}", shard=shard_id(message.ordinal),
-            )
+        uuid = self._shard(message.stream, message.ordinal)
 
         def wanted(entry: ReplicaSetEntry) -> ReplicaSetEntry:
-            called = self._called(shard.uuid, entry)
+            called = self._called(uuid, entry)
             if message.leader:
                 return self._led_by(entry, message.leader, called)
             return self._replaced(entry, message.out, message.into, called)
 
-        await self._change(shard.uuid, wanted)
+        await self._change(uuid, wanted)
+        return m.Done()
+
+    async def accept_loss(self, message: m.AcceptLoss, _: int = 0) -> m.Done:
+        """Raises StreamNotFound, ShardNotFound, InvalidRequest when the shard has a leader, StoreUnavailable."""
+        uuid = self._shard(message.stream, message.ordinal)
+        told = await self._told(self._members.nodes)
+
+        def wanted(entry: ReplicaSetEntry) -> ReplicaSetEntry:
+            leader = told.get(entry.leader)
+            if leader is not None and any(copy.shard == uuid and copy.role == "leader" for copy in leader.copies):
+                raise InvalidRequest(
+                    f"{entry.leader} leads {self._called(uuid, entry)}: there is no loss to accept",
+                    try_="streamkit cluster status", field="shard", value=uuid.hex(),
+                )
+            return msgspec.structs.replace(entry, accept_loss=True)
+
+        await self._change(uuid, wanted)
         return m.Done()
 
     async def add(self, message: m.AddNode, _: int = 0) -> m.ShardsMoving:
@@ -302,6 +316,17 @@ class ClusterAdmin:
         leader = into if entry.leader == out else entry.target_leader
         return entry.with_targets(leader=leader, members=tuple(into if node == out else node for node in entry.nodes))
 
+    def _shard(self, stream_name: str, ordinal: int) -> bytes:
+        """Its uuid. Raises StreamNotFound, ShardNotFound."""
+        stream = self._streams.stream(stream_name)
+        shard = next((shard for shard in stream.shards if shard.ordinal == ordinal), None)
+        if shard is None:
+            raise ShardNotFound(
+                f'stream "{stream.name}" has no shard {shard_id(ordinal)}',
+                try_=f"streamkit stream describe {stream.name}", shard=shard_id(ordinal),
+            )
+        return shard.uuid
+
     # -- words ---------------------------------------------------------------------------------------------
 
     def _member(self, node: str) -> MemberEntry:
@@ -358,5 +383,6 @@ async def _no_cluster(message: m.Message, _: int) -> m.Message:
 
 
 NO_CLUSTER: dict[type, Callable[[Any, int], Awaitable[m.Message]]] = dict.fromkeys(
-    (m.DescribeCluster, m.DescribeCopies, m.DrainNode, m.MoveShard, m.AddNode, m.RemoveNode), _no_cluster
+    (m.DescribeCluster, m.DescribeCopies, m.DrainNode, m.MoveShard, m.AddNode, m.RemoveNode, m.AcceptLoss),
+    _no_cluster,
 )

@@ -92,7 +92,9 @@ def troubles(facts: Facts) -> list[m.ClusterTrouble]:
     found = []
     for uuid, entry in facts.entries.items():
         certain = {node: copies[uuid].certain for node, copies in held.items() if uuid in copies}
-        if (trouble := _trouble(entry, facts, certain)) is not None:
+        leader = held.get(entry.leader, {}).get(uuid)
+        leads = entry.leader in facts.nodes and (leader is None or leader.role == "leader")
+        if (trouble := _trouble(entry, facts, leads, certain)) is not None:
             kind, reason, step = trouble
             stream, ordinal = facts.place_of.get(uuid, (entry.stream, -1))
             found.append(m.ClusterTrouble(stream, ordinal, uuid, kind, reason, step))
@@ -100,13 +102,14 @@ def troubles(facts: Facts) -> list[m.ClusterTrouble]:
 
 
 def _trouble(
-    entry: ReplicaSetEntry, facts: Facts, certain: Mapping[str, bool]
+    entry: ReplicaSetEntry, facts: Facts, leads: bool, certain: Mapping[str, bool]
 ) -> tuple[str, str, str] | None:
+    """leads: who should lead does, as far as one can tell. certain: of the copies whose nodes answer."""
     live: Collection[str] = facts.nodes
     dead = [node for node in entry.nodes if node not in live]
     alive = [node for node in entry.nodes if node in live]
     needed = len(entry.nodes) // 2 + 1
-    if entry.leader not in live:
+    if not leads:
         return (NO_LEADER, *_why_no_leader(entry, alive, dead, needed, certain))
     if moving := _moving(entry):
         return MOVING, moving, "wait: it goes on by itself"
@@ -130,7 +133,9 @@ def _trouble(
 def _why_no_leader(
     entry: ReplicaSetEntry, alive: list[str], dead: list[str], needed: int, certain: Mapping[str, bool]
 ) -> tuple[str, str]:
-    who = f"its leader {entry.leader} is down" if entry.leader else "it has no leader yet"
+    who = "it has no leader yet"
+    if entry.leader:
+        who = f"{entry.leader} does not lead it" if entry.leader in alive else f"its leader {entry.leader} is down"
     if len(alive) < needed:
         return (
             f"{who}, and {len(alive)} of {len(entry.nodes)} copies are alive, {needed} must be", f"start {_and(dead)}",
@@ -138,10 +143,10 @@ def _why_no_leader(
     doubtful = [node for node in alive if certain.get(node) is False]
     if len(alive) - len(doubtful) < needed:
         step = f"start {_and(dead)} on its own directory" if dead else (
-            f"what only {_and(doubtful)} acknowledged may be lost; see docs/clusters.md, \"A shard that waits for you\""
+            "bring back a copy that ended well, or go on with what there is: streamkit cluster accept-loss"
         )
         return (
-            f"{who}, and the copy on {_and(doubtful)} may not vote: after an unclean end it may lack records that were "
+            f"{who}, and {_and(doubtful)} may not vote: after an unclean end the copy there may lack records that were "
             "acknowledged", step,
         )
     return f"{who}; {_and(alive)} {_is(alive)} alive", "wait: another is being chosen; streamkit cluster status"

@@ -174,6 +174,40 @@ def remove(invocation: Invocation, node: str) -> None:
         click.echo(f"{node} does not belong to the cluster any more")
 
 
+@cluster.command("accept-loss")
+@click.argument("shard", metavar="STREAM/SHARD")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+@pass_invocation
+def accept_loss(invocation: Invocation, shard: str, yes: bool) -> None:
+    """Let a shard go on that waits because its copies may lack acknowledged records.
+
+    For when all copies ended uncleanly at once, as by a power cut with durability os, and none is better. The longest
+    log of a majority is taken; what it lacks is lost for good. Asks for the shard's name first; without a terminal it
+    needs --yes.
+    """
+    import sys
+
+    from streamkit.errors import InvalidUse
+    from streamkit.protocol import messages as m
+
+    stream, ordinal = parse_shard(shard)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InvalidUse(
+                f"records of {shard} may be lost, and there is no terminal to ask",
+                try_=f"streamkit cluster accept-loss {shard} --yes", shard=shard,
+            )
+        note("Acknowledged records may be missing from what the shard goes on with.")
+        if click.prompt("Type the shard's name to go on", err=True) != shard:
+            raise click.Abort
+    invocation.run(_with_client(invocation, lambda client: _ask(client, m.AcceptLoss(stream, ordinal), m.Done)))
+    if invocation.json:
+        emit("accept_loss", {"stream": stream, "shard": ordinal})
+    else:
+        click.echo(f"{shard} goes on with what its copies hold; look: streamkit cluster status")
+
+
 def parse_shard(text: str) -> tuple[str, int]:
     """"orders/3" or "orders/shardId-000000000003" → ("orders", 3). Raises click.UsageError."""
     stream, _, shard = text.rpartition("/")

@@ -89,6 +89,7 @@ class Cluster:
         self.members = await Members.open(self.store, self.runtime)
         self.sets = await ReplicaSets.open(self.store)
         self.told = {node: self.says(node, shards if node != "d" else 0) for node in ZONES}
+        self.told["a"] = self.says("a", shards, role="leader")
         self.admin = ClusterAdmin(
             node="a", members=self.members, sets=self.sets, streams=Streams(shards), copies=Copies(self.told),
             replicas=3, controller=lambda: "b", store_trouble=lambda: "",
@@ -205,6 +206,26 @@ async def test_a_shard_that_stalls_because_copies_may_not_vote_says_so(cluster):
     assert trouble.kind == "no_leader"
     assert "b and c may not vote" in trouble.reason
     assert trouble.try_ == "start a on its own directory"
+
+
+async def test_a_node_that_should_lead_and_does_not_is_no_leader(cluster):
+    for node in "abc":
+        cluster.told[node] = cluster.says(node, 1, certain=False)
+    trouble = await cluster.trouble()
+
+    assert trouble.kind == "no_leader"
+    assert trouble.reason.startswith("a does not lead it, and a, b and c may not vote: after an unclean end")
+    assert "accept-loss" in trouble.try_
+
+
+async def test_a_loss_is_accepted_only_for_a_shard_that_nobody_leads(cluster):
+    with pytest.raises(InvalidRequest, match="a leads orders/0: there is no loss to accept"):
+        await cluster.ask(m.AcceptLoss(STREAM, 0))
+    for node in "abc":
+        cluster.told[node] = cluster.says(node, 1, certain=False)
+    await cluster.ask(m.AcceptLoss(STREAM, 0))
+
+    assert cluster.entry().accept_loss
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,10 @@ def boot(folder: Path) -> None:
 
 
 async def lose_power(cluster: Nodes, disks: dict[str, Volume], folder: Path) -> None:
+    for node in cluster:
+        node.pause()                       # without power nobody says that a disk has failed
     for volume in disks.values():
-        volume.cut()                       # a few microseconds apart
+        volume.cut()
     cluster.kill()
     for volume in disks.values():
         volume.unmount()
@@ -110,7 +112,7 @@ async def run(folder: Path, times: int, durability: Durability, seconds: float) 
             await create_stream(cluster, 4, durability)
             outcome, stopping = Outcome(), asyncio.Event()
             tasks = [asyncio.create_task(produce(f"p{n}", cluster.url, outcome, stopping)) for n in range(2)]
-            stalled = 0
+            stalled: set[int] = set()
             for _ in range(times):
                 await asyncio.sleep(seconds)
                 before = len(outcome.acknowledged)
@@ -127,32 +129,41 @@ async def run(folder: Path, times: int, durability: Durability, seconds: float) 
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 outcome.failed.clear()
-                await read_what_is_led(cluster, outcome)
+                await read_what_is_led(cluster, outcome, stalled)
+                await accept(cluster, stalled)
             else:
                 await asyncio.wait_for(asyncio.gather(*tasks), 150)
                 await read_back(cluster, outcome)
-    return outcome, stalled
+    return outcome, len(stalled)
 
 
-async def stalling(cluster: Nodes) -> int:
-    """How many shards have no leader, and each says why and what to do."""
+async def stalling(cluster: Nodes) -> set[int]:
+    """The shards without a leader; each says why, and what to do."""
     lines = await asyncio.to_thread(cluster.run, "cluster", "status")
     without = [line for line in lines if line.get("kind") == "no_leader"]
     for line in without:
         assert line["reason"] and line["try"], line
         print(f"{line['stream']}/{line['shard']} waits: {line['reason']}; {line['try']}", flush=True)
-    return sum(line["stream"] == STREAM for line in without)
+    return {line["shard"] for line in without if line["stream"] == STREAM}
 
 
-async def read_what_is_led(cluster: Nodes, outcome: Outcome) -> None:
+async def read_what_is_led(cluster: Nodes, outcome: Outcome, stalled: set[int]) -> None:
     """And forget the notes of shards that stall: they serve nothing, so nothing is lost silently."""
     async with AsyncClient(cluster.url) as client:
         for shard in (await client.describe_stream(STREAM)).shards:
-            if shard.leader:
+            if shard.ordinal not in stalled:
                 outcome.found[shard.id] = await read_shard(client, shard)
     outcome.acknowledged = {
         value: place for value, place in outcome.acknowledged.items() if place[0] in outcome.found
     }
+
+
+async def accept(cluster: Nodes, stalled: set[int]) -> None:
+    """An operator says that it may go on; then every shard has a leader again."""
+    for ordinal in sorted(stalled):
+        await asyncio.to_thread(cluster.run, "cluster", "accept-loss", f"{STREAM}/{ordinal}", "--yes")
+    await read_back(cluster, Outcome())
+    print(f"{len(stalled)} shards go on after the loss was accepted", flush=True)
 
 
 def main() -> int:
