@@ -171,6 +171,8 @@ class Node:
             logger.error("coordinator.unavailable", extra={"facts": {"error": str(error)}})
         await self.open_reshards(Reshardings(store, catalog, runtime))
         self.reshards.finish_left()
+        for served in list(streams.public.values()):
+            self.reshards.led(served)
         push(server.close)
         if self.options.listen:
             await self.listen_to(server)

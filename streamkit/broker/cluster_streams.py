@@ -98,7 +98,7 @@ class ClusterStreams(Streams):
         if server.stream_name != APPLICATIONS_STREAM:
             self.public[uuid] = server
         self.coordination.began(server)
-        self.reshards.finish_left((uuid,))
+        self.reshards.led(server)
 
     def withdraw(self, server: ShardServer) -> None:
         uuid = server.shard.uuid

@@ -23,6 +23,7 @@ from streamkit.errors import StreamBusy, StreamkitError
 from streamkit.metadata import reshard
 from streamkit.metadata.reshard import Plan, ReshardEntry
 from streamkit.metadata.reshardings import Reshardings
+from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamDescription, StreamStatus, check_stream_name
 from streamkit.protocol.closing import ChildRange, Closing, encode_closing
 from streamkit.runtime.interfaces import Clock
@@ -32,6 +33,7 @@ logger = logging.getLogger("streamkit.broker")
 _ANSWER_SECONDS = 20.0             # how long a request waits for its plan
 _RETRY_FIRST_SECONDS = 0.05
 _RETRY_MOST_SECONDS = 2.0
+_MAJORITY_STEP_SECONDS = 0.005
 _HOUR_MS = 3_600_000
 
 
@@ -49,6 +51,7 @@ class Reshards:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}    # by plan
         self._errors: dict[str, StreamkitError] = {}           # of plans that are being given up
+        self._corrections: set[asyncio.Task[None]] = set()
         self._again: set[str] = set()                          # asked for while they were at work
         records.on_change.append(self._noted)
 
@@ -103,15 +106,50 @@ class Reshards:
             if led is None or any(parent.uuid in led for parent in entry.parents):
                 self._start(name)
 
+    def led(self, served: ShardServer) -> None:
+        """This node begins to lead the shard.
+
+        A log whose closing batch was lost with its last leader, as streams that do not wait for a majority allow, is
+        closed again before anybody can put to it, and the map learns where it ends now.
+        """
+        self.finish_left((served.shard.uuid,))
+        shard = served.shard
+        if shard.closed_ms is not None and (served.log.closing is None or served.log.closing_end != shard.end):
+            name = served.stream_name
+            try:
+                served.close_with(encode_closing(Closing(
+                    stream=name, ordinal=shard.ordinal, plan="", children=self._ranges(name, shard)
+                )), self._clock.now_ms())  # fmt: skip
+            except StreamkitError as error:
+                logger.error("shard.not_closed", extra={"facts": {"shard": shard.id, "error": str(error)}})
+                return
+            task = asyncio.get_running_loop().create_task(self._correct(served))
+            self._corrections.add(task)
+            task.add_done_callback(self._corrections.discard)
+
+    def _ranges(self, name: str, shard: Shard) -> tuple[ChildRange, ...]:
+        stream = self._streams.catalog.streams.get(name)
+        return tuple(
+            ChildRange(child.uuid.hex(), child.ordinal, str(child.hash_start), str(child.hash_end))
+            for child in (stream.shards if stream is not None else ()) if child.ordinal in shard.children
+        )
+
+    async def _correct(self, served: ShardServer) -> None:
+        try:
+            await self._records.correct_end(served.stream_name, served.shard.ordinal, await self._closed(served))
+        except StreamkitError as error:                # whoever leads the shard next tries again
+            logger.warning("shard.end_uncorrected", extra={"facts": {"shard": served.shard.id, "error": str(error)}})
+
     async def settled(self) -> None:
         """No plan is at work here; for a node that starts, and for tests."""
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
     async def close(self) -> None:
-        for task in list(self._tasks.values()):
+        tasks = [*self._tasks.values(), *self._corrections]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _noted(self, name: str, entry: ReshardEntry | None) -> None:
         """The store says something of a plan; in a cluster it may be another node's."""
@@ -202,10 +240,18 @@ class Reshards:
                 for child in entry.children_of(ordinal)
             ),
         ))  # fmt: skip
-        end = await served.close_with(payload, self._clock.now_ms())
+        served.close_with(payload, self._clock.now_ms())
+        return await self._closed(served)
+
+    async def _closed(self, served: ShardServer) -> int:
+        end = await served.closed()
         # Whatever the stream's level: the end is about to be written where it outlives a loss of power.
         await self._streams.directory.sync(served.log, end)
-        return end
+        while self._streams.shards.get(served.shard.uuid) is served:
+            if served.is_held_widely(end):
+                return end
+            await asyncio.sleep(_MAJORITY_STEP_SECONDS)
+        raise _busy(served.stream_name)                # led elsewhere by now, perhaps with a shorter log
 
     def _opened(self, stream: StreamDescription, entry: ReshardEntry) -> None:
         if self._alone:

@@ -124,25 +124,34 @@ class ShardServer:
         await self._safe(appended.end_sequence)
         return appended.base_sequence
 
-    async def close_with(self, payload: bytes, now_ms: int) -> int:
-        """Append the closing batch, unless there is one. Returns the shard's end once it is below the high watermark.
+    def close_with(self, payload: bytes, now_ms: int) -> None:
+        """Append the closing batch, unless there is one: puts are refused with ShardClosed from now on.
 
-        From the append on puts are refused with ShardClosed. Raises DiskFull, DiskFailed, NotLeader.
+        Raises DiskFull, DiskFailed, NotLeader.
         """
         log = self.log
-        if log.closing is None:
-            before = log.log_end
-            log.append_control("close", payload, now_ms=now_ms, epoch=self.epoch, durability="fsync")
-            if self._leader.epoch_start is None:
-                self._leader.step(EpochStarted(self.epoch, before))
-            for feed in self.feeds:
-                feed.ready()
-            if self.immediate:
-                for link in self.progressed() or ():
-                    link.flush_soon()
-        end = log.closing_end
+        if log.closing is not None:
+            return
+        before = log.log_end
+        log.append_control("close", payload, now_ms=now_ms, epoch=self.epoch, durability="fsync")
+        if self._leader.epoch_start is None:
+            self._leader.step(EpochStarted(self.epoch, before))
+        for feed in self.feeds:
+            feed.ready()
+        if self.immediate:
+            for link in self.progressed() or ():
+                link.flush_soon()
+
+    async def closed(self) -> int:
+        """The shard's end, once its closing batch is below the high watermark. Raises DiskFailed, NotLeader."""
+        end = self.log.closing_end
         await self._safe(end)
         return end
+
+    def is_held_widely(self, end: int) -> bool:
+        """Whether a majority holds what is before `end`; in streams whose high watermark does not say so, too."""
+        holders = 1 + sum(feed.matched is not None and feed.matched >= end for feed in self.feeds)
+        return not self.immediate or 2 * holders > len(self.feeds) + 1
 
     async def _safe(self, end: int) -> None:
         if end > self.high_watermark:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from streamkit.errors import CorruptFile, StreamBusy
 from streamkit.metadata.catalog import Catalog, decode_stream, encode_stream
@@ -165,6 +166,21 @@ class Reshardings:
     def removals(self, gone: set[bytes]) -> list[Swap]:
         """What goes from the store with closed shards; takes out of `gone` those that must wait for another turn."""
         return []
+
+    async def correct_end(self, name: str, ordinal: int, end: int) -> None:
+        """A closed shard ends elsewhere than the map says. Raises StreamNotFound, StreamBusy, StoreUnavailable."""
+        for _ in range(_TRIES):
+            stream = self._catalog.stream(name)
+            shards = tuple(replace(s, end=end) if s.ordinal == ordinal else s for s in stream.shards)
+            if shards == stream.shards:
+                return
+            swap = Swap(_STREAMS + name, self._catalog.revision(name), encode_stream(with_shards(stream, shards)))
+            try:
+                await self._commit((swap,), name)
+                return
+            except StreamBusy:
+                await self._catalog.look(name)
+        raise _busy(name, "being changed")
 
     # -- closed shards -------------------------------------------------------------------------------------
 

@@ -263,3 +263,22 @@ async def test_a_closed_shard_leaves_the_map_with_its_log_when_its_records_are_t
     assert after.shards[0].uuid not in node._directory.shards
     with pytest.raises(ShardNotFound):
         await client.fetch(after.shards[0], 0)
+
+
+async def test_a_closed_shard_whose_closing_was_lost_is_closed_again_before_anybody_can_put(client, node):
+    await client.create_stream("orders", durability="leader")
+    await put(client, b"a", b"0")
+    parent = (await split(client)).shards[0]
+    served = node._streams.shards[parent.uuid]
+    log = served.log
+    await node._directory.truncate(log, parent.end - 1)    # as on a copy that never got it
+    assert log.closing is None
+
+    node.reshards.led(served)
+
+    with pytest.raises(ShardClosed):
+        await client.put_batch(parent, one(b"a", b"late"))
+    assert (log.closing_end, (await held(client, parent))[0]) == (parent.end, [(b"a", b"0")])
+    await node.reshards._records.correct_end("orders", 0, 77)          # had it lost records as well
+    again = await client.describe_stream("orders")
+    assert (again.shards[0].end, again.map_version) == (77, 3)
