@@ -141,6 +141,8 @@ class PeerLink(asyncio.BufferedProtocol):
             self._drained.set_result(None)
         if self.open:
             self._peers.drained(self)
+            if self._acknowledgements:
+                self.schedule()
 
     def eof_received(self) -> bool:
         return False
@@ -221,6 +223,12 @@ class PeerLink(asyncio.BufferedProtocol):
     # -- requests of theirs ------------------------------------------------------------------------------------
 
     def _serve(self, frame: Asked | FetchFrame) -> None:
+        if self._serving >= self._config.requests_max and self.writing_paused:
+            self.wire.fail(LimitReached(
+                f"node {self.node} asks and takes no answers", try_="look at the node that asked",
+                limit=self._config.requests_max,
+            ))  # fmt: skip
+            return
         if self._serving >= self._config.requests_max:
             error = LimitReached(
                 f"{self._serving} requests of node {self.node} are under way", try_="ask again later",
@@ -240,6 +248,7 @@ class PeerLink(asyncio.BufferedProtocol):
         except Exception as cause:
             if not isinstance(cause, StreamkitError):
                 logger.exception("peer.request_failed", extra={"facts": {"node": self.node}})
+            await self._room_to_write()
             if self.open:
                 self.wire.send(failure_to_wire(cause), request_id)
         finally:
@@ -248,14 +257,13 @@ class PeerLink(asyncio.BufferedProtocol):
 
     async def _answer(self, frame: Asked) -> None:
         answer = await self._peers.handler.asked(self.node, frame.message)
+        await self._room_to_write()
         if self.open:
             self.wire.send(answer, frame.request_id)
 
     async def _read(self, frame: FetchFrame) -> None:
         async with self._reads:
-            while self.writing_paused and self.open:
-                self._drained = self.loop.create_future()
-                await self._drained
+            await self._room_to_write()
             if not self.open:
                 return
             bytes_max = min(frame.bytes_max, self._config.read_bytes_max)
@@ -266,6 +274,13 @@ class PeerLink(asyncio.BufferedProtocol):
                     found.batches,
                 )  # fmt: skip
                 self.flush()
+
+    async def _room_to_write(self) -> None:
+        """An answer is made when the peer takes bytes: those that wait are requests under way, which are bounded."""
+        while self.writing_paused and self.open:
+            if self._drained is None or self._drained.done():
+                self._drained = self.loop.create_future()
+            await self._drained
 
     # -- what leaves -------------------------------------------------------------------------------------------
 
@@ -290,7 +305,7 @@ class PeerLink(asyncio.BufferedProtocol):
         self._scheduled = False
         if not self.open:
             return
-        if self._acknowledgements:
+        if self._acknowledgements and not self.writing_paused:
             self.writer.replicated(list(self._acknowledgements.values()))
             self._acknowledgements.clear()
         self._peers.turn(self)

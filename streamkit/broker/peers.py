@@ -186,6 +186,7 @@ class Peers:
 
     def feed(self, leader: Leading, node: str) -> Feed:
         """Begin sending that shard's log to that node; goes on over every link there will be, until feed.close()."""
+        assert node != self.node, "a node feeds others"
         return self._known(node).lane.open(leader)
 
     def acknowledge(

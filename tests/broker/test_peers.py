@@ -9,7 +9,18 @@ import pytest
 
 from streamkit.broker.feed import State
 from streamkit.errors import ConnectionFailed, LimitReached, NotFound, ProtocolMismatch, TimedOut
-from streamkit.protocol.peers import ACCEPTED, MISMATCH, STALE, Hear, Heard, Seal
+from streamkit.protocol.peers import (
+    ACCEPTED,
+    MISMATCH,
+    STALE,
+    Hear,
+    Heard,
+    Identity,
+    PeerConnection,
+    PeerSide,
+    PeerState,
+    Seal,
+)
 from streamkit.runtime.real import real_runtime
 from streamkit.storage import LogDirectory
 from tests.broker.peer_nodes import CLUSTER, Held, Leader, Node, until, walk
@@ -392,6 +403,44 @@ async def test_garbage_is_cut_off_and_others_go_on(garbage):
 
         assert b"protocol_mismatch" in said
         assert isinstance(await a.peers.ask("b", Hear("a"), 5_000), Heard)
+
+
+async def greeted_as(name, address, node):
+    """A connection that greeted as node `name`, and then does as the test likes."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    wire = PeerConnection(PeerSide.DIALLING, Identity(CLUSTER, name, b""), expected=node)
+    writer.writelines(wire.take())
+    while wire.state is PeerState.GREETING:
+        wire.feed(await reader.read(1000))
+    return reader, writer, wire
+
+
+@pytest.mark.parametrize("damage", ["cut short", "half a frame", "byte flipped"])
+async def test_a_link_that_breaks_the_protocol_is_cut_off_with_a_reason(damage):
+    async with nodes("b", told=False, frame_ms=100, beat_ms=20) as (b,):
+        reader, writer, wire = await greeted_as("a", await b.peers.listen("127.0.0.1:0"), "b")
+        wire.writer.begin_replicate()
+        wire.writer.section(SHARD, 1, 0, 0, 0, 0, 0, 0, 0, [bytes(200)])
+        wire.writer.end_replicate()
+        frame = bytearray(b"".join(wire.take()))
+        if damage == "cut short":
+            frame[:4] = (len(frame) - 14).to_bytes(4, "little")
+            del frame[-10:]
+        elif damage == "half a frame":
+            del frame[100:]
+        else:
+            frame[40] ^= 0xFF                      # the section's level
+        writer.write(frame)
+        async with asyncio.timeout(10):
+            while wire.state is PeerState.OPEN:
+                wire.feed(await reader.read(10_000))
+        writer.close()
+
+        reason = {"cut short": "sections", "half a frame": "slow", "byte flipped": "sections"}[damage]
+        assert wire.failure.facts["reason"] == reason
+        await until(lambda: b.events == ["up a", "down a"])
+        assert b.sections_seen == []
 
 
 async def test_silence_where_a_greeting_belongs_is_cut_off():

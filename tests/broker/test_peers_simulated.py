@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 
 import pytest
 
 from streamkit.broker.feed import State
 from streamkit.broker.peer_feeds import FeedsConfig
-from streamkit.errors import CorruptFile, TimedOut
-from streamkit.protocol.peers import REFUSED, UNKNOWN, Hear
-from tests.broker.peer_nodes import Bottle, Held, Leader, until
+from streamkit.errors import CorruptFile, LimitReached, TimedOut
+from streamkit.protocol.peers import REFUSED, UNKNOWN, Hear, Identity, PeerConnection, PeerSide, PeerState
+from tests.broker.peer_nodes import CLUSTER, Bottle, Held, Leader, until
 from tests.oracles_storage import SHARDS, read_all, seal
 
 SHARD = SHARDS[0]
@@ -143,7 +144,7 @@ def test_tries_to_reach_a_node_wait_longer_up_to_a_second():
         bottle.processes["a"].context.run(a.peers.set_nodes, {"b": "10.0.0.9:1"})
         await asyncio.sleep(30)
 
-        gaps = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
         assert 0.05 <= gaps[0] <= 0.11
         assert all(gap <= 1.01 for gap in gaps)
         assert 30 <= len(tries) <= 65
@@ -227,6 +228,55 @@ def test_a_node_that_is_gone_costs_nothing_while_others_are_fed():
 
         assert lane.flight_bytes == leader.feeds[0].flight_bytes == 0
         assert not lane._ready and not lane._behind and not lane._news and not lane._watched
+
+    run(test)
+
+
+class Talker(asyncio.Protocol):
+    """Greets as node a, then takes nothing any more."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.wire = PeerConnection(PeerSide.DIALLING, Identity(CLUSTER, "a", b""), expected="b")
+        self.say()
+
+    def data_received(self, data):
+        self.wire.feed(data)
+        if self.wire.state is PeerState.OPEN:
+            self.transport.pause_reading()
+
+    def say(self):
+        self.transport.writelines(self.wire.take())
+
+
+def test_who_talks_and_never_listens_costs_a_bounded_buffer_and_is_cut_off_when_it_asks():
+    async def test(bottle):
+        b = await bottle.node("b", write_bytes_max=64 * 1024, requests_max=8)
+        process, runtime = bottle.world.new_process("a")
+        talker = Talker()
+        await bottle.world.start(process, runtime.network.connect(bottle.addresses["b"], lambda: talker))
+        await until(lambda: b.peers.connected("a"))
+        link = b.peers._peers["a"].link
+        shards = [number.to_bytes(16, "little") for number in range(1000)]
+        largest = 0
+        for number in range(60):
+            talker.wire.writer.begin_replicate()
+            for shard in shards:
+                talker.wire.writer.section(shard, 1, 0, number, 0, 0, 0, 0, 0, [])
+            talker.wire.writer.end_replicate()
+            talker.say()
+            await until(lambda seen=1000 * (number + 1): len(b.sections_seen) >= seen)
+            largest = max(largest, link._transport.get_write_buffer_size())
+
+        assert link.writing_paused
+        assert 64 * 1024 < largest <= 64 * 1024 + 57 * len(shards)
+        assert len(link._acknowledgements) == len(shards), "of each shard the last one"
+        for request_id in range(1, 20):
+            talker.wire.send(Hear("a"), request_id)
+        talker.say()
+        await until(lambda: not b.peers.connected("a"))
+        assert isinstance(b.peers.failure("a") or LimitReached(""), LimitReached)
+        assert b.events == ["up a", "down a"]
 
     run(test)
 
