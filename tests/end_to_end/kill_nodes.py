@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tests.end_to_end.nodes import Nodes, nodes, sqlite_url
 from tests.end_to_end.recording import Load, copies_agree, load
+from tests.etcd import Etcd
 
 
 class Store:
@@ -35,26 +36,26 @@ class Store:
 
 
 class EtcdStore(Store):
-    def __init__(self, etcd: object, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, etcd: Etcd) -> None:
+        super().__init__(etcd.url)
         self.etcd = etcd
         self._paused = False
 
     def trouble(self, draw: random.Random) -> None:
         """Killed and begun again, stopped, or woken up."""
         self.troubles += 1
-        etcd = self.etcd
         if self._paused:
-            etcd.resume()
+            self.etcd.continue_process()
             self._paused = False
         elif draw.random() < 0.5:
-            etcd.kill()
-            etcd.start()
+            self.etcd.kill()
+            self.etcd.start()
         else:
-            etcd.pause()
+            self.etcd.stop_process()
             self._paused = True
 
     def heal(self) -> None:
+        """It runs again."""
         if self._paused:
             self.trouble(random.Random(0))
 
@@ -64,10 +65,8 @@ def store(kind: str, folder: Path) -> Iterator[Store]:
     if kind == "sqlite":
         yield Store(sqlite_url(folder))
         return
-    from tests.etcd import etcd
-
-    with etcd(folder / "etcd") as served:
-        found = EtcdStore(served, f"etcd://{served.address}/kill")
+    with Etcd(folder / "etcd") as served:
+        found = EtcdStore(served)
         try:
             yield found
         finally:
