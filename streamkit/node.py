@@ -186,6 +186,8 @@ class Node:
             node=self.name, service=service, counters=self.counters, config=self._server_config()
         )
         self._streams, self._catalog, self._coordinator = streams, catalog, coordinator
+        if isinstance(coordinator, Coordination):
+            coordinator.on_open = self._keep_time          # applications that came with its log need a clock, too
         return server
 
     async def open_reshards(self, records: Reshardings) -> None:

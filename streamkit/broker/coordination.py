@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from streamkit.broker.command_log import ShardCommandLog
@@ -48,6 +49,7 @@ class Coordination:
         self._streams = streams
         self._clock = clock
         self._config = config
+        self.on_open: Callable[[], None] = _nobody
         self._server: ShardServer | None = None
         self._looked_ms = 0
         self._tasks = Tasks("coordination")
@@ -87,6 +89,7 @@ class Coordination:
                 continue
             if self._server is server:
                 self.coordinator = coordinator
+                self.on_open()
             return
 
     # -- as a coordinator ----------------------------------------------------------------------------------
@@ -148,6 +151,10 @@ class Coordination:
             "this node does not coordinate applications", try_="ask the node that does, or try again in a moment",
             shard="", epoch=0, leader=node, address=address,
         )  # fmt: skip
+
+
+def _nobody() -> None:
+    """Nobody wants to know."""
 
 
 async def _close(coordinator: Coordinator) -> None:

@@ -139,6 +139,8 @@ class Watch:
                 copy = found.get(member.node)
                 if copy is None or copy.log.incarnation != member.incarnation:
                     return f"{uuid.hex()[:8]} of {entry.stream} has no copy on {member.node}"
+                if self._beyond_repair(copy):
+                    continue
                 if copy.log.log_end != leader.log.log_end or not copy.log.certain:
                     return (
                         f"{member.node} holds {uuid.hex()[:8]} of {entry.stream} up to {copy.log.log_end}, "
@@ -161,6 +163,7 @@ class Watch:
                 (place.name, copy) for place in self.cluster.places
                 if (copy := self.copies(place).get(uuid)) is not None
                 and any(member.incarnation == copy.log.incarnation for member in entry.replica_set.members)
+                and not self._beyond_repair(copy)
             ]  # fmt: skip
             if not copies:
                 continue
@@ -171,6 +174,10 @@ class Watch:
                 digests.setdefault(await self._digest(name, uuid, copy, start, end), name)
             if len(digests) > 1:
                 self.wrong(f"the copies of {uuid.hex()[:8]} differ between {start} and {end}: {digests}")
+
+    def _beyond_repair(self, copy: Copy) -> bool:
+        """A write that went astray may shift all that follows: the copy says so, and neither votes nor serves it."""
+        return "misdirected_write" in self.cluster.world.faults.acts and bool(copy.log.damages)
 
     async def _digest(self, name: str, uuid: bytes, copy: Copy, start: int, end: int) -> tuple[int, int, int]:
         """What is damaged is found by reading it, and repaired in a while."""
