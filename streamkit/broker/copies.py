@@ -380,7 +380,7 @@ class Copies:
         sealed = await copy.seal(epoch)
         return SealedShard(
             uuid, True, sealed.epoch, sealed.member.incarnation, sealed.certain, sealed.log_start, sealed.log_end,
-            sealed.high_watermark, sealed.epochs,
+            sealed.high_watermark, sealed.epochs, sealed.doubtful,
         )  # fmt: skip
 
     async def read_log(self, uuid: bytes, start: int, bytes_max: int) -> Fetched:

@@ -11,6 +11,7 @@ told when it is done. Made and looked up by `copies.Copies`, which gathers what 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import struct
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ import msgspec
 
 from streamkit.broker.feed import Feed
 from streamkit.broker.shard_server import ShardServer
-from streamkit.errors import CorruptBatch, NotLeader, StreamkitError
+from streamkit.errors import CorruptBatch, CorruptFile, NotLeader, StreamkitError
 from streamkit.metadata.replica_sets import ReplicaSetEntry
 from streamkit.model.stream import Durability
 from streamkit.protocol.frames import Section
@@ -73,7 +74,7 @@ class Copy:
         self.log = log
         self.entry = entry
         self.follower = Follower(log, promised=log.promised_epoch, certain=log.certain)
-        self.follower.whole = not log.damages
+        self.follower.whole = not log.damages and not log.facts.damaged
         self.candidate: Candidate | None = None
         self.server: ShardServer | None = None
         self.level = Durability.FSYNC              # what the last leader asked answers for
@@ -196,8 +197,9 @@ class Copy:
     def _answer(self, node: str, answer: Answer) -> None:
         if node and node != self._copies.node:
             self._copies.peers.acknowledge(
-                node, self.uuid, self.log.incarnation, answer.epoch, answer.verdict, answer.end
-            )
+                node, self.uuid, self.log.incarnation, answer.epoch, answer.verdict, answer.end,
+                min(self.log.written_end, self.follower.matched),
+            )  # fmt: skip
 
     def _carry(self, effects: Effects, node: str) -> None:
         if effects.step_down:
@@ -245,7 +247,10 @@ class Copy:
             self._copies.run(self._become_certain())
 
     async def _become_certain(self) -> None:
-        await self._copies.directory.set_certain(self.log, True)
+        try:
+            await self._copies.directory.set_certain(self.log, True)
+        except CorruptFile:
+            self.damaged()
 
     # -- sealing -------------------------------------------------------------------------------------------
 
@@ -259,7 +264,7 @@ class Copy:
         log = self.log
         return Sealed(
             Member(self._copies.node, log.incarnation), self.follower.durable_promise, self.follower.certain,
-            log.log_start, log.log_end, self.high_watermark, tuple(log.epochs),
+            log.log_start, log.log_end, self.high_watermark, tuple(log.epochs), log.doubtful,
         )  # fmt: skip
 
     # -- standing ------------------------------------------------------------------------------------------
@@ -281,7 +286,8 @@ class Copy:
         """The epoch of `entry` is ours in the store: seal, adopt, lead. Returns when it leads or gave up."""
         if self._campaign is not None:
             self._campaign.cancel()
-        self._campaign = task = self._copies.run(self._seek(Candidate(entry.replica_set, accept_loss=entry.accept_loss)))
+        candidate = Candidate(entry.replica_set, accept_loss=entry.accept_loss)
+        self._campaign = task = self._copies.run(self._seek(candidate))
         await asyncio.wait([task])
 
     async def _seek(self, candidate: Candidate) -> None:
@@ -377,9 +383,11 @@ class Copy:
 
     async def _lead(self, candidate: Candidate, effects: Effects) -> None:
         copies, log, epoch = self._copies, self.log, candidate.epoch
-        if not log.certain and not log.damages:
-            await copies.directory.set_certain(log, True)
-            self.follower.certain = True
+        if not log.certain and self.follower.whole:
+            # A damaged copy may lead, for its log is the best there is, and does not vote when it is asked again.
+            with contextlib.suppress(CorruptFile):
+                await copies.directory.set_certain(log, True)
+                self.follower.certain = True
         if self.candidate is not candidate or self.follower.promised != epoch or self.closed:
             return                                     # somebody newer came by meanwhile
         found = copies.find(self)
@@ -477,7 +485,7 @@ class Copy:
 def _to_sealed(node: str, answer: SealedShard) -> Sealed:
     return Sealed(
         Member(node, answer.incarnation), answer.epoch, answer.certain, answer.log_start, answer.log_end,
-        answer.high_watermark, answer.epochs,
+        answer.high_watermark, answer.epochs, answer.doubtful,
     )  # fmt: skip
 
 

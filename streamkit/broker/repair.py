@@ -17,7 +17,7 @@ from streamkit.broker.copy import Copy
 from streamkit.errors import StreamkitError
 from streamkit.protocol.peers import Digest, DigestRange
 from streamkit.runtime.interfaces import Buffer
-from streamkit.storage import Damage
+from streamkit.storage import Damage, ShardLog
 
 logger = logging.getLogger("streamkit.broker")
 
@@ -36,6 +36,7 @@ class Repair:
         self.differences = 0
         self._copies = copies
         self._hopeless: set[tuple[bytes, Damage]] = set()      # reported already
+        self._verified: dict[ShardLog, None] = {}
         self._compared = 0
 
     @property
@@ -46,11 +47,19 @@ class Repair:
         """For ever: mend what is damaged."""
         while True:
             for copy in list(self._copies.copies.values()):
+                if copy.log.facts.damaged and copy.log not in self._verified:
+                    await self._look(copy)
                 if copy.log.damages:
                     copy.damaged()
                 for damage in list(copy.log.damages):
                     await self._mend(copy, damage)
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _look(self, copy: Copy) -> None:
+        """It was damaged before this process began: where, only reading tells."""
+        self._verified[copy.log] = None
+        if not await copy.log.verify() and not copy.log.damages:
+            copy.mended()
 
     async def _mend(self, copy: Copy, damage: Damage) -> None:
         for member in copy.replica_set.copies:

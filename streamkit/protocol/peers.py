@@ -106,6 +106,7 @@ class SealedShard(_PeerMessage, tag=74, frozen=True):
     log_end: int = 0
     high_watermark: int = 0
     epochs: tuple[tuple[int, int], ...] = ()
+    doubtful: bool = False
 
 
 class Sealed(_PeerMessage, tag=75, frozen=True):

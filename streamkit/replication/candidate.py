@@ -2,7 +2,9 @@
 
     swap won ▸ everyone is asked to seal ▸ a majority that may vote has ▸ the best log of all answers is adopted ▸ lead
 
-Only certain copies make the majority; every copy's log may be adopted. Source: docs/decisions/0061.
+Only certain copies make the majority; every copy's log may be adopted. When every voter has answered, doubtful ones
+count: what was acknowledged lies on a majority, and damage on one of those copies leaves it on another.
+Source: docs/decisions/0061.
 """
 
 from __future__ import annotations
@@ -41,8 +43,14 @@ class Candidate:
         self._answers[event.member] = event
         if self.us not in self._answers:
             return NOTHING                         # our own promise is not on disk yet
-        voters = [member for member, answer in self._answers.items() if answer.certain or self._accept_loss]
-        return self._adopt() if self.replica_set.is_sealed_by(voters) else NOTHING
+        return self._adopt() if self.replica_set.is_sealed_by(self._voting()) else NOTHING
+
+    def _voting(self) -> list[Member]:
+        answers = self._answers
+        if self._accept_loss:
+            return list(answers)
+        complete = all(member in answers for member in self.replica_set.voters)
+        return [member for member, answer in answers.items() if answer.certain or (complete and answer.doubtful)]
 
     @property
     def answers(self) -> dict[Member, bool]:

@@ -91,7 +91,11 @@ class Promised:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A copy has promised `epoch`, and says what it holds. epochs: its epoch table."""
+    """A copy has promised `epoch`, and says what it holds. epochs: its epoch table.
+
+    doubtful: it is uncertain for no other reason than that a loss of power tore the very last thing it was writing:
+    most likely nobody was told of it, but a damaged record looks the same.
+    """
 
     member: Member
     epoch: int
@@ -100,6 +104,7 @@ class Sealed:
     log_end: int
     high_watermark: int
     epochs: tuple[tuple[int, int], ...]
+    doubtful: bool = False
 
     @property
     def last(self) -> tuple[int, int]:
