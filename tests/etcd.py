@@ -44,13 +44,13 @@ def _free_ports(count):
 
 
 class _Member:
-    def __init__(self, name, folder, port, peer_port):
-        self.name, self.folder = name, folder
+    def __init__(self, name, folder, port, peer_port, tls):
+        self.name, self.folder, self.tls = name, folder, tls
         self.port, self.peer_url = port, f"http://127.0.0.1:{peer_port}"
         self.process = None
 
     def start(self, cluster):
-        client = f"http://127.0.0.1:{self.port}"
+        client = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
         arguments = [
             "sh", "-c", f'ulimit -v {_ADDRESS_KIB_MAX} && exec "$0" "$@"', etcd_program(),
             "--name", self.name, "--data-dir", str(self.folder / self.name),
@@ -58,6 +58,9 @@ class _Member:
             "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
             "--initial-cluster", cluster, "--quota-backend-bytes", str(_QUOTA_BYTES), "--log-level", "error",
         ]
+        if self.tls:
+            arguments += ["--cert-file", self.tls["certificate"], "--key-file", self.tls["key"],
+                          "--trusted-ca-file", self.tls["ca"], "--client-cert-auth"]  # fmt: skip
         with open(self.folder / f"{self.name}.log", "ab") as log:
             self.process = subprocess.Popen(
                 arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
@@ -75,13 +78,14 @@ class _Member:
 
 
 class Etcd:
-    """members: 1, or 3 for a cluster that goes on without one of them."""
+    """members: 1, or 3 for a cluster that goes on without one of them. tls: paths of certificate, key and ca (PEM), for
+    clients; who has no certificate of that authority's is turned away."""
 
-    def __init__(self, folder, members=1):
+    def __init__(self, folder, members=1, tls=None):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         ports = _free_ports(2 * members)
-        self.members = [_Member(f"m{i}", self.folder, ports[2 * i], ports[2 * i + 1]) for i in range(members)]
+        self.members = [_Member(f"m{i}", self.folder, *ports[2 * i : 2 * i + 2], tls) for i in range(members)]
         self.endpoints = [f"127.0.0.1:{member.port}" for member in self.members]
         self.url = f"etcd://{','.join(self.endpoints)}/streamkit"
 
@@ -101,6 +105,10 @@ class Etcd:
                 time.sleep(0.02)
 
     def _healthy(self, member):
+        if member.tls:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", member.port), 2):
+                return True
+            return False
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{member.port}/health", timeout=2) as answer:
                 return json.load(answer)["health"] == "true"

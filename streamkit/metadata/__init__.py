@@ -1,5 +1,6 @@
-"""What exists and who leads it: streams, shards, epochs, producer identities; and the store that holds them.
+"""What exists, who holds it, who leads it and who is alive; and the store in which the nodes of a cluster agree on that.
 
-Not for records, leases or checkpoints: those change often and live in logs. The broker asks the catalog; only
-the catalog speaks to the store. Read `store.py` first, then `catalog.py`.
+Not for records, leases or checkpoints: those change often and live in logs. The broker asks the catalog, the replica
+sets and the members, which follow the store and never make a reader wait; only this room speaks to the store.
+Read `store.py` first, then `catalog.py`; of a cluster, `members.py`, `replica_sets.py` and `cluster_catalog.py`.
 """

@@ -28,6 +28,7 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.keepalive_time_ms", 10_000),                    # a watch on a host that was cut off ends
     ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.use_local_subchannel_pool", 1),
 ]
@@ -58,6 +59,7 @@ class _Endpoint:
             self.channel = grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
         stubs = (rpc.KVStub(self.channel), rpc.LeaseStub(self.channel), rpc.WatchStub(self.channel))
         self.kv, self.lease, self.watching = stubs
+        self.watches: list[Any] = []           # calls that stand open
 
     async def up(self, seconds: float) -> bool:
         """Whether it is there within that time."""
@@ -144,13 +146,20 @@ class EtcdLink:
 
         # hasleader: an etcd that has lost its majority ends the watch, instead of standing still.
         call = endpoint.watching.Watch(one(), metadata=(("hasleader", "true"),))
+        endpoint.watches.append(call)
         try:
             async for response in call:
                 yield response
         except grpc.aio.AioRpcError as error:
             self._next(endpoint)
             raise self._unavailable(error, "not_done") from error
+        except asyncio.CancelledError as error:
+            if call in endpoint.watches:
+                raise                                      # the caller's own; else `_next` has ended the call
+            raise self._unavailable(None, "not_done") from error
         finally:
+            if call in endpoint.watches:
+                endpoint.watches.remove(call)
             call.cancel()
 
     # -- inside ----------------------------------------------------------------------------------------------
@@ -175,6 +184,10 @@ class EtcdLink:
         raise self._unavailable(None, "not_done")
 
     def _next(self, endpoint: _Endpoint) -> None:
+        """That one has failed. Its watches go elsewhere, too: one on a process that was stopped only stands still."""
+        watches, endpoint.watches = endpoint.watches, []
+        for call in watches:
+            call.cancel()
         if self._endpoints[self._at] is endpoint:
             self._at = (self._at + 1) % len(self._endpoints)
 

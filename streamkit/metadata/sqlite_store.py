@@ -29,7 +29,7 @@ from streamkit.runtime.interfaces import Runtime
 from streamkit.runtime.tasks import Tasks
 
 T = TypeVar("T")
-_POLL_SECONDS = 0.05           # how late a watcher learns of another process's change, or of an expiry
+_POLL_SECONDS = 0.1           # how late a watcher learns of another process's change, or of an expiry
 _BUSY_SECONDS = 10.0
 _BUSY_SHARED_SECONDS = 2.0     # several processes: who holds the lock may have been stopped
 _DELETED_KEPT = 10_000         # revisions for which deletions are remembered
@@ -93,7 +93,8 @@ class SqliteStore:
         self._committing = False
         self._revision = 0                    # last seen; where a new watch starts
         self._watchers: list[_Watcher] = []
-        self._wake = asyncio.Event()
+        self._wake = asyncio.Event()          # something is to be told now
+        self._tick = asyncio.Event()          # or it is time to look
         self._tasks = Tasks(f"sqlite {path}")
 
     @classmethod
@@ -163,7 +164,7 @@ class SqliteStore:
         self._watchers.append(watcher)
         if not self._tasks:
             self._tasks.start(self._poll(), "poll")
-        self._wake.set()
+        self._look()
         return watcher
 
     async def _news(self, watcher: _Watcher) -> AsyncGenerator[Listing | Change, None]:
@@ -190,32 +191,45 @@ class SqliteStore:
 
     async def _poll(self) -> None:
         """Tells the watchers of this process what this one and the others have changed."""
-        polled, version = self._revision, -1
+        loop = asyncio.get_running_loop()
+        polled, version, last = self._revision, -1, -1
         due_ms: int | None = None
         while self._connection is not None:
-            oldest = min((watcher.seen for watcher in self._watchers), default=polled)
-            now_version = self._data_version()
-            if self._wake.is_set() or now_version != version or (due_ms is not None and due_ms <= self._now_ms()):
+            moved, now_last = self._data_version(), last
+            if moved != version and moved >= 0:
+                now_last = self._last_revision()           # the same: somebody renewed a registration
+            expired = due_ms is not None and due_ms <= self._now_ms()
+            if self._wake.is_set() or now_last != last or moved < 0 or expired:
                 self._wake.clear()
+                oldest = min((watcher.seen for watcher in self._watchers), default=polled)
                 try:
                     changes, compacted, due_ms = await self._run(self._since, min(oldest, polled))
                 except StoreUnavailable:
-                    now_version = -1
+                    moved, now_last = -1, -1
                 else:
                     polled = max([polled, *(change.revision for change in changes[-1:])])
                     for watcher in self._watchers:
                         watcher.hear(changes, compacted)
-                version = now_version
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_SECONDS):
-                    await self._wake.wait()
+            version, last = moved, now_last
+            if not self._wake.is_set():
+                timer = loop.call_later(_POLL_SECONDS, self._tick.set)
+                await self._tick.wait()
+                timer.cancel()
+            self._tick.clear()
 
     def _data_version(self) -> int:
         """Another number when another connection has changed something. Shared memory: the loop does not wait."""
+        return self._peek("PRAGMA data_version")
+
+    def _last_revision(self) -> int:
+        return self._peek("SELECT last FROM revision")
+
+    def _peek(self, query: str) -> int:
+        """-1: it cannot be told now."""
         try:
             if self._peeking is None:
                 self._peeking = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
-            return int(self._peeking.execute("PRAGMA data_version").fetchone()[0])
+            return int(self._peeking.execute(query).fetchone()[0])
         except sqlite3.Error:
             return -1
 
@@ -341,8 +355,12 @@ class SqliteStore:
         revision = await self._run(work, *args)
         if revision is not None:
             self._revision = max(self._revision, revision)
-            self._wake.set()
+            self._look()
         return revision
+
+    def _look(self) -> None:
+        self._wake.set()
+        self._tick.set()
 
     async def _run(self, work: Callable[..., T], *args: object) -> T:
         async with self._turn:
