@@ -24,7 +24,7 @@ logger = logging.getLogger("streamkit.broker")
 
 _TURN_SECONDS = 0.15               # how much later the next member in line stands
 _AGAIN_SECONDS = 0.5               # after an attempt that led nowhere
-_BRISK_SECONDS = 0.05              # between looks while something is unsettled
+_BRISK_SECONDS = 0.02              # between looks while something is unsettled
 _CALM_SECONDS = 0.5
 _STANDING_MAX = 1_000                 # elections of this node at a time
 _HEAR_TIMEOUT_MS = 500
@@ -93,6 +93,7 @@ class Elections:
         for node in list(self._copies.by_leader):
             if node in ("", self._copies.node) or not self._copies.by_leader[node]:
                 continue
+            busy |= not self._copies.peers.connected(node)         # a refusal follows within a round trip
             if not self._is_suspect(node):
                 self._gone.pop(node, None)
                 continue
