@@ -558,6 +558,11 @@ cdef class Batch:
         return bool(self.header.flags & FLAG_CONTROL)
 
     @property
+    def is_closing(self) -> bool:
+        """The last batch of a shard that was split or merged; what may follow it are marks of later leaders."""
+        return bool(self.header.flags & FLAG_CLOSE)
+
+    @property
     def batch_bytes(self) -> int:
         """Stored size, header included."""
         return self.header.batch_bytes

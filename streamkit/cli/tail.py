@@ -1,4 +1,7 @@
-"""`streamkit tail`: show records, merged over shards in arrival order, then follow them live."""
+"""`streamkit tail`: show records, merged over shards in arrival order, then follow them live.
+
+A shard that was split or merged comes before its children. Following goes on when a leader moves or a node restarts.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import struct
 import sys
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from streamkit.model.stream import StreamDescription
 
 FOLLOW_WAIT_MS = 1_000
+_TRIES_QUIET = 4                    # a leader that moves is no news
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,12 @@ class ShardTail:
     next_sequence: int
     end: int
     buffer: deque[Record[Any]] = field(default_factory=deque)
+    closed: bool = False               # its last batch was read
+    parents: list[ShardTail] = field(default_factory=list)
+
+    @property
+    def has_history(self) -> bool:
+        return bool(self.buffer) or self.next_sequence < self.end
 
     async def fill(self, wait_ms: int = 0) -> None:
         """Fetches once; the buffer may stay empty when only control batches were there."""
@@ -63,10 +74,13 @@ class ShardTail:
             batch = Batch(raw, context, self.next_sequence)
             if not batch.is_control:
                 self.buffer.extend(batch)
+            self.closed = self.closed or batch.is_closing
         self.next_sequence = max(fetched.next_sequence, fetched.log_start)
 
     async def first(self) -> Record[Any] | None:
-        """The next record of history, left in the buffer; None when history is over."""
+        """The next record of history, left in the buffer; None when history is over, or a parent's is not."""
+        if any(parent.has_history for parent in self.parents):
+            return None
         while not self.buffer and self.next_sequence < self.end:
             await self.fill()
         return self.buffer[0] if self.buffer else None
@@ -114,6 +128,8 @@ async def _tail(
         choice = replace(choice, codec=description.config.codec)
         shards = _chosen(description, shard_name)
         tails = await asyncio.gather(*(_start(client, stream, shard, position, count or 0) for shard in shards))
+        for tail in tails:
+            tail.parents = [other for other in tails if other.shard.ordinal in tail.shard.parents]
         if count is None:
             async for record in merged(tails):
                 if choice.until_ms is not None and arrival_ms(record) >= choice.until_ms:
@@ -125,7 +141,7 @@ async def _tail(
         if live:
             if sys.stderr.isatty():
                 note(f"-- live · {len(shards)} shards · Ctrl-C stops")
-            await _follow(invocation, choice, tails)
+            await _follow(invocation, choice, tails, children=shard_name is None)
 
 
 def _chosen(description: StreamDescription, shard_name: str | None) -> list[Shard]:
@@ -145,12 +161,14 @@ def _chosen(description: StreamDescription, shard_name: str | None) -> list[Shar
 
 async def _start(client: AsyncClient, stream: str, shard: Shard, position: Position | None, count: int) -> ShardTail:
     """Where this shard's history begins: the position, or `count` sequences before its end."""
+    from streamkit.consumer.lineage import patiently
     from streamkit.model.position import LATEST
 
-    resolved = await client.resolve_position(shard, LATEST if position is None else position)
+    wanted = LATEST if position is None else position
+    resolved = await patiently(client, shard, lambda: client.resolve_position(shard, wanted))
     end = resolved.high_watermark
     begin = resolved.sequence if position is not None else max(resolved.log_start, end - count)
-    return ShardTail(client, stream, shard, resolved.log_start, begin, end)
+    return ShardTail(client, stream, shard, resolved.log_start, begin, end, closed=shard.end is not None)
 
 
 async def merged(tails: list[ShardTail]) -> AsyncIterator[Record[Any]]:
@@ -191,23 +209,61 @@ async def _last(tails: list[ShardTail], choice: Choice, count: int) -> list[Reco
     return list(kept)
 
 
+async def _fill(tail: ShardTail) -> None:
+    """One long poll; while nobody serves the shard it is looked for, and the terminal is told once."""
+    from streamkit.errors import StreamkitError, TimedOut, Unavailable
+    from streamkit.runtime.backoff import Backoff
+
+    backoff = Backoff(tail.client.runtime.random, 20, 1_000)
+    while True:
+        try:
+            await tail.fill(wait_ms=FOLLOW_WAIT_MS)
+        except (Unavailable, TimedOut) as error:
+            if backoff.tries == _TRIES_QUIET and sys.stderr.isatty():
+                note(f"-- {tail.shard.id}: {error}; waiting")
+        else:
+            return
+        with suppress(StreamkitError):     # the fetch says what is wrong for good
+            await tail.client.find_leader(tail.shard)
+        await asyncio.sleep(backoff.next_ms() / 1000)
+
+
 def arrival_ms(record: Record[Any]) -> int:
     """When the record's batch was appended; never falls within a shard."""
     return record.batch.append_time_ms
 
 
-async def _follow(invocation: Invocation, choice: Choice, tails: list[ShardTail]) -> None:
+async def _follow(invocation: Invocation, choice: Choice, tails: list[ShardTail], *, children: bool) -> None:
+    """children: go on with them where a shard ends."""
+    from streamkit.consumer.lineage import Lineage, children_of
+
+    by_ordinal = {tail.shard.ordinal: tail for tail in tails}
+    lineage = Lineage(tail.shard for tail in tails)
+
     async def one(tail: ShardTail) -> None:
         while True:
-            await tail.fill(wait_ms=FOLLOW_WAIT_MS)
             while tail.buffer:
                 _show(invocation, choice, tail.buffer.popleft())
             sys.stdout.flush()
+            if tail.closed and (tail.shard.end is None or tail.next_sequence >= tail.shard.end):
+                break
+            await _fill(tail)
+        if not children:
+            note(f"-- {tail.shard.id} was split or merged; nothing more arrives there")
+        elif found := await children_of(tail.client, tail.stream, tail.shard):
+            lineage.add(found)
+            for shard in found:
+                by_ordinal.setdefault(shard.ordinal, ShardTail(tail.client, tail.stream, shard, 0, 0, 0))
+        lineage.ended(tail.shard)
+        begin()
+
+    def begin() -> None:
+        for shard in lineage.ready():
+            group.create_task(one(by_ordinal[shard.ordinal]))
 
     try:
         async with asyncio.TaskGroup() as group:
-            for tail in tails:
-                group.create_task(one(tail))
+            begin()
     except BaseExceptionGroup as failed:
         first: BaseException = failed
         while isinstance(first, BaseExceptionGroup):

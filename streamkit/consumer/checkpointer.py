@@ -32,6 +32,7 @@ class HeldLease:
 
     finished: sequence of the first record not yet finished; live(): the same while a handler runs. asked: what
     manual checkpoints cover. stored: what the coordinator has. attempts: of records that failed and are not finished.
+    ended: of a shard that takes no more records, one past the last record and the shard's end; there it is complete.
     """
 
     def __init__(self, grant: LeaseGrant, shard: Shard, *, manual: bool) -> None:
@@ -45,6 +46,7 @@ class HeldLease:
         self.stored = grant.checkpoint
         self.attempts: dict[int, int] = dict(grant.attempts)
         self.live: Callable[[], int] | None = None
+        self.ended: tuple[int, int] | None = None
         self.lost = False
         self.owner_told = ""               # why it was lost, when that is known
         self._number = 0
@@ -55,7 +57,8 @@ class HeldLease:
     def position(self) -> int:
         """What a checkpoint written now would say."""
         if self.manual:
-            return self.asked
+            all_asked = self.ended is not None and self.asked >= self.ended[0]
+            return self.ended[1] if self.ended is not None and all_asked else self.asked
         return max(self.finished, self.live() if self.live is not None else 0)
 
     def next_item(self) -> CheckpointItem | None:

@@ -2,26 +2,28 @@
 
 A shard that holds nothing may always fetch a little, so that none starves; the others share what the budget leaves.
 Bytes count from arrival until the batch is finished, before and after decompression; what is asked for counts too,
-above that little, scaled by how much the shard's last batches unpacked to. A broken connection is waited out here;
-nobody above notices but for the time it takes.
+above that little, scaled by how much the shard's last batches unpacked to. A broken connection is waited out here, and
+a leader that moved is looked for; nobody above notices but for the time it takes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from typing import Any
 
 from streamkit._core.batch import Batch, RecordContext
 from streamkit.client.client import AsyncClient
-from streamkit.errors import SequenceTrimmed, TimedOut, Unavailable
+from streamkit.errors import SequenceTrimmed, StreamkitError, TimedOut, Unavailable
 from streamkit.model.shard import Shard
 from streamkit.runtime.backoff import Backoff
 
 log = logging.getLogger("streamkit.consumer")
 
 _FETCH_BYTES_MIN = 64 * 1024               # what a shard may always ask for
+_TRIES_QUIET = 3                           # a leader that moves is no news; more failures in a row are
 _RATIO_FIRST = 2.0                         # held bytes for one fetched byte, before any was seen
 
 
@@ -99,14 +101,17 @@ class Fetcher:
 
     async def run(self) -> None:
         """Fetch until cancelled, or until an error that waiting does not cure; `next` raises that one."""
-        backoff = Backoff(self._client.runtime.random, 50, 2_000)
+        backoff = Backoff(self._client.runtime.random, 20, 1_000)
         while self._failed is None:
             await self._wait_for_room()
             try:
                 await self._fetch()
                 backoff.reset()
             except (Unavailable, TimedOut) as error:
-                log.warning("fetch.retrying stream=%s shard=%s error=%s", self._context.stream, self._shard.id, error)
+                log.log(logging.WARNING if backoff.tries == _TRIES_QUIET else logging.DEBUG,
+                        "fetch.retrying stream=%s shard=%s error=%s", self._context.stream, self._shard.id, error)
+                with contextlib.suppress(StreamkitError):      # the fetch itself says what is wrong for good
+                    await self._client.find_leader(self._shard)
                 await asyncio.sleep(backoff.next_ms() / 1000)
             except SequenceTrimmed as error:
                 self._go_on_after_retention(error)

@@ -1,12 +1,14 @@
 """Reading without an application: no lease, no checkpoint, every shard, from a position to a position.
 
-Records of one shard come in order; shards take turns as their batches arrive.
+Records of one shard come in order; shards take turns as their batches arrive. A shard that was split or merged is read
+to its end before its children are begun, so that a key's records come in order, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +17,7 @@ from streamkit.client.client import AsyncClient
 from streamkit.client.pool import Connector
 from streamkit.consumer.config import Start
 from streamkit.consumer.fetcher import Budget, Fetcher
+from streamkit.consumer.lineage import Lineage, children_of, patiently
 from streamkit.errors import InvalidPosition, InvalidUse
 from streamkit.model.codec import Codec, Decoding
 from streamkit.model.position import AtSequence, Position, parse_position
@@ -30,8 +33,9 @@ _QUEUE_BATCHES = 64
 class AsyncReader:
     """`async for record in AsyncReader("orders", start="trim_horizon", until="latest")`.
 
-    start: as for a consumer, or a mapping from shard to sequence number (then only those shards are read). until:
-    None to go on for ever; "latest" for what is there now; an aware datetime for what arrived before. limit: records.
+    start: as for a consumer, or a mapping from shard to sequence number (then only those shards and those that follow
+    them are read). until: None to go on for ever, also where shards are split or merged meanwhile; "latest" for what
+    is there now; an aware datetime for what arrived before. limit: records.
     annotation: what `record.value` is checked against.
     """
 
@@ -119,48 +123,66 @@ class AsyncReader:
 
     async def _read(self, client: AsyncClient) -> AsyncIterator[list[Batch[Any]]]:
         stream = await client.stream(self.stream)
-        arrived: asyncio.Queue[Batch[Any] | BaseException | None] = asyncio.Queue(_QUEUE_BATCHES)
+        arrived: asyncio.Queue[Batch[Any] | BaseException | _Ended] = asyncio.Queue(_QUEUE_BATCHES)
         loop = asyncio.get_running_loop()
         shards = [shard for shard in stream.shards if not isinstance(self._start, Mapping) or shard.id in self._start]
-        ends = [await self._end(client, shard) for shard in shards]
-        pumps = [
-            loop.create_task(self._pump(client, shard, end, arrived)) for shard, end in zip(shards, ends, strict=True)
-        ]
+        # All at once: what "latest" means must not depend on how long a parent takes.
+        spans = dict(zip(
+            [shard.uuid for shard in shards],
+            await asyncio.gather(*(self._span(client, shard) for shard in shards)), strict=True,
+        ))  # fmt: skip
+        lineage = Lineage(shards)
+        pumps: set[asyncio.Task[None]] = set()
+
+        def begin() -> None:
+            for shard in lineage.ready():
+                start, end = spans.get(shard.uuid, (0, None))
+                pump = loop.create_task(self._pump(client, shard, start, end, arrived))
+                pumps.add(pump)
+                pump.add_done_callback(pumps.discard)
+
         try:
-            ended = 0
-            while ended < len(pumps):
+            begin()
+            while not lineage.is_over:
                 items = [await arrived.get()]
                 while not arrived.empty():
                     items.append(arrived.get_nowait())
-                ended += items.count(None)
                 if run := [item for item in items if isinstance(item, Batch)]:
                     yield run
                 for item in items:
                     if isinstance(item, BaseException):
                         raise item
+                    if isinstance(item, _Ended):
+                        lineage.add(item.children)
+                        lineage.ended(item.shard)
+                begin()
         finally:
-            for pump in pumps:
+            left = list(pumps)
+            for pump in left:
                 pump.cancel()
-            if pumps:
-                await asyncio.wait(pumps)
+            if left:
+                await asyncio.wait(left)
 
-    async def _end(self, client: AsyncClient, shard: Shard) -> int | None:
-        if self._until is None:
-            return None
-        return (await client.resolve_position(shard, parse_position(self._until))).sequence
+    async def _span(self, client: AsyncClient, shard: Shard) -> tuple[int, int | None]:
+        """First sequence and one past the last; None: no end."""
+        until = self._until
+
+        async def resolve(position: Position) -> int:
+            return (await patiently(client, shard, lambda: client.resolve_position(shard, position))).sequence
+
+        return await resolve(self._position(shard)), None if until is None else await resolve(parse_position(until))
 
     async def _pump(
-        self, client: AsyncClient, shard: Shard, end: int | None, arrived: asyncio.Queue[Any]
+        self, client: AsyncClient, shard: Shard, start: int, end: int | None, arrived: asyncio.Queue[Any]
     ) -> None:
-        # One shard's batches into the common queue, then None; or the error that ended it.
+        # One shard's batches into the common queue, then _Ended; or the error that ended it.
         decoding = self._decoding
         context = RecordContext(
             self.stream, shard.id, shard.ordinal, shard.created_ms, decoding.decode, decode_for=decoding.decode_for,
             codec=decoding.codec.name, uuid=shard.uuid,
         )
         try:
-            start = (await client.resolve_position(shard, self._position(shard))).sequence
-            if end is None or start < end:
+            if not (start >= end if end is not None else shard.end is not None and start >= shard.end):
                 fetcher = Fetcher(client, shard, context, start, self._budget, records_lost_ok=False)
                 fetching = asyncio.get_running_loop().create_task(fetcher.run())
                 try:
@@ -169,10 +191,11 @@ class AsyncReader:
                     fetching.cancel()
                     await asyncio.wait([fetching])
                     fetcher.close()
+            children = [] if end is not None else await children_of(client, self.stream, shard)
         except Exception as error:
             await arrived.put(error)
         else:
-            await arrived.put(None)
+            await arrived.put(_Ended(shard, children))
 
     def _position(self, shard: Shard) -> Position:
         if not isinstance(self._start, Mapping):
@@ -181,6 +204,14 @@ class AsyncReader:
         if text in ("trim_horizon", "latest"):
             return parse_position(text)
         return AtSequence(parse_sequence_number(text).sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A shard was read to its end, or as far as it was wanted; children: who goes on there."""
+
+    shard: Shard
+    children: list[Shard]
 
 
 async def _copy(fetcher: Fetcher, end: int | None, arrived: asyncio.Queue[Any]) -> None:
@@ -192,7 +223,7 @@ async def _copy(fetcher: Fetcher, end: int | None, arrived: asyncio.Queue[Any]) 
         if not batch.is_control and len(wanted):
             await arrived.put(wanted)
         fetcher.finished(batch)
-        if end is not None and batch.end_sequence >= end:
+        if batch.is_closing or (end is not None and batch.end_sequence >= end):
             return
 
 

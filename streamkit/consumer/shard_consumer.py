@@ -1,13 +1,15 @@
 """One lease's life: initialize, process batch after batch, shut down in order, or be lost.
 
-    initializing ──▶ consuming ──drain──▶ shutting down ──▶ released
-         │               │                      │
-         └───────────────┴─── lease lost ───────┴──▶ lease_lost, the last call
+    initializing ──▶ consuming ──drain, or end of the shard──▶ shutting down ──▶ released
+         │               │                                          │
+         └───────────────┴──────────── lease lost ──────────────────┴──▶ lease_lost, the last call
 
 A batch advances the position only by records that were handled, or that the policy passed over. A batch that fails
 as a whole is cut in halves until the failing record is alone. After three owners that died without progress, or when
 the last one died while a record had attempts against it, records are delivered one by one, each marked in the
-coordinator's log before it is handled ("probing"), until as many went well as could have been in flight.
+coordinator's log before it is handled ("probing"), until as many went well as could have been in flight. A shard that
+was split or merged ends with a closing batch: the lease is complete when it is checkpointed there, and the children's
+leases wait for that. Manual checkpoints complete it when they cover the last record.
 """
 
 from __future__ import annotations
@@ -198,6 +200,8 @@ class ShardConsumer:
     async def _shut_down(self) -> None:
         await self._quietly(self._driver.shutdown_requested, "shutdown_requested")
         await self._around.flush(self.lease)
+        if self.lease.ended is not None and not self.lease.lost:
+            await self._stored_or_drained(self.lease.ended[1])
         if self.lease.lost:
             raise self.lease.lease_lost()
 
@@ -205,6 +209,7 @@ class ShardConsumer:
 
     async def _consume(self) -> None:
         unwritten = 0
+        records_end = self.lease.grant.checkpoint
         while not self._draining.is_set():
             batch = self._source.next_nowait() or await self._next()
             if batch is None:
@@ -214,9 +219,13 @@ class ShardConsumer:
                 if not batch.is_control:
                     await self._work(batch)
                     unwritten += len(batch)
+                    records_end = batch.end_sequence
                 self.lease.finished = max(self.lease.finished, batch.end_sequence)
             finally:
                 self._source.finished(batch)
+            if batch.is_closing:
+                self.lease.ended = (records_end, batch.end_sequence)
+                return
             if unwritten >= self._config.checkpoint_records:
                 unwritten = 0
                 self._around.nudge()
@@ -228,15 +237,21 @@ class ShardConsumer:
             return
         log.warning("shard.waits_for_checkpoint application=%s stream=%s shard=%s position=%d stored=%d",
                     self._config.application, lease.stream, lease.shard.id, lease.position, lease.stored)
+        if not await self._stored_or_drained(lease.position):
+            raise _Ended
+
+    async def _stored_or_drained(self, position: int) -> bool:
+        """Until a checkpoint at `position` is stored; False when the lease is given up first. Raises LeaseLost."""
         stored = firm_promise()
-        lease.when_stored(lease.position, stored)
+        self.lease.when_stored(position, stored)
         waiting = asyncio.wrap_future(stored)
         drained = asyncio.ensure_future(self._draining.wait())
         try:
             await asyncio.wait([waiting, drained], return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
-                raise _Ended
+                return False
             waiting.result()               # LeaseLost, if that is how the wait ended
+            return True
         finally:
             drained.cancel()
             waiting.cancel()

@@ -109,7 +109,7 @@ def test_a_head_that_closes_the_pipe_ends_tail_quietly(served):
     assert done.stderr == ""
 
 
-def test_following_ends_with_one_reason_when_the_node_dies(tmp_path):
+def test_following_goes_on_when_the_node_is_back_and_ends_with_one_reason(tmp_path):
     node = start_serve(tmp_path / "data")
     node.run("stream", "create", "live", "--shards", "3")
     node.run("put", "live", "one", "--key", "k")
@@ -122,7 +122,15 @@ def test_following_ends_with_one_reason_when_the_node_dies(tmp_path):
     assert process.stdout.readline() == "two\n"           # it follows by now
     node.process.kill()
     node.process.wait()
-    _, errors = process.communicate(timeout=60)
+    node = start_serve(tmp_path / "data", "--port", node.url.rpartition(":")[2], "--health-port", "0")
+    try:
+        node.run("put", "live", "three", "--key", "k")
+        assert process.stdout.readline() == "three\n"
+        node.run("stream", "delete", "live", "--yes")
+        _, errors = process.communicate(timeout=60)
+    finally:
+        node.process.kill()
+        node.process.wait()
 
     assert process.returncode == 1
     assert [line.split(":")[0] for line in errors.splitlines()] == ["error", "try"]
