@@ -59,10 +59,11 @@ async def test_a_slow_change_is_made_after_its_caller_gave_up(shared, handle):
 async def test_a_lost_change_was_made_is_made_later_or_never(shared, handle, runtime, draws, made, later):
     drawn = iter(draws)
     runtime.random.uniform = lambda: next(drawn)
-    handle.faults.lost_rate = 0.5
+    handle.faults.lost_rate, handle.faults.timeout_ms = 0.5, 200
     assert await outcome(handle.compare_and_swap("a", 0, b"1")) == "unknown"
     assert ((await shared.read("a"))[0] is not None) is made
-    await asyncio.sleep(0.02)
+    while later and (await shared.read("a"))[0] is None:     # noqa: ASYNC110 - it is on its way
+        await asyncio.sleep(0.005)
     assert ((await shared.read("a"))[0] is not None) is later
 
 
