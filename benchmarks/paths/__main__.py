@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.paths import consume, latency, memory, produce, recovery, startup
+from benchmarks.paths import consume, failover, latency, memory, produce, recovery, startup
 from benchmarks.paths.processes import CheckFailed
 from benchmarks.paths.report import Result, machine, markdown, write_json
 from streamkit.errors import StreamkitError
@@ -35,6 +35,17 @@ MEASUREMENTS: dict[str, tuple[Callable[[], list[Result]], Callable[[], list[Resu
     "memory-leader": (lambda: memory.under_load(20_000, "leader"), lambda: memory.under_load(8, "leader", 2)),
     "shards": (lambda: startup.many_shards(10_000), lambda: startup.many_shards(20)),
     "recovery": (lambda: recovery.recovery(10 * GIB, 4, 35), lambda: recovery.recovery(1 << 20, 2, 0)),
+    "cluster-fsync": (lambda: produce.sealed(20_000, "fsync", 3), lambda: produce.sealed(8, "fsync", 3)),
+    "cluster-os": (lambda: produce.sealed(30_000, "os", 3), lambda: produce.sealed(8, "os", 3)),
+    "cluster-1k-fsync": (lambda: produce.sealed(20_000, "fsync", 3, 1024), lambda: produce.sealed(8, "fsync", 3, 1024)),
+    "cluster-single-fsync": (lambda: produce.single(200_000, "fsync", 3), lambda: produce.single(200, "fsync", 3)),
+    "cluster-single-os": (lambda: produce.single(200_000, "os", 3), lambda: produce.single(200, "os", 3)),
+    "cluster-latency-fsync": (lambda: latency.latency(100_000, 60_000, "fsync", 3),
+                              lambda: latency.latency(99, 99, "fsync", 3)),
+    "cluster-latency-os": (lambda: latency.latency(100_000, 60_000, "os", 3), lambda: latency.latency(99, 99, "os", 3)),
+    "cluster-kills": (lambda: failover.kills(9, "fsync"), lambda: failover.kills(1, "fsync")),
+    "cluster-moves": (lambda: failover.moves(9, "fsync"), lambda: failover.moves(1, "fsync")),
+    "cluster-idle": (lambda: failover.idle(10_000, 30), lambda: failover.idle(20, 1)),
     "imports": (lambda: startup.imports(15), lambda: startup.imports(1)),
 }
 

@@ -1,6 +1,6 @@
 """The loading side, a process of its own so that its CPU seconds are its own.
 
-    python -m benchmarks.paths.clients ROLE '{"url": …, "server_pid": …, …}'
+    python -m benchmarks.paths.clients ROLE '{"url": …, "server_pids": …, …}'
 
 Each role warms up, measures, checks its answer and prints one JSON line; a failed check ends it with an error.
 """
@@ -35,15 +35,15 @@ SEED = 20130101
 
 
 class Window:
-    """From start() to stop(): wall time, and CPU seconds of this process and of the node."""
+    """From start() to stop(): wall time, and CPU seconds of this process and of all that serve."""
 
-    def __init__(self, server_pid: int) -> None:
-        self.server_pid = server_pid
+    def __init__(self, server_pids: list[int]) -> None:
+        self.server_pids = server_pids
         self.latencies_ms: list[float] = []
 
     def start(self) -> None:
         self.latencies_ms.clear()
-        self._server = cpu_seconds(self.server_pid)
+        self._server = self._server_cpu()
         self._own = _own_cpu()
         self._started = time.perf_counter()
 
@@ -56,12 +56,15 @@ class Window:
             "bytes": payload_bytes,
             "seconds": seconds,
             "client_cpu_seconds": _own_cpu() - self._own,
-            "server_cpu_seconds": cpu_seconds(self.server_pid) - self._server,
+            "server_cpu_seconds": self._server_cpu() - self._server,
             "latencies_ms": {n: ordered[min(len(ordered) - 1, int(len(ordered) * q))] for n, q in levels.items()}
             if ordered
             else {},
             "checked": checked,
         }
+
+    def _server_cpu(self) -> float:
+        return sum(map(cpu_seconds, self.server_pids))
 
 
 def _own_cpu() -> float:
@@ -69,13 +72,15 @@ def _own_cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def records(count: int, seed: int = SEED) -> list[tuple[bytes, bytes]]:
-    """Keys of 8 bytes, values of 100 that do not compress; the same for the same seed."""
+def records(count: int, seed: int = SEED, value_bytes: int = VALUE_BYTES) -> list[tuple[bytes, bytes]]:
+    """Keys of 8 bytes, values of 100 (or so many) that do not compress; the same for the same seed."""
     source = random.Random(seed)
-    return [(b"%08d" % source.randrange(10**8), source.randbytes(VALUE_BYTES)) for _ in range(count)]
+    return [(b"%08d" % source.randrange(10**8), source.randbytes(value_bytes)) for _ in range(count)]
 
 
-def sealed_batches(count: int, records_each: int, shards: tuple[Shard, ...]) -> list[list[bytes]]:
+def sealed_batches(
+    count: int, records_each: int, shards: tuple[Shard, ...], value_bytes: int = VALUE_BYTES
+) -> list[list[bytes]]:
     """`count` batches a shard, of its own keys; without a producer id, so that putting one twice stores it twice.
 
     shards: some of a stream's; records of the others are left out.
@@ -85,7 +90,7 @@ def sealed_batches(count: int, records_each: int, shards: tuple[Shard, ...]) -> 
     waiting: list[list[tuple[bytes, bytes, bytes, int, None]]] = [[] for _ in shards]
     seed = SEED
     while any(len(made) < count for made in batches):
-        for key, value in records(count * records_each * len(shards), seed):
+        for key, value in records(count * records_each * len(shards), seed, value_bytes):
             hashed = int.from_bytes(hashlib.md5(key).digest(), "big")
             at = next((i for i, shard in enumerate(shards) if shard.hash_start <= hashed < shard.hash_end), None)
             if at is None:
@@ -133,10 +138,11 @@ class Pipeline:
 async def sealed(options: dict[str, Any]) -> dict[str, Any]:
     """Whole sealed batches, as many under way as `window`: what the broker can take."""
     records_each, window_size, count = options["batch_records"], options["window"], options["batches"]
-    window = Window(options["server_pid"])
+    value_bytes = options.get("value_bytes", VALUE_BYTES)
+    window = Window(options["server_pids"])
     async with AsyncClient(options["url"]) as client:
         stream = await client.describe_stream(options["stream"])
-        batches = sealed_batches(min(count, 16 if records_each > 1 else 4096), records_each, stream.shards)
+        batches = sealed_batches(min(count, 16 if records_each > 1 else 4096), records_each, stream.shards, value_bytes)
         before = {s.ordinal: s.high_watermark for s in await client.describe_shards(stream.name)}
         pipeline = Pipeline(client, stream.shards, window_size, window.latencies_ms)
         warm = max(len(stream.shards), count // 20)
@@ -148,7 +154,7 @@ async def sealed(options: dict[str, Any]) -> dict[str, Any]:
             await pipeline.put(turn, batches)
         await pipeline.drain(window_size)
         total = count * records_each
-        result = window.stop(total, total * (KEY_BYTES + VALUE_BYTES), "")
+        result = window.stop(total, total * (KEY_BYTES + value_bytes), "")
         check(not pipeline.failures, f"{len(pipeline.failures)} puts failed: {pipeline.failures[:1]}")
         states = {s.ordinal: s.high_watermark for s in await client.describe_shards(stream.name)}
     for shard in stream.shards:
@@ -167,7 +173,7 @@ async def open_loop(options: dict[str, Any]) -> dict[str, Any]:
     Latency counts from when a request was due, so that a stall is charged to every request that it delayed.
     """
     rate, count = options["rate"], options["records"]
-    window = Window(options["server_pid"])
+    window = Window(options["server_pids"])
     seen_ms: list[float] = []
     async with AsyncClient(options["url"]) as client, AsyncClient(options["url"]) as reading:
         stream = await client.describe_stream(options["stream"])
@@ -214,7 +220,7 @@ async def open_loop(options: dict[str, Any]) -> dict[str, Any]:
         result = window.stop(count, count * (KEY_BYTES + VALUE_BYTES), "")
     check(not failures, f"{len(failures)} puts failed: {failures[:1]}")
     check(len(seen_ms) == count, f"{len(seen_ms)} of {count} were seen")
-    seen = Window(options["server_pid"])
+    seen = Window(options["server_pids"])
     seen.start()
     seen.latencies_ms = seen_ms
     end_to_end = seen.stop(count, 0, "")["latencies_ms"]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks.paths.processes import node, run_client
+from benchmarks.paths.processes import nodes, run_client
 from benchmarks.paths.produce import LEVELS
 from benchmarks.paths.report import Result, from_client
 from streamkit import Client
 
 
-def latency(probe: int, count: int, level: str) -> list[Result]:
+def latency(probe: int, count: int, level: str, replicas: int = 1) -> list[Result]:
     """probe: requests used to find the full rate first."""
-    with node() as running:
+    with nodes(replicas) as running:
         with Client(url=running.url) as client:
             client.create_stream("probe", shards=1, durability=level)
             client.create_stream("orders", shards=1, durability=level)
@@ -20,10 +20,10 @@ def latency(probe: int, count: int, level: str) -> list[Result]:
         shape = f"1 record a request, {rate:,.0f}/s: a tenth of the full rate"
         acknowledged = from_client(
             measured, name="put → acknowledged", shape=shape, durability=LEVELS[level],
-            server_memory_mib=running.memory_mib(),
+            server_memory_mib=running.memory_mib(), replicas=replicas,
         )  # fmt: skip
         seen = from_client(
             {**measured, "latencies_ms": measured["end_to_end_ms"]}, name="put → seen by a reader", shape=shape,
-            durability=LEVELS[level], server_memory_mib=running.memory_mib(),
+            durability=LEVELS[level], server_memory_mib=running.memory_mib(), replicas=replicas,
         )  # fmt: skip
         return [acknowledged, seen]

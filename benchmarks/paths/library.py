@@ -29,7 +29,7 @@ def stored(url: str, stream: str) -> int:
 def bulk(options: dict[str, Any]) -> dict[str, Any]:
     """Columns of keys and values; acknowledged to the last row."""
     url, stream, count = options["url"], options["stream"], options["records"]
-    window = Window(options["server_pid"])
+    window = Window(options["server_pids"])
     chunk = records(min(count, CHUNK_RECORDS))
     keys = pyarrow.array([key for key, _ in chunk], pyarrow.binary())
     values = pyarrow.array([value for _, value in chunk], pyarrow.binary())
@@ -52,7 +52,7 @@ def bulk(options: dict[str, Any]) -> dict[str, Any]:
 def put(options: dict[str, Any]) -> dict[str, Any]:
     """put() for each record from one thread; acknowledged to the last one."""
     url, stream, count = options["url"], options["stream"], options["records"]
-    window = Window(options["server_pid"])
+    window = Window(options["server_pids"])
     chunk = [(key.decode(), value) for key, value in records(min(count, CHUNK_RECORDS))]
     with Producer(stream, url=url, codec="bytes", compression="none") as producer:
         for key, value in chunk[:1000]:
@@ -72,7 +72,7 @@ def put(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(options: dict[str, Any], consume: Callable[[Reader], tuple[int, int]]) -> dict[str, Any]:
-    window = Window(options["server_pid"])
+    window = Window(options["server_pids"])
     url, stream, total = options["url"], options["stream"], options["records"]
     consume(Reader(stream, start="trim_horizon", until="latest", limit=min(total, 1000), url=url))
     window.start()
@@ -98,7 +98,7 @@ def read_objects(options: dict[str, Any]) -> dict[str, Any]:
 
 def read_raw(options: dict[str, Any]) -> dict[str, Any]:
     """Whole batches as they lie on disk, counted; nothing is decoded."""
-    window = Window(options["server_pid"])
+    window = Window(options["server_pids"])
     url, stream, total = options["url"], options["stream"], options["records"]
     window.start()
     count = raw_bytes = 0
@@ -156,7 +156,7 @@ class _Counting(RecordProcessor):
 
 def consume(options: dict[str, Any]) -> dict[str, Any]:
     """A worker with leases and checkpoints; record objects."""
-    window = Window(options["server_pid"])
+    window = Window(options["server_pids"])
     _Counting.total = options["records"]
     worker = Worker(
         options["stream"], application="counting", start="trim_horizon", processor=_Counting, url=options["url"]

@@ -27,7 +27,7 @@ SMALL_BYTES = 100
 LARGE_BYTES = 1024
 POOL_RECORDS = 20_000                  # different values; then they come again
 CHECK_RECORDS = 3000
-SINGLE_CHUNK_RECORDS = 500             # between two looks at the clock
+SINGLE_CHUNK_RECORDS = 100             # between two looks at the clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
