@@ -304,11 +304,11 @@ class Node:
     def _failed(self, error: Exception) -> None:
         """The disk failed for good."""
         assert isinstance(error, StreamkitError), "see LogDirectory.on_failed"
-        if self._server is not None:
-            self._server.failed(error)
         if self.cluster is not None:
-            self.cluster.failed()
+            self.cluster.failed()                  # puts that wait are told that another node leads
             self.end(error)
+        elif self._server is not None:
+            self._server.failed(error)
 
     def end(self, error: StreamkitError) -> None:
         """This process can be of no use any more; whoever waits in `ended` stops it."""

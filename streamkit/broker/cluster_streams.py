@@ -18,6 +18,7 @@ from streamkit.broker.shard_server import ShardServer
 from streamkit.broker.streams import Streams
 from streamkit.errors import (
     ConnectionFailed,
+    DiskFailed,
     NotLeader,
     StreamBusy,
     StreamkitError,
@@ -120,6 +121,10 @@ class ClusterStreams(Streams):
             f"node {self.copies.node} has no copy of the shard", try_="ask its leader", shard=uuid.hex(),
             epoch=entry.epoch, leader=entry.leader, address=self.copies.native_address(entry.leader),
         )  # fmt: skip
+
+    def refusal(self, uuid: bytes, error: StreamkitError) -> StreamkitError:
+        """A disk that failed is this node's trouble: another leads in a moment, and the producer asks that one."""
+        return self.missing(uuid) if isinstance(error, DiskFailed) else error
 
     def coordinator(self) -> tuple[str, str]:
         """(node, native address) of whoever leads the applications' log; ("", "") when nobody is known to."""

@@ -95,7 +95,7 @@ class Service:
                         raise self._cannot_put(frame.shard)
                     shard.put(link, frame, now_ms, now_s)
                 except StreamkitError as error:
-                    link.refuse(frame.request_id, "put", error)
+                    link.refuse(frame.request_id, "put", self.streams.refusal(frame.shard, error))
                     if shard is not None:
                         shard.counters.put_failures[error.code] += 1
                     continue

@@ -110,6 +110,10 @@ class Streams:
         """Why this node does not serve the shard."""
         return unknown_shard(uuid)
 
+    def refusal(self, uuid: bytes, error: StreamkitError) -> StreamkitError:
+        """What a producer is told when a put failed with `error`."""
+        return error
+
     # -- changes -------------------------------------------------------------------------------------------
 
     async def create(self, name: str, config: StreamConfig) -> StreamDescription:

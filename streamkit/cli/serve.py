@@ -100,8 +100,13 @@ async def _serve(invocation: Invocation, config: Config, directory: str, *, as_j
         await node.start()
         _settle_collector()
         _announce(invocation, node, directory, time.perf_counter() - started, as_json=as_json)
-        await stop.wait()
+        ended = asyncio.ensure_future(node.ended())
+        asked = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
         await node.stop()
+        if ended.done():
+            raise ended.result()           # one line says why, and what to do
+        ended.cancel()
 
 
 def _settle_collector() -> None:

@@ -76,7 +76,10 @@ def store(kind: str, folder: Path) -> Iterator[Store]:
 async def kill_again_and_again(
     cluster: Nodes, running: Load, times: int, draw: random.Random, where: Store, *, most_seconds: float = 0.8
 ) -> list[float]:
-    """One node at a time, or now and then a second before the first is back. Returns how long puts stood still."""
+    """One node at a time, or now and then a second before the first is back.
+
+    Returns for how long some shard acknowledged nothing, around each kill.
+    """
     gaps = []
     for _ in range(times):
         node = draw.choice(list(cluster))
@@ -134,7 +137,7 @@ def main() -> int:
     gaps.sort()
     print(f"killed a node {kills} times in {time.monotonic() - began:.0f} s")
     print(f"put {running.outcome.put}, acknowledged {running.acknowledged}, failed {len(running.outcome.failed)}")
-    print(f"puts stood still for {gaps[len(gaps) // 2]:.2f} s (median), {gaps[-1]:.2f} s (longest) around a kill")
+    print(f"a shard stood still for {gaps[len(gaps) // 2]:.2f} s (median), {gaps[-1]:.2f} s (longest) around a kill")
     print("none lost, none out of order for its key, none twice, all copies agree")
     return 0
 

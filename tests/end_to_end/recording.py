@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -52,13 +53,16 @@ class Load:
         return time.monotonic() - began
 
     async def longest_gap(self, seconds: float) -> float:
-        """The longest time without an acknowledgement during the next seconds."""
-        end, longest, last, count = time.monotonic() + seconds, 0.0, time.monotonic(), self.acknowledged
-        while (now := time.monotonic()) < end:
-            if self.acknowledged > count:
-                last, count = now, self.acknowledged
-            longest = max(longest, now - last)
-            await asyncio.sleep(0.002)
+        """The longest time during the next seconds in which some shard acknowledged nothing."""
+        notes, began = self.outcome.acknowledged, time.monotonic()
+        last = {shard: began for shard, _ in notes.values()}
+        longest, seen = 0.0, len(notes)
+        while (now := time.monotonic()) < began + seconds:
+            for shard, _ in itertools.islice(reversed(notes.values()), len(notes) - seen):
+                last[shard] = now
+            seen = len(notes)
+            longest = max(longest, now - min(last.values()))
+            await asyncio.sleep(0.005)
         return longest
 
 
