@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from streamkit.metadata.memory_store import MemoryStore
 from streamkit.node import Node, NodeOptions
 from streamkit.runtime.real import real_runtime
 
-logging.getLogger("streamkit").setLevel(logging.CRITICAL)
 SECONDS = 20.0
 
 
