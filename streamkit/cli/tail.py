@@ -224,7 +224,7 @@ async def _fill(tail: ShardTail) -> None:
         else:
             return
         with suppress(StreamkitError):     # the fetch says what is wrong for good
-            await tail.client.find_leader(tail.shard)
+            await tail.client.find_leader(tail.shard, tail.stream)
         await asyncio.sleep(backoff.next_ms() / 1000)
 
 

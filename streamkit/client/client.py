@@ -190,13 +190,14 @@ class AsyncClient:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    async def find_leader(self, shard: Shard) -> None:
+    async def find_leader(self, shard: Shard, stream: str = "") -> None:
         """Ask a node that answers where the shard is led now; all who ask at the same time share one request.
+
+        stream: the shard's, for one that was not found in a description.
 
         For whoever goes on trying: raises StreamNotFound, ConnectionFailed and what else asking raises.
         """
-        name = self._routes.name_of(shard.uuid)
-        if name is not None:
+        if name := self._routes.name_of(shard.uuid) or stream:
             await self._routes.stream(name, refresh=True)
 
     async def new_producer(self, name: str = "") -> m.ProducerGiven:

@@ -79,8 +79,8 @@ class Routes:
             self._shards.pop(shard.uuid, None)
 
     def shard(self, shard: Shard) -> Shard:
-        """The same shard, with the newest leader known."""
-        return self._shards.get(shard.uuid, shard)
+        """The same shard, with the newest leader known. One that was never described is remembered from here on."""
+        return self._shards.setdefault(shard.uuid, shard)
 
     def name_of(self, shard: bytes) -> str | None:
         """The stream that a shard is of, if it was ever described."""

@@ -111,7 +111,7 @@ class Fetcher:
                 log.log(logging.WARNING if backoff.tries == _TRIES_QUIET else logging.DEBUG,
                         "fetch.retrying stream=%s shard=%s error=%s", self._context.stream, self._shard.id, error)
                 with contextlib.suppress(StreamkitError):      # the fetch itself says what is wrong for good
-                    await self._client.find_leader(self._shard)
+                    await self._client.find_leader(self._shard, self._context.stream)
                 await asyncio.sleep(backoff.next_ms() / 1000)
             except SequenceTrimmed as error:
                 self._go_on_after_retention(error)

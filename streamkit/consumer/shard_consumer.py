@@ -34,6 +34,7 @@ log = logging.getLogger("streamkit.consumer")
 
 _INITIALIZE_TRIES = 5
 _PROBE_TAKEOVERS = 3
+_END_KNOWN_S = 2.0                         # after it the coordinator knows of a split: what is released is complete
 _CANCEL_BEFORE_S = 2.0                     # a handler is cancelled that long before its lease goes
 
 
@@ -202,6 +203,7 @@ class ShardConsumer:
         await self._around.flush(self.lease)
         if self.lease.ended is not None and not self.lease.lost:
             await self._stored_or_drained(self.lease.ended[1])
+            await self._around.wait(_END_KNOWN_S, self._draining)
         if self.lease.lost:
             raise self.lease.lease_lost()
 

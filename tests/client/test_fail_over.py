@@ -187,7 +187,7 @@ def test_an_older_description_never_replaces_a_newer_leader(news: list[tuple[int
             else:
                 routes.doubt(shard.uuid)
             if kind == "lost" or (kind == "named" and epoch < newest):
-                newest = 0                 # whoever is asked next is believed
+                newest = min(newest, 0)    # whoever is asked next is believed
             elif kind == "described" or newest >= 0:
                 newest = max(newest, epoch)
             if newest > 0:
