@@ -1,6 +1,7 @@
 """Who should stand, and when. A matter of liveness alone: whoever stands wrongly costs a moment, never a record.
 
     the store names us as leader, and we do not lead    ▸ stand at once (we were restarted)
+    the leader's node is back with another disk         ▸ the first live member after it stands
     nobody led yet                                      ▸ the first member stands, once every copy is made
     the leader is gone                                  ▸ the first live member after it stands, others a little later
     the store wants us to lead                          ▸ stand once our log is close to the leader's
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from streamkit.broker.copies import Copies
 from streamkit.broker.copy import Copy
 from streamkit.errors import StreamkitError
+from streamkit.metadata.members import is_on_disk
 from streamkit.protocol.peers import Hear, Heard
 
 logger = logging.getLogger("streamkit.broker")
@@ -49,6 +51,7 @@ class Elections:
         self._loop = asyncio.get_running_loop()
         self._unled: dict[bytes, Copy] = {}        # those that this node should lead, or somebody should
         self._standing: dict[bytes, asyncio.Task[None]] = {}
+        self._disks: dict[str, str] = {}           # node → its disk, when its shards were looked at last
         self._gone: dict[str, float] = {}          # node → since when others agree that it is gone
         self._began_s = self._loop.time()
         self.won = 0
@@ -61,7 +64,7 @@ class Elections:
         entry = copy.entry
         ours = entry.leader == self._copies.node and copy.server is None
         wanted = entry.target_leader == self._copies.node and copy.server is None
-        if copy.is_member and (ours or wanted or not entry.leader):
+        if copy.is_member and (ours or wanted or not entry.leader or self._is_lost(copy)):
             if copy.uuid not in self._unled:
                 copy.next_try_s = self._loop.time() + self._turn(copy)
                 self._unled[copy.uuid] = copy
@@ -91,6 +94,7 @@ class Elections:
                 if now_s >= copy.next_try_s and self._is_wanted(copy):
                     self._stand(copy)
         for node in list(self._copies.by_leader):
+            self._look_at_disk(node)
             if node in ("", self._copies.node) or not self._copies.by_leader[node]:
                 continue
             busy |= not self._copies.peers.connected(node)         # a refusal follows within a round trip
@@ -101,6 +105,18 @@ class Elections:
             if await self._is_gone(node):
                 self._stand_for(node)
         return busy
+
+    def _look_at_disk(self, node: str) -> None:
+        disk = self._copies.disks.get(node, "")
+        if self._disks.get(node, "") != disk:
+            self._disks[node] = disk
+            for copy in list(self._copies.by_leader[node].values()):
+                self.entry_changed(copy)
+
+    def _is_lost(self, copy: Copy) -> bool:
+        """Whether the leader's node lives on with another disk: then nobody leads."""
+        leader, disk = copy.replica_set.named(copy.entry.leader), self._copies.disks.get(copy.entry.leader, "")
+        return bool(disk) and leader is not None and not is_on_disk(leader.incarnation, disk)
 
     # -- is it gone? ---------------------------------------------------------------------------------------
 
@@ -163,7 +179,7 @@ class Elections:
     def _is_wanted(self, copy: Copy) -> bool:
         """Whether this node is the one that should stand now."""
         entry = copy.entry
-        if entry.leader == self._copies.node or not entry.leader:
+        if entry.leader == self._copies.node or not entry.leader or self._is_lost(copy):
             return copy.follower.promised <= entry.epoch or self._loop.time() > copy.next_try_s + _AGAIN_SECONDS
         # Led by another, who goes on meanwhile: the nearer our log, the shorter the moment without a leader.
         return copy.follower.certain and copy.leader_end - copy.follower.matched <= _CLOSE_RECORDS

@@ -28,7 +28,7 @@ def stored_once(history: History) -> Iterator[str]:
 
 
 def in_order_for_its_key(history: History) -> Iterator[str]:
-    """Records of one producer and key lie in the order of their puts, in one shard."""
+    """Records of one producer and key lie in the order of their puts, in one shard and those that came of it."""
     last: dict[tuple[str, str], tuple[bytes, int]] = {}
     for shard, records in history.final.items():
         for _, value in sorted(records.items()):
@@ -36,9 +36,13 @@ def in_order_for_its_key(history: History) -> Iterator[str]:
             if put is None:
                 continue
             before = last.get((put.producer, put.key))
-            if before is not None and (before[0] != shard or before[1] > put.number):
+            if before is not None and (before[1] > put.number or not _came_of(history, shard, before[0])):
                 yield f"record {_record(value)} lies after number {before[1]} of its key"
             last[put.producer, put.key] = (shard, put.number)
+
+
+def _came_of(history: History, shard: bytes, elder: bytes) -> bool:
+    return shard == elder or any(_came_of(history, parent, elder) for parent in history.parents.get(shard, ()))
 
 
 def read_is_kept(history: History) -> Iterator[str]:
@@ -107,7 +111,8 @@ def checkpoints_never_fall(history: History) -> Iterator[str]:
                     f"{checkpoint.sequence} of lease epoch {checkpoint.lease_epoch}"
                 )
     for shard, final in history.final_checkpoints.items():
-        highest = max((seen.sequence for seen in accepted if seen.shard == shard), default=0)
+        before = history.checkpoints[: history.final_seen]
+        highest = max((seen.sequence for seen in before if seen.shard == shard and seen.result == "ok"), default=0)
         if highest > final:
             yield f"the last checkpoint of {shard.hex()[:8]} is {final}, but {highest} was accepted"
 

@@ -65,6 +65,8 @@ class History:
     """`moment` counts what is noted; it orders asking and answering.
 
     rot: bits were flipped at rest, so that the end of a log may be cut off and be written anew.
+    final_seen: so many checkpoints were answered when `final_checkpoints` was asked for.
+    parents: of shards that came of a split or a merge; `final` names parents before their children.
     stalled: why only an operator may go on, in a mode that says so rather than lose anything.
     """
 
@@ -76,9 +78,11 @@ class History:
     checkpoints: list[CheckpointSeen] = field(default_factory=list)
     grants: list[GrantSeen] = field(default_factory=list)
     final_checkpoints: dict[bytes, int] = field(default_factory=dict)
+    final_seen: int | None = None
     heard: dict[str, float] = field(default_factory=dict)
     rot: bool = False
     stalled: str = ""
+    parents: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     moment: int = 0
     wrong: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)

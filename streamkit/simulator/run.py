@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from streamkit.errors import StreamkitError
@@ -220,9 +221,9 @@ def _ignore(_: Any) -> None:
     return
 
 
-def _run_chunk(seeds: range) -> list[Report]:
+def _run_chunk(seeds: range, alone: bool) -> list[Report]:
     gc.freeze()
-    reports = [run(seed) for seed in seeds]
+    reports = [run(seed, alone=alone) for seed in seeds]
     for report in reports:
         if not report.violations:
             report.log = []
@@ -230,12 +231,13 @@ def _run_chunk(seeds: range) -> list[Report]:
 
 
 def run_many(
-    first: int, count: int, *, processes: int = 1, on_report: Callable[[Report], None] | None = None
-) -> list[Report]:
+    first: int, count: int, *, processes: int = 1, on_report: Callable[[Report], None] | None = None,
+    alone: bool = True,
+) -> list[Report]:  # fmt: skip
     """Seeds [first, first + count); those that broke a promise. on_report: called for each as it comes in."""
     chunks = [range(at, min(at + _CHUNK_SEEDS, first + count)) for at in range(first, first + count, _CHUNK_SEEDS)]
     failed: list[Report] = []
-    for reports in _chunk_reports(chunks, processes):
+    for reports in _chunk_reports(chunks, processes, alone):
         for report in reports:
             if on_report is not None:
                 on_report(report)
@@ -244,10 +246,11 @@ def run_many(
     return failed
 
 
-def _chunk_reports(chunks: list[range], processes: int) -> Iterator[list[Report]]:
+def _chunk_reports(chunks: list[range], processes: int, alone: bool) -> Iterator[list[Report]]:
+    work = partial(_run_chunk, alone=alone)
     if processes <= 1:
-        yield from map(_run_chunk, chunks)
+        yield from map(work, chunks)
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(processes, mp_context=context) as pool:
-        yield from pool.map(_run_chunk, chunks)
+        yield from pool.map(work, chunks)

@@ -72,6 +72,7 @@ class Workload:
         self.working: dict[Process, asyncio.Task[None]] = {}
         self.shards: tuple[Shard, ...] = ()
         self._names = 0
+        self._placed: list[tuple[Put, int]] = []       # where a put was stored: the shard's ordinal
 
     # ---- processes ------------------------------------------------------------------------------------------------
 
@@ -126,7 +127,8 @@ class Workload:
             put.outcome = STORED if result.sequence_number else UNKNOWN
             if result.sequence_number:
                 parsed = parse_sequence_number(result.sequence_number)
-                put.shard, put.sequence = self.shards[parsed.ordinal].uuid, parsed.sequence
+                put.sequence = parsed.sequence
+                self._placed.append((put, parsed.ordinal))
             return
         put.error = str(error)
         put.outcome = UNKNOWN if error.facts.get("sent") else REFUSED
@@ -228,6 +230,7 @@ class Workload:
         async def main() -> None:
             client = self.client(process.name, runtime)
             while True:
+                self.history.final_seen = len(self.history.checkpoints)
                 try:
                     answer = await client.call(m.DescribeApplication(APPLICATION))
                 except StreamkitError:
@@ -245,6 +248,8 @@ class Workload:
 
     def _is_done(self, lease: m.LeaseState) -> bool:
         """Who coordinates may know less of a shard that is led elsewhere than was read at the end."""
+        if lease.state == "complete":
+            return True                            # after the end of a closed shard stand marks of later leaders only
         read = self.history.marks.get(("final", self.shards[lease.ordinal].uuid))
         return lease.checkpoint >= max(lease.high_watermark, read.high_watermark if read is not None else 0)
 
@@ -295,8 +300,13 @@ class Workload:
         async def main() -> None:
             client = self.client("final", runtime)
             stream = await _find_stream(client)
+            self.shards = stream.shards
+            uuids = {shard.ordinal: shard.uuid for shard in stream.shards}
             for shard in stream.shards:
+                self.history.parents[shard.uuid] = tuple(uuids[parent] for parent in shard.parents)
                 await self._follow(client, shard, until_end=True)
+            for put, ordinal in self._placed:
+                put.shard = uuids[ordinal]
             await client.close()
 
         await self.world.start(process, main())
