@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -78,7 +78,7 @@ async def test_a_worker_survives_the_stop_of_every_node_in_turn_with_its_session
 class Noting(RecordProcessor):
     """Checkpoints by hand, batch by batch."""
 
-    seen: list[tuple[str, int]] = []
+    seen: ClassVar[list[tuple[str, int]]] = []
 
     def process(self, batch: Batch[Any], checkpointer: Checkpointer) -> None:
         for record in batch:
@@ -90,7 +90,7 @@ class Noting(RecordProcessor):
 async def test_children_are_worked_on_after_their_parents(nodes: Nodes, by_hand: bool) -> None:
     client = nodes.client()
     await client.create_stream("orders", shards=1)
-    seen: list[tuple[str, int]] = []
+    seen: ClassVar[list[tuple[str, int]]] = []
     worker: Any
     if by_hand:
         Noting.seen = seen
