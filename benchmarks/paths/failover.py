@@ -25,7 +25,8 @@ RATE = 500                             # records a second
 AFTER_SECONDS = 3.0                    # how long acknowledgements are watched after the event
 MOVE_SECONDS_MAX = 30.0
 SETTLE_SECONDS_MAX = 60.0
-STREAM_SHARDS_MAX = 2_000              # a stream is one value in the store, which bounds those
+STREAM_SHARDS_MAX = 500                # a stream is one value in the store, which bounds those
+IDLE_SECONDS_MAX = 60.0                # until checkpoints and journal files that follow the creation are behind them
 
 
 @dataclass(slots=True)
@@ -198,7 +199,7 @@ def idle(shards: int, seconds: float) -> list[Result]:
                 for at in range(0, shards, STREAM_SHARDS_MAX):
                     await client.create_stream(f"{STREAM}-{at}", shards=min(STREAM_SHARDS_MAX, shards - at))
                 await settled(client)
-                await asyncio.sleep(min(seconds, 10))
+                await asyncio.sleep(min(2 * seconds, IDLE_SECONDS_MAX))
 
         uvloop.run(create())
         before, began = sum(map(cpu_seconds, running.pids)), time.perf_counter()
