@@ -27,7 +27,7 @@ COMMANDS = {
     "app": ("application", "application", "List, describe, resume and delete applications."),
     "cluster": ("cluster", "cluster", "Show a cluster's nodes, and move shards between them."),
     "segment": ("segment", "segment", "Read data files without a node."),
-    "simulate": ("simulate", "simulate", "Run whole nodes on a simulated world, one seed after the other."),
+    "simulate": ("simulate", "simulate", "Run whole clusters on a simulated world, one seed after the other."),
     "bench": ("bench", "bench", "Measure puts, reads and end-to-end latency against a node."),
     "doctor": ("doctor", "doctor", "Check this machine, the configuration and the node."),
     "explain": ("explain", "explain", "Say what an error code means and what to do."),

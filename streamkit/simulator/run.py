@@ -39,6 +39,7 @@ from streamkit.simulator.world import World
 QUIET_SECONDS = 90.0
 _ROTTEN_SECONDS = 3.0
 _CHUNK_SEEDS = 25
+_STALLED_LOOKS = 80
 
 
 @dataclass(slots=True)
@@ -139,17 +140,31 @@ async def _life(world: World, history: History, cluster: Cluster) -> None:
         nemesis = (ClusterNemesis if cluster.many else Nemesis)(world, cluster, workload)
         await nemesis.harm()
         await nemesis.heal()
-        try:
-            await _come_to_rest(world, workload, watch)
-        except _TooLate as error:
-            if cluster.many and world.faults.durability == "os" and watch.stalled():
-                history.stalled = str(error)
-            else:
+        rest = loop.create_task(_come_to_rest(world, workload, watch))
+        ends: list[asyncio.Task[None]] = [rest]
+        if cluster.many and world.faults.durability == "os":
+            ends.append(loop.create_task(_until_stalled(watch)))
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if rest in done:
+            try:
+                rest.result()
+            except _TooLate as error:
                 raise _TooLate(f"{error}; {watch.unsettled()}" if cluster.many else str(error)) from None
+        else:
+            history.stalled = watch.unsettled()
+        background += ends
         for task in background:
             task.cancel()
     finally:
         workload.forget()
+
+
+async def _until_stalled(watch: Watch) -> None:
+    """A shard has too few votes, for so long that no leader of it is at work."""
+    looks = 0
+    while looks < _STALLED_LOOKS:
+        looks = looks + 1 if watch.stalled() else 0
+        await asyncio.sleep(0.1)
 
 
 async def _come_to_rest(world: World, workload: Workload, watch: Watch) -> None:
