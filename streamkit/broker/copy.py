@@ -413,7 +413,7 @@ class Copy:
             stream, shard, log, replica=log.incarnation, counters=copies.counters.streams[stream.name], leader=leader
         )
         for member in candidate.replica_set.copies:
-            if member.incarnation != log.incarnation:
+            if member.node != copies.node:             # an older life of our own copy may still be listed
                 self._feeds[member.node] = copies.peers.feed(self, member.node)
         server.feeds = tuple(self._feeds.values())
         for feed in server.feeds:

@@ -98,7 +98,7 @@ class LogDirectory(Tended):
                 runtime.disk.remove(f"{path}/reserve")       # kept for this: recovery is idempotent, so once more
                 directory.shards.clear()
                 await runtime.executor.run(directory._recover)
-        except OSError as cause:
+        except (OSError, SyncFailed) as cause:
             directory._release_lock()
             raise directory._disk_error(cause) from cause
         except BaseException:
