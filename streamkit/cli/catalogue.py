@@ -105,6 +105,47 @@ ENTRIES: dict[str, Entry] = {
         "stop that process, or give this one a directory of its own with --data",
         "./data is in use by process 4121",
     ),
+    "cannot_place": Entry(
+        "There are not enough running nodes for the copies that are asked for, or the node named takes none.",
+        "streamkit cluster status; start nodes, or set cluster.replicas",
+        "3 copies need 3 nodes, a majority of them running: there are 2 that take copies, 2 of them running",
+    ),
+    "node_in_use": Entry(
+        "The node still holds copies of shards, or it is running.",
+        "streamkit cluster drain NODE, stop it, then remove it",
+        "n3 holds copies of 12 shards",
+    ),
+    "last_copy": Entry(
+        "No other running node holds a copy of the shard that is known to be whole.",
+        "start the other nodes of the shard, then look again: streamkit cluster status",
+        "n3 holds the last certain copy of orders/0: its records would be lost",
+    ),
+    "node_refused": Entry(
+        "The node may not run in the cluster as it is. Its data was not changed.",
+        "start it with an empty data directory to add it; the other nodes fill it",
+        "node n3 was removed from the cluster",
+    ),
+    "wrong_cluster": Entry(
+        "The data directory belongs to another cluster or another node. Nothing was changed in it.",
+        "check --cluster, --node-id and --data",
+        "the data directory belongs to node n3, not to n4",
+    ),
+    "duplicate_node": Entry(
+        "Another process is registered under this name, and it is alive.",
+        "give each node a --node-id of its own",
+        "another process runs as node n3 at 127.0.0.1:7440",
+    ),
+    "stale_directory": Entry(
+        "The node has started from another directory since: this one is a copy or a restored backup, and what it has "
+        "promised other nodes meanwhile is missing from it.",
+        "start the node on its own directory, or on an empty one: the others fill it again",
+        "node n3 has started 7 times, this data directory knows of 6: it is a copy or was restored from a backup",
+    ),
+    "store_unavailable": Entry(
+        "The coordination store does not answer. Puts and reads go on; no leader can change, no stream can be made.",
+        "see whether etcd runs and whether --cluster names it",
+        "the coordination store at 127.0.0.1:2379 does not answer",
+    ),
     "throttled": Entry(
         "More arrives than a limit allows. The library waits and repeats by itself; this error means that it may not.",
         "repeat after the time that the error names",
