@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.peers.packages import install_python
+from benchmarks.peers.packages import install_python, refused
 from benchmarks.peers.systems import SYSTEMS
 
 
@@ -24,8 +24,12 @@ def main() -> int:
         try:
             system.install()
         except (subprocess.CalledProcessError, OSError) as error:
-            said = getattr(error, "stderr", "") or str(error)
-            print(f"{name} cannot be had: {' '.join(said.split())[-300:]}", file=sys.stderr, flush=True)
+            said = " ".join((getattr(error, "stderr", "") or str(error)).split())[-300:]
+            print(f"{name} cannot be had: {said}", file=sys.stderr, flush=True)
+            refused(system.variants[0].key).parent.mkdir(parents=True, exist_ok=True)
+            refused(system.variants[0].key).write_text(said)
+        else:
+            refused(system.variants[0].key).unlink(missing_ok=True)
     return 0
 
 

