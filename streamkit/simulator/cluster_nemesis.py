@@ -31,6 +31,7 @@ class ClusterNemesis(Nemesis):
         self._acts |= {
             "power_loss_two": self.power_loss_two,
             "power_loss_all": self.power_loss_all,
+            "victim_loses_power": self.victim_loses_power,
             "slow_node": self.slow_node,
             "wipe_node": self.wipe_node,
             "restore_node": self.restore_node,
@@ -82,6 +83,9 @@ class ClusterNemesis(Nemesis):
 
     def power_loss_all(self) -> None:
         self._lose_power(self.cluster.places)
+
+    def victim_loses_power(self) -> None:
+        self._lose_power([self.victim])
 
     def _lose_power(self, places: list[Place]) -> None:
         for place in places:

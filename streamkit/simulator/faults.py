@@ -27,6 +27,7 @@ CLUSTER_ACTS = (
     *ACTS, "power_loss_two", "power_loss_all", "slow_node", "upgrade",
     *DAMAGE_ACTS, *LINK_ACTS, *STORE_ACTS, *ADMIN_ACTS,
 )  # fmt: skip
+BESIDE_LIES = (*CLIENT_ACTS, "lying_disk", "clock_jump", "compact_store", "split", "merge")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,6 +113,10 @@ def draw_cluster_faults(draw: random.Random) -> Faults:
     faults = draw_faults(draw)
     share = draw.choice((0.1, 0.25, 0.5))
     faults.acts = {act: draw.choice((1.0, 1.0, 3.0)) for act in CLUSTER_ACTS if draw.random() < share}
+    if "lying_disk" in faults.acts:
+        # What is acknowledged by a disk that lies and an honest one is on one disk alone: the others must be well.
+        faults.acts = {act: weight for act, weight in faults.acts.items() if act in BESIDE_LIES}
+        faults.acts["victim_loses_power"] = 2.0
     faults.act_count = draw.choice((1, 2, 4, 8, 12)) if faults.acts else 0
     faults.rot = False
     faults.nodes = draw.choice((3, 3, 3, 4, 5))

@@ -171,7 +171,9 @@ class Watch:
             start = max(copy.log.log_start for _, copy in copies)
             digests: dict[tuple[int, int, int], str] = {}
             for name, copy in copies:
-                digests.setdefault(await self._digest(name, uuid, copy, start, end), name)
+                digest = await self._digest(name, uuid, copy, start, end)
+                if digest is not None:
+                    digests.setdefault(digest, name)
             if len(digests) > 1:
                 self.wrong(f"the copies of {uuid.hex()[:8]} differ between {start} and {end}: {digests}")
 
@@ -179,7 +181,7 @@ class Watch:
         """A write that went astray may shift all that follows: the copy says so, and neither votes nor serves it."""
         return "misdirected_write" in self.cluster.world.faults.acts and bool(copy.log.damages)
 
-    async def _digest(self, name: str, uuid: bytes, copy: Copy, start: int, end: int) -> tuple[int, int, int]:
+    async def _digest(self, name: str, uuid: bytes, copy: Copy, start: int, end: int) -> tuple[int, int, int] | None:
         """What is damaged is found by reading it, and repaired in a while."""
         for _ in range(_DIGEST_TRIES):
             try:
@@ -187,8 +189,9 @@ class Watch:
             except StreamkitError as error:
                 trouble = error
                 await asyncio.sleep(0.5)
-        self.wrong(f"the digest of {uuid.hex()[:8]} on {name}: {trouble}")
-        return 0, 0, 0
+        if not self._beyond_repair(copy):
+            self.wrong(f"the digest of {uuid.hex()[:8]} on {name}: {trouble}")
+        return None
 
     def stalled(self) -> bool:
         """Whether a shard has lost so many votes that only an operator may go on."""
