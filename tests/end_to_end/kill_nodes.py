@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.end_to_end.nodes import Nodes, nodes, sqlite_url
+from tests.end_to_end.processes import end_in_order
 from tests.end_to_end.recording import Load, copies_agree, load
 from tests.etcd import Etcd
 
@@ -123,6 +124,7 @@ def main() -> int:
     parser.add_argument("--producers", type=int, default=3, help="producers at once (default 3)")
     parser.add_argument("--seed", type=int, default=1, help="of nodes and moments (default 1)")
     arguments = parser.parse_args()
+    end_in_order()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="streamkit-kill-") as folder:
         try:

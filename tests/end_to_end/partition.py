@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.end_to_end.nodes import Nodes, Placing, nodes, sqlite_url
+from tests.end_to_end.processes import end_in_order
 from tests.end_to_end.recording import Load, copies_agree, load
 
 NAMES = "abc"
@@ -153,6 +154,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=30, help="how often to cut (default 30)")
     parser.add_argument("--seed", type=int, default=1, help="of what is cut, and when (default 1)")
     arguments = parser.parse_args()
+    end_in_order()
     if os.geteuid() != 0:
         print("error: network namespaces need root")
         return 2

@@ -33,6 +33,7 @@ from streamkit.client.client import AsyncClient
 from streamkit.model.stream import Durability
 from tests.end_to_end.kill_broker import STREAM, Outcome, produce, read_shard
 from tests.end_to_end.nodes import Nodes, Placing, nodes
+from tests.end_to_end.processes import end_in_order
 from tests.end_to_end.recording import create_stream, read_back
 
 _EXT4_IOC_SHUTDOWN = 0x8004587D            # _IOR('X', 125, u32)
@@ -193,6 +194,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of load between two cuts (default 2)")
     parser.add_argument("--one", action="store_true", help="only one node's disk fails, while the node runs")
     arguments = parser.parse_args()
+    end_in_order()
     if os.geteuid() != 0:
         print("error: mounting needs root")
         return 2

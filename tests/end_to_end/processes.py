@@ -21,6 +21,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def end_in_order() -> None:
+    """For commands: SIGTERM, as `timeout` sends it, unwinds like Ctrl-C; processes and mounts are taken down."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 class Broker:
     """`streamkit serve` on one data directory and one port, however often it is started."""
 
