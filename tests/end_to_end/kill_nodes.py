@@ -94,7 +94,7 @@ async def kill_again_and_again(
             if isinstance(where, EtcdStore):
                 await asyncio.to_thread(where.heal)        # a node that starts asks the store
             await asyncio.to_thread(node.wait_ready)
-            await running.goes_on(20)
+            await running.goes_on()
         gaps.append(await watched)
     if isinstance(where, EtcdStore):
         await asyncio.to_thread(where.heal)
@@ -104,12 +104,14 @@ async def kill_again_and_again(
 
 
 async def run(
-    kind: str, times: int, folder: Path, *, producers: int = 3, seed: int = 1
+    kind: str, times: int, folder: Path, *, producers: int = 3, seed: int = 1, most_seconds: float = 0.8
 ) -> tuple[Load, list[float], int]:
     """The whole trial; raises AssertionError when a promise was broken. The nodes are gone when it returns."""
     with store(kind, folder) as where, nodes(folder, where.url) as cluster:
         async with load(cluster, producers=producers) as running:
-            gaps = await kill_again_and_again(cluster, running, times, random.Random(seed), where)
+            gaps = await kill_again_and_again(
+                cluster, running, times, random.Random(seed), where, most_seconds=most_seconds
+            )
             await running.goes_on()
         for node in cluster:
             await asyncio.to_thread(node.terminate)

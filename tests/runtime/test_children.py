@@ -91,7 +91,9 @@ async def test_one_that_does_not_listen_is_killed_after_its_time():
 async def test_one_that_is_stopped_is_killed_after_its_time():
     made, _ = children(STAYS, stop_seconds=0.2)
     await made.start()
-    os.kill(made.children[0].process_id, signal.SIGSTOP)
+    process_id = made.children[0].process_id
+    os.kill(process_id, signal.SIGSTOP)
+    await until(lambda: state_of(process_id) == "T")       # of two signals that wait, the other would be heard first
 
     assert await made.stop() == 1
 
@@ -110,20 +112,16 @@ def test_a_parent_that_is_killed_leaves_none_behind():
     process.wait()
 
     # Whoever takes over the orphan reaps it; a zombie has ended.
-    deadline = asyncio.run(_ended(process_id))
-    assert deadline
+    asyncio.run(until(lambda: state_of(process_id) == "Z"))
 
 
-async def _ended(process_id):
-    def over():
-        try:
-            with open(f"/proc/{process_id}/stat") as file:
-                return file.read().rpartition(")")[2].split()[0] == "Z"
-        except FileNotFoundError:
-            return True
-
-    await until(over)
-    return True
+def state_of(process_id):
+    """Its letter in /proc; "Z" also when there is no such process any more."""
+    try:
+        with open(f"/proc/{process_id}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
 
 
 def test_a_child_whose_parent_is_gone_already_does_not_begin():
