@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamkit.broker")
 
 _SEAL_TIMEOUT_MS = 2_000
+_MAKE_AGAIN_SECONDS = 0.5           # after a disk refused to make copies
 _NOBODY = bytes(16)
 
 
@@ -202,13 +203,26 @@ class Copies:
                         # stands where there may have been another: it votes once it holds what the leader holds.
                         new[uuid] = NewShard(incarnation, certain=entry.epoch == 0, promised_epoch=entry.epoch)
                     elif log.incarnation != incarnation:
-                        await self.directory.reset(log, start=0, incarnation=incarnation)
                         await self.directory.promise({uuid: entry.epoch})
+                        await self.directory.reset(log, start=0, incarnation=incarnation)
                 await self.directory.create_shards(new)
                 for uuid in wanted:
                     self._take_up(uuid)
+        except StreamkitError:
+            # A disk that is full now takes them later.
+            self._making = {**wanted, **self._making}
+            asyncio.get_running_loop().call_later(_MAKE_AGAIN_SECONDS, self._make_again)
+            raise
         finally:
             self._maker = None
+
+    def _make_again(self) -> None:
+        """What could not be made, if it is still to be here."""
+        waiting, self._making = self._making, {}
+        for uuid in waiting:
+            entry = self.replica_sets.entries.get(uuid)
+            if entry is not None and uuid not in self.copies:
+                self._changed(uuid, entry)
 
     def stream_deleted(self, name: str) -> None:
         """Said by the catalog. Copies whose entries go, or have gone, are dropped with their logs."""

@@ -245,6 +245,9 @@ class Copy:
         if self.is_established:
             self.follower.certain = True
             self._copies.run(self._become_certain())
+        elif self.server is None:
+            # Nothing may come of its own on a quiet shard: let the leader say once more what it holds.
+            self._answer(self.speaker, Answer(Verdict.MISMATCH, self.follower.promised, self.log.log_end))
 
     async def _become_certain(self) -> None:
         try:
@@ -423,7 +426,8 @@ class Copy:
         logger.debug("shard.led", extra={"facts": {"shard": self.uuid.hex(), "epoch": epoch}})
 
     def _own_ends(self) -> Ends:
-        return Ends(self.log.log_end, self.log.written_end, self.log.durable_end)
+        log = self.log                                 # what is on disk is written, whatever its batches asked for
+        return Ends(log.log_end, max(log.written_end, log.durable_end), log.durable_end)
 
     def follow_entry(self, entry: ReplicaSetEntry) -> None:
         """The store says something new of this shard. Safety never rests on it."""

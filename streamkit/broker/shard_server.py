@@ -180,7 +180,9 @@ class ShardServer:
     # -- what the disk says --------------------------------------------------------------------------------
 
     def _ends(self) -> Ends:
-        return Ends(self.log.log_end, self.log.written_end, self.log.durable_end)
+        log = self.log                                 # what is on disk is written, whatever its batches asked for
+        durable_end = log.durable_end
+        return Ends(log.log_end, max(log.written_end, durable_end), durable_end)
 
     def progressed(self) -> set[Link] | None:
         """Storage got further with this shard; the links that have acknowledgements to send now."""
