@@ -51,6 +51,8 @@ class Repair:
                     await self._look(copy)
                 if copy.log.damages:
                     copy.damaged()
+                elif not copy.follower.whole:
+                    copy.mended()              # what was damaged was cut off, or removed by retention
                 for damage in list(copy.log.damages):
                     await self._mend(copy, damage)
             await asyncio.sleep(_LOOK_SECONDS)
