@@ -17,6 +17,7 @@ from streamkit.broker.counters import Counters
 from streamkit.broker.shard_server import ShardServer
 from streamkit.broker.streams import Streams
 from streamkit.errors import (
+    CannotPlace,
     ConnectionFailed,
     DiskFailed,
     NotLeader,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamkit.broker")
 
 _LOOK_SECONDS = 0.02
+_NODES_SECONDS = 1.0               # how long a creation waits for nodes that are just coming
 _LEADERS_SECONDS = 20.0            # how long a creation waits for leaders
 _ASK_TIMEOUT_MS = 3_000
 _TRIES = 5
@@ -135,6 +137,17 @@ class ClusterStreams(Streams):
         return entry.leader, self.copies.native_address(entry.leader)
 
     # -- changes -------------------------------------------------------------------------------------------
+
+    async def _create(self, name: str, config: StreamConfig) -> StreamDescription:
+        """Nodes that have just started may not be known here yet: for a moment they are waited for."""
+        deadline = asyncio.get_running_loop().time() + _NODES_SECONDS
+        while True:
+            try:
+                return await super()._create(name, config)
+            except CannotPlace:
+                if name == APPLICATIONS_STREAM or asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _make(self, stream: StreamDescription) -> StreamDescription:
         """The stream and its replica sets are in the store: wait until every shard has a leader."""

@@ -141,7 +141,7 @@ def _read_file(disk: Disk, path: str, boot_id: str, producers_max: int) -> MarkR
     end = _HEAD.size + epochs_bytes + producers_bytes
     if magic != b"SKM2" or len(data) < end or crc32c(data[8:end]) != crc:
         return None
-    if boot.rstrip(b"\0") != boot_id.encode("ascii")[:36]:
+    if boot.rstrip(b"\0") != boot_id.encode("ascii", "replace")[:36]:
         return None
     assert len(body) == SHARD_BYTES, "the mark's facts have the size of a shard's super"
     facts, at = ShardFacts.from_bytes(body), _HEAD.size + epochs_bytes
