@@ -122,13 +122,20 @@ class ClusterNemesis(Nemesis):
         self.world.disk(self.victim.name).replace({})
 
     def restore_node(self) -> None:
-        """A backup is taken now; a while later it is what the node starts from."""
-        picture = self.world.disk(self.victim.name).picture()
+        """A backup is taken, the node starts once more, and a while later it is given the backup.
+
+        One that is older than the node's last start is noticed and refused; with a younger one nobody could tell that
+        it forgot something, and what only it and one other copy held would hang on that other copy.
+        """
+        victim = self.victim
+        picture, starts = self.world.disk(victim.name).picture(), victim.starts
+        self.world.kill(victim.process)
 
         def restore() -> None:
-            self.cluster.note(f"restore {self.victim.name}")
-            self.world.kill(self.victim.process)
-            self.world.disk(self.victim.name).replace(picture)
+            if victim.starts > starts and victim.serving is not None:
+                self.cluster.note(f"restore {victim.name}")
+                self.world.kill(victim.process)
+                self.world.disk(victim.name).replace(picture)
 
         self._after(self._short(), restore)
 

@@ -24,7 +24,7 @@ from streamkit.simulator.oracle import History
 
 _LOOK_SECONDS = 0.04
 _READ_BYTES = 32 * 1024
-_DIGEST_TRIES = 60
+_DIGEST_TRIES = 40
 
 
 @dataclass(slots=True)
@@ -167,31 +167,31 @@ class Watch:
             ]  # fmt: skip
             if not copies:
                 continue
+            await self._compare_copies(uuid, copies)
+
+    async def _compare_copies(self, uuid: bytes, copies: list[tuple[str, Copy]]) -> None:
+        for _ in range(_DIGEST_TRIES):
             end = min(copy.log.log_end for _, copy in copies)
             start = max(copy.log.log_start for _, copy in copies)
             digests: dict[tuple[int, int, int], str] = {}
             for name, copy in copies:
-                digest = await self._digest(name, uuid, copy, start, end)
-                if digest is not None:
-                    digests.setdefault(digest, name)
-            if len(digests) > 1:
-                self.wrong(f"the copies of {uuid.hex()[:8]} differ between {start} and {end}: {digests}")
+                try:
+                    digests.setdefault(await copy.log.digest(start, end), name)
+                except StreamkitError as error:
+                    digests.setdefault((0, 0, 0), f"{name}: {error}")
+            if len(digests) == 1 and (0, 0, 0) not in digests:
+                return
+            for name, copy in copies:
+                if self.cluster.world.disk(name).damaged:
+                    await copy.log.verify()            # what was not read yet, is; it is repaired then
+            await asyncio.sleep(0.5)
+        lied = "lying_disk" in self.cluster.world.faults.acts
+        if not lied and not any(self._beyond_repair(copy) for _, copy in copies):
+            self.wrong(f"the copies of {uuid.hex()[:8]} differ between {start} and {end}: {digests}")
 
     def _beyond_repair(self, copy: Copy) -> bool:
         """A write that went astray may shift all that follows: the copy says so, and neither votes nor serves it."""
         return "misdirected_write" in self.cluster.world.faults.acts and bool(copy.log.damages)
-
-    async def _digest(self, name: str, uuid: bytes, copy: Copy, start: int, end: int) -> tuple[int, int, int] | None:
-        """What is damaged is found by reading it, and repaired in a while."""
-        for _ in range(_DIGEST_TRIES):
-            try:
-                return await copy.log.digest(start, end)
-            except StreamkitError as error:
-                trouble = error
-                await asyncio.sleep(0.5)
-        if not self._beyond_repair(copy):
-            self.wrong(f"the digest of {uuid.hex()[:8]} on {name}: {trouble}")
-        return None
 
     def stalled(self) -> bool:
         """Whether a shard has lost so many votes that only an operator may go on."""
