@@ -30,6 +30,8 @@ from streamkit.runtime.tasks import Tasks
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.1           # how late a watcher learns of another process's change, or of an expiry
+_CALM_POLL_SECONDS = 0.25     # the same when nothing has changed for a while: a wake-up costs more than the look
+_CALM_AFTER_SECONDS = 3.0
 _BUSY_SECONDS = 10.0
 _BUSY_SHARED_SECONDS = 2.0     # several processes: who holds the lock may have been stopped
 _DELETED_KEPT = 10_000         # revisions for which deletions are remembered
@@ -194,6 +196,7 @@ class SqliteStore:
         loop = asyncio.get_running_loop()
         polled, version, last = self._revision, -1, -1
         due_ms: int | None = None
+        changed_s = loop.time()
         while self._connection is not None:
             moved, now_last = self._data_version(), last
             if moved != version and moved >= 0:
@@ -201,6 +204,7 @@ class SqliteStore:
             expired = due_ms is not None and due_ms <= self._now_ms()
             if self._wake.is_set() or now_last != last or moved < 0 or expired:
                 self._wake.clear()
+                changed_s = loop.time()
                 oldest = min((watcher.seen for watcher in self._watchers), default=polled)
                 try:
                     changes, compacted, due_ms = await self._run(self._since, min(oldest, polled))
@@ -212,7 +216,8 @@ class SqliteStore:
                         watcher.hear(changes, compacted)
             version, last = moved, now_last
             if not self._wake.is_set():
-                timer = loop.call_later(_POLL_SECONDS, self._tick.set)
+                calm = loop.time() - changed_s > _CALM_AFTER_SECONDS
+                timer = loop.call_later(_CALM_POLL_SECONDS if calm else _POLL_SECONDS, self._tick.set)
                 await self._tick.wait()
                 timer.cancel()
             self._tick.clear()

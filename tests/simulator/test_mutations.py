@@ -24,7 +24,7 @@ from streamkit.simulator.network import NetworkFaults
 from streamkit.simulator.run import run
 from streamkit.storage import identity, recovery
 
-SEEDS_MAX = 40
+SEEDS_MAX = 200
 
 
 def caught(promise: str, **faults: object) -> str:
