@@ -52,13 +52,14 @@ class Coordination:
         self.on_open: Callable[[], None] = _nobody
         self._server: ShardServer | None = None
         self._looked_ms = 0
+        self._closed = False
         self._tasks = Tasks("coordination")
 
     # -- leadership of the log -----------------------------------------------------------------------------
 
     def began(self, server: ShardServer) -> None:
         """This node leads a shard from now on."""
-        if server.stream_name == APPLICATIONS_STREAM:
+        if server.stream_name == APPLICATIONS_STREAM and not self._closed:
             self._server = server
             self._tasks.start(self._open(server), "open")
 
@@ -139,6 +140,7 @@ class Coordination:
         await coordinator.tick()
 
     async def close(self) -> None:
+        self._closed = True                        # copies may still win an election on their way out
         self._server = None
         coordinator, self.coordinator = self.coordinator, None
         if coordinator is not None:

@@ -63,6 +63,16 @@ class Faults:
         """Whether one node of a cluster may lose or change what lies on its disk."""
         return self.nodes > 1 and any(act in self.acts for act in DAMAGE_ACTS)
 
+    @property
+    def may_stall(self) -> bool:
+        """Whether so many copies may come to doubt themselves that a shard waits for an operator.
+
+        A loss of power may tear the last group of a journal, and then nobody can say whether it had been synced: such
+        a copy does not vote. With one disk gone as well, a majority may be out of reach.
+        """
+        torn = any(act in self.acts for act in POWER_ACTS)
+        return self.nodes > 1 and (self.durability == "os" or (torn and self.damages))
+
     @classmethod
     def none(cls) -> Faults:
         """A friendly world."""

@@ -142,7 +142,7 @@ async def _life(world: World, history: History, cluster: Cluster) -> None:
         await nemesis.heal()
         rest = loop.create_task(_come_to_rest(world, workload, watch))
         ends: list[asyncio.Task[None]] = [rest]
-        if cluster.many and world.faults.durability == "os":
+        if world.faults.may_stall:
             ends.append(loop.create_task(_until_stalled(watch)))
         done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if rest in done:

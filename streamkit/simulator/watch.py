@@ -12,6 +12,7 @@ It reads attributes of the shipped classes and changes nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from dataclasses import dataclass, field
 
@@ -95,7 +96,7 @@ class Watch:
         while at < high_watermark:
             try:
                 batches = log.read(at, high_watermark, _READ_BYTES)
-            except StreamkitError:
+            except (StreamkitError, OSError):
                 return                                     # damaged; what of it is served is judged where it is read
             if not batches:
                 break                                      # out of memory: it is read once all is quiet
@@ -177,13 +178,14 @@ class Watch:
             for name, copy in copies:
                 try:
                     digests.setdefault(await copy.log.digest(start, end), name)
-                except StreamkitError as error:
+                except (StreamkitError, OSError) as error:
                     digests.setdefault((0, 0, 0), f"{name}: {error}")
             if len(digests) == 1 and (0, 0, 0) not in digests:
                 return
             for name, copy in copies:
                 if self.cluster.world.disk(name).damaged:
-                    await copy.log.verify()            # what was not read yet, is; it is repaired then
+                    with contextlib.suppress(OSError):
+                        await copy.log.verify()        # what was not read yet, is; it is repaired then
             await asyncio.sleep(0.5)
         lied = "lying_disk" in self.cluster.world.faults.acts
         if not lied and not any(self._beyond_repair(copy) for _, copy in copies):
