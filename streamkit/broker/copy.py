@@ -123,7 +123,8 @@ class Copy:
 
     @property
     def is_member(self) -> bool:
-        return any(member.incarnation == self.log.incarnation for member in self.replica_set.voters)
+        """It is counted: only such a copy may lead."""
+        return any(member.incarnation == self.log.incarnation for member in self.replica_set.members)
 
     def feed(self, node: str) -> Feed | None:
         return self._feeds.get(node)
@@ -401,13 +402,14 @@ class Copy:
         assert effects.lead is not None, "the rules said so"
         self.epoch_start = log.log_end
         log.start_epoch(epoch, copies.clock.now_ms(), durability is Durability.FSYNC)
-        nothing = Ends(0, 0, 0)
+        nothing, counted = Ends(0, 0, 0), candidate.replica_set.members
         self._leader = leader = Leader(
             epoch=epoch, replica=log.incarnation, durability=durability, high_watermark=effects.lead,
             replicas={
                 member.incarnation: self._own_ends() if member.incarnation == log.incarnation else nothing
-                for member in candidate.replica_set.members
+                for member in counted
             },
+            others=[member.incarnation for member in candidate.replica_set.copies if member not in counted],
         )  # fmt: skip
         leader.step(EpochStarted(epoch, self.epoch_start))
         log.set_range(shard.hash_start, shard.hash_end - 1)

@@ -70,6 +70,7 @@ class Follower:
         if isinstance(event, Promised):
             return self._promised_durably(event.epoch)
         self.cutting = False
+        self.high_watermark = max(self.high_watermark, self.log.log_start)     # what was removed was committed
         return self._go_on()
 
     # -- offers --------------------------------------------------------------------------------------------

@@ -280,6 +280,10 @@ class Driven(Model):
                 member.incarnation: self.ends(copy) if member == copy.member else Ends(0, 0, 0)
                 for member in candidate.replica_set.members
             },
+            others=[
+                member.incarnation for member in candidate.replica_set.copies
+                if member not in candidate.replica_set.members
+            ],
         )  # fmt: skip
         copy.add((copy.epoch, 0, copy.epoch))
         copy.leading.step(EpochStarted(copy.epoch, copy.epoch_start))

@@ -2,7 +2,8 @@
 
 from types import SimpleNamespace
 
-from streamkit.replication.events import Flushed, Offered, Promised
+from streamkit.replication.effects import Answer, Verdict
+from streamkit.replication.events import Flushed, Offered, Promised, Truncated
 from streamkit.replication.follower import Follower
 
 
@@ -13,3 +14,15 @@ def test_a_copy_vouches_for_nothing_before_an_offer_of_the_epoch_joined_on():
     follower.step(Promised(3))
 
     assert follower.step(Flushed(48)).answer is None
+
+
+def test_a_copy_that_begins_anew_where_the_leader_keeps_something_takes_what_comes_there():
+    log = SimpleNamespace(log_start=0, log_end=0, epochs=[])
+    follower = Follower(log, promised=3, certain=False)
+    offer = Offered(3, 2000, 2000, 0, 2600, 2000, 2600, 2500)
+    assert follower.step(offer).reset == 2000
+    log.log_start = log.log_end = 2000
+    assert follower.step(Truncated()).answer == Answer(Verdict.MISMATCH, 3, 2000)
+
+    assert follower.step(offer).hear
+    assert follower.heard(offer, 2000).answer == Answer(Verdict.ACCEPTED, 3, 2000)

@@ -107,3 +107,16 @@ def test_it_agrees_with_the_definition_and_never_falls(count, start, news):
         assert leader.high_watermark == expected >= before
         assert effects.high_watermark == (expected if expected > before else None)
         before = expected
+
+
+def test_what_all_members_hold_of_an_older_epoch_waits_for_copies_that_could_still_be_adopted():
+    members = dict.fromkeys((b"a", b"b", b"c"), on_disk(0))
+    leader = Leader(epoch=7, replica=b"a", replicas=members, others=[b"previous"])
+    leader.step(EpochStarted(7, 10))
+    for name in members:
+        assert leader.step(progressed(name, 10)) is NOTHING
+
+    assert leader.step(progressed(b"stranger", 11)) is NOTHING
+    assert leader.step(progressed(b"previous", 9)).high_watermark == 9
+    leader.step(progressed(b"a", 11))
+    assert leader.step(progressed(b"b", 11)).high_watermark == 11
