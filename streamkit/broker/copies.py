@@ -273,8 +273,9 @@ class Copies:
             self.on_entry(copy)
 
     def leads_no_more(self, copy: Copy, server: ShardServer) -> None:
+        server.retired = copy.not_leader()
         self._catalogue.withdraw(server)
-        for link in server.fail(copy.not_leader()):
+        for link in server.fail(server.retired):
             link.flush_soon()
         if self.on_entry is not None:
             self.on_entry(copy)

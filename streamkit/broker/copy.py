@@ -362,9 +362,19 @@ class Copy:
             await directory.truncate(log, effects.truncate)
         if adopt.reset:
             await directory.reset(log, start=adopt.start, incarnation=log.incarnation)
+        if log.log_end != adopt.start:
+            raise self._moved()
         await self._fetch(adopt)
+        if log.log_end != adopt.end:
+            raise self._moved()
         logger.info("election.adopted", extra={"facts": {"shard": self.uuid.hex(), "from": adopt.node,
                                                          "start": adopt.start, "end": adopt.end}})  # fmt: skip
+
+    def _moved(self) -> NotLeader:
+        return NotLeader(
+            "the log is not where it was when the epoch was sealed", try_="stand again", shard=self.uuid.hex(),
+            epoch=self.follower.promised, leader="", address="",
+        )  # fmt: skip
 
     async def _fetch(self, adopt: Adopt) -> None:
         log = self.log

@@ -41,8 +41,8 @@ class ShardServer:
 
     __slots__ = (
         "_acks", "_leader", "_local", "_replica", "_watchers", "counters", "duplicates", "epoch", "feeds", "gone",
-        "high_watermark", "immediate", "log", "put_bytes", "put_records", "reads", "record_bytes_max", "shard",
-        "stream_name", "trimmed_records",
+        "high_watermark", "immediate", "log", "put_bytes", "put_records", "reads", "record_bytes_max", "retired",
+        "shard", "stream_name", "trimmed_records",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +59,7 @@ class ShardServer:
         self.epoch = shard.epoch if leader is None else leader.epoch
         self.feeds: tuple[Feed, ...] = ()          # to the other copies
         self.gone = False                          # its stream was deleted
+        self.retired: StreamkitError | None = None     # it leads no more: the log is others' to change
         self.immediate = stream.config.durability is Durability.LEADER
         self.record_bytes_max = stream.config.record_bytes_max
         self.put_records = self.put_bytes = self.duplicates = self.trimmed_records = 0
@@ -112,7 +113,8 @@ class ShardServer:
         )  # fmt: skip
 
     async def append(self, batch: bytes, now_ms: int) -> int:
-        """A put of this node itself: its base sequence, once it is safe."""
+        """A put of this node itself: its base sequence, once it is safe. Raises NotLeader once it leads no more."""
+        self._check_leading()
         before = self.log.log_end
         appended = self.log.append(batch, now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability)
         if self._leader.epoch_start is None:
@@ -124,11 +126,17 @@ class ShardServer:
         await self._safe(appended.end_sequence)
         return appended.base_sequence
 
+    def _check_leading(self) -> None:
+        # Whoever kept hold of a former leader would write into a log that follows another, or is being compared.
+        if self.retired is not None:
+            raise self.retired
+
     def close_with(self, payload: bytes, now_ms: int) -> None:
         """Append the closing batch, unless there is one: puts are refused with ShardClosed from now on.
 
         Raises DiskFull, DiskFailed, NotLeader.
         """
+        self._check_leading()
         log = self.log
         if log.closing is not None:
             return

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import pytest
 
+from streamkit._core.batch import seal
 from streamkit.client.client import AsyncClient
 from streamkit.consumer.reader import AsyncReader
+from streamkit.errors import NotLeader
 from streamkit.model.shard import Shard
 from streamkit.producer.producer import AsyncProducer
 from tests.broker.cluster_nodes import Nodes, cluster, eventually
@@ -151,3 +154,18 @@ async def test_damage_on_one_node_is_mended_from_another(tmp_path: Path) -> None
         await eventually(lambda: not copy.log.damages)
         await nodes.alike(shard.uuid)
         assert await copy.log.verify() == []
+
+
+async def test_who_kept_hold_of_a_former_leader_cannot_write_into_its_log(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        first = await nodes.led(shard.uuid)
+        copy = nodes.copies(shard.uuid)[first]
+        server = copy.server
+        assert server is not None
+        await retarget(nodes, shard.uuid, leader=next(name for name in nodes.nodes if name != first))
+        await eventually(lambda: copy.server is None)
+        log_end = copy.log.log_end
+        with pytest.raises(NotLeader):
+            await server.append(seal([(b"", b"too late", b"", None, None)]), 0)
+        assert copy.log.log_end >= log_end and server.log.closing is None
