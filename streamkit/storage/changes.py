@@ -7,9 +7,9 @@ Made by `log_directory`, whose methods of the same names are the way in. Read `t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from streamkit._core.journal import Journal
 from streamkit.errors import CorruptFile
@@ -29,6 +29,9 @@ from streamkit.storage.pledges import Pledges
 from streamkit.storage.repair import apply_plan, make_plan, remove_files, repair_on_disk, stale_snapshots
 from streamkit.storage.shard_log import Damage, ShardLog
 from streamkit.storage.super_slots import ShardFacts
+
+T = TypeVar("T")
+_FULL = (28, 122)                  # ENOSPC, EDQUOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +53,37 @@ class NewShard:
 class Changes:
     """settle: awaits until the flusher is done with a shard; raises DiskFull or DiskFailed when it will not be.
 
-    failed: told of an OSError or SyncFailed; returns the error to raise.
+    failed: told of an OSError or SyncFailed; returns the error to raise. apply, take_back: what became of a snapshot.
     """
 
     def __init__(
         self, *, disk: Disk, executor: Executor, root: str, producers_max: int, journal: Journal, marks: Marks,
         pledges: Pledges, settle: Callable[[ShardLog], Awaitable[None]], failed: Callable[[Exception, bool], Exception],
-        apply: Callable[[Snapshot], None],
+        apply: Callable[[Snapshot], None], take_back: Callable[[Snapshot], None],
     ) -> None:  # fmt: skip
         self._disk, self._executor, self._root, self._producers_max = disk, executor, root, producers_max
         self._journal, self._marks, self.pledges = journal, marks, pledges
         self._settle, self._failed, self._apply = settle, failed, apply
+        self._take_back = take_back
         self.turn = asyncio.Lock()
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    async def whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """A change that has begun goes to its end, also when nobody waits for it any more: disk and memory agree."""
+        task = asyncio.get_running_loop().create_task(work, name="storage.change")
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()                                   # told to `failed`, and to whoever still waits
+
+    async def drained(self) -> None:
+        """Nothing is under way any more."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
 
     # ---- promises and certainty -------------------------------------------------------------------------------
 
@@ -114,7 +136,8 @@ class Changes:
             try:
                 await self._executor.run(write_checkpoint, self._disk, self._root, [snapshot])
             except Exception as cause:
-                raise self._failed(cause, True) from cause
+                self._take_back(snapshot)
+                raise self._failed(cause, getattr(cause, "errno", 0) not in _FULL) from cause
             self._apply(snapshot)
             log.certain = True
 
@@ -219,13 +242,17 @@ class Changes:
             await self._try(
                 begin_cut, self._disk, log.path, log.generation + 1, facts, pack_epochs(log.epochs), keep, sealed
             )
+            await self._finish_cut(log, facts, bool(keep))
+
+    async def _finish_cut(self, log: ShardLog, facts: ShardFacts, keeps: bool) -> None:
+        """Until it returns no mark may be written: one that waits learns from `cuts` alone that it is void."""
         for segment in log.segments:
             segment.close_file()
         try:
             found = await self._executor.run(self._finish, log, facts)
         except Exception as cause:
             raise self._failed(cause, True) from cause         # decided, and not done: only a restart can tell
-        damages = [damage for damage in log.damages if damage.sequence < facts.sequence and keep]
+        damages = [damage for damage in log.damages if damage.sequence < facts.sequence and keeps]
         log.facts, log.generation, log.certain = found.facts, found.generation, found.facts.certain
         log.trim_to, log.damages, log.sealed_new = found.facts.log_start, damages, []
         log.reload(

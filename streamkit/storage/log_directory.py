@@ -183,7 +183,7 @@ class LogDirectory(Tended):
             disk=self._disk, executor=self._runtime.executor, root=self.path, producers_max=self.config.producers_max,
             journal=self._journal, marks=self._marks,
             pledges=Pledges(self._disk, self._runtime.executor, self.path, pledged),
-            settle=self._settle, failed=self._change_failed, apply=self._apply,
+            settle=self._settle, failed=self._change_failed, apply=self._apply, take_back=self._take_back,
         )  # fmt: skip
 
     def _write_node_facts(self, facts: NodeFacts) -> None:
@@ -265,6 +265,7 @@ class LogDirectory(Tended):
                 break
             self._wake()
             await self._next_move()
+        await self._changes.drained()
         self._work.set()
         if self._tender is not None:
             await self._tender
@@ -357,11 +358,11 @@ class LogDirectory(Tended):
                     if segment.in_flight == 0:
                         segment.close_file()
                 shard.forget_tail()
-            self._changes.pledges.forget(shard.uuid for shard in gone)
             try:
                 await self._runtime.executor.run(self._remove_shards, [shard.path for shard in gone])
             except OSError as cause:
                 raise self._disk_error(cause) from cause
+            self._changes.pledges.forget(shard.uuid for shard in gone)     # not before: it could come back without them
 
     def _remove_shards(self, paths: list[str]) -> None:
         for path in paths:
@@ -376,21 +377,21 @@ class LogDirectory(Tended):
 
         Raises DiskFull, DiskFailed.
         """
-        await self._changes.promise(
+        await self._changes.whole(self._changes.promise(
             {self.shards[uuid]: epoch for uuid, epoch in epochs.items() if uuid in self.shards}
-        )
+        ))
 
     async def set_certain(self, log: ShardLog, certain: bool) -> None:
-        await self._changes.set_certain(log, certain)
+        await self._changes.whole(self._changes.set_certain(log, certain))
 
     async def truncate(self, log: ShardLog, sequence: int) -> None:
-        await self._changes.truncate(log, sequence)
+        await self._changes.whole(self._changes.truncate(log, sequence))
 
     async def reset(self, log: ShardLog, *, start: int, incarnation: bytes) -> None:
-        await self._changes.reset(log, start=start, incarnation=incarnation)
+        await self._changes.whole(self._changes.reset(log, start=start, incarnation=incarnation))
 
     async def repair(self, log: ShardLog, damage: Damage, batches: Buffer | Iterable[Buffer]) -> bool:
-        return await self._changes.repair(log, damage, batches)
+        return await self._changes.whole(self._changes.repair(log, damage, batches))
 
     async def sync(self, log: ShardLog, sequence: int) -> None:
         """What is before `sequence` is on disk when it returns, at whatever level it was appended. Raises DiskFailed.

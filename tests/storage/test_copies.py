@@ -325,3 +325,58 @@ async def test_a_log_on_a_real_disk_is_cut_and_grows_again(tmp_path):
     await directory.reset(log, start=5, incarnation=bytes(16))
     assert (log.log_start, log.log_end, log.certain, log.incarnation) == (5, 5, False, bytes(16))
     await directory.close()
+
+
+@pytest.mark.parametrize(("change", "after"), [
+    ("truncate", "remove_marks"), ("truncate", "begin_cut"), ("truncate", "_finish"), ("reset", "begin_cut"),
+    ("reset", "_finish"), ("set_certain", "write_checkpoint"),
+])  # fmt: skip
+def test_a_change_that_nobody_waits_for_any_more_is_whole(change, after):
+    """An election is given up, a node stops: what was done on the disk is told to memory all the same."""
+    machine = Machine(1)
+    held = []
+
+    async def give_up(runtime):
+        directory, log = await opened(runtime, certain=change != "set_certain")
+        batches = [stamped(seal([b"x%d" % at]), at, 1, 10) for at in range(20)]
+        for batch in batches:
+            log.accept(batch, epoch=1, durability="fsync")
+        await wait_for(directory, lambda: log.segment_end == log.log_end)
+        run, done = runtime.executor.run, asyncio.Event()
+
+        async def told_late(work, *arguments):
+            result = await run(work, *arguments)
+            if getattr(work, "__name__", "") == after and not done.is_set():
+                done.set()
+                await asyncio.sleep(0.01)
+            return result
+
+        runtime.executor.run = told_late
+        work = {
+            "truncate": lambda: directory.truncate(log, 8),
+            "reset": lambda: directory.reset(log, start=8, incarnation=INCARNATION),
+            "set_certain": lambda: directory.set_certain(log, True),
+        }[change]()
+        task = asyncio.get_running_loop().create_task(work)
+        await done.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        await directory.truncate(log, 10_000)              # takes its turn behind what is under way
+        if log.log_end == 8:
+            for batch in batches[8:12]:
+                log.accept(batch, epoch=1, durability="fsync")
+        await wait_for(directory, lambda: log.segment_end == log.log_end)
+        held.append((log.log_start, log.log_end, log.certain))
+        held.append([bytes(batch) for batch in await log.read_cold(log.log_start, log.log_end, 99_999)])
+        await directory.close()
+
+    async def look(runtime):
+        directory, log = await opened(runtime)
+        held.append((log.log_start, log.log_end, log.certain))
+        held.append([bytes(batch) for batch in await log.read_cold(log.log_start, log.log_end, 99_999)])
+        await directory.close()
+
+    machine.run(give_up)
+    machine.run(look)
+    assert held[2:] == held[:2]
+    assert held[0] == {"truncate": (0, 12, True), "reset": (8, 12, False), "set_certain": (0, 20, True)}[change]
