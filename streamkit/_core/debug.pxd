@@ -15,6 +15,10 @@ cdef enum:
     LIVE_HANDLE = 4
     LIVE_SLAB = 5
     LIVE_RECEIVE_BLOCK = 6
-    LIVE_KINDS = 7
+    LIVE_JOURNAL = 7
+    LIVE_SHARD = 8
+    LIVE_SEGMENT = 9
+    LIVE_INDEX = 10
+    LIVE_KINDS = 11
 
 cdef int64_t live_counts[LIVE_KINDS]

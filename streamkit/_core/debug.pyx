@@ -4,7 +4,8 @@ Built with STREAMKIT_DEBUG=1 the counted classes raise and lower one number each
 nothing is compiled in and `live()` is empty.
 """
 
-cdef tuple NAMES = ("Batch", "Record", "Accumulator", "SealedBatch", "PutHandle", "Slab", "ReceiveBlock")
+cdef tuple NAMES = ("Batch", "Record", "Accumulator", "SealedBatch", "PutHandle", "Slab", "ReceiveBlock", "Journal",
+                    "ShardCore", "Segment", "SparseIndex")
 
 ENABLED = bool(SK_DEBUG)
 

@@ -7,11 +7,17 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
+from streamkit._core.debug cimport LIVE_INDEX, SK_COUNT, live_counts
+
 
 cdef class SparseIndex:
     """Entries in order; add() keeps one entry a step. An empty index answers position 0."""
 
+    def __cinit__(self):
+        SK_COUNT(live_counts[LIVE_INDEX], 1)
+
     def __dealloc__(self):
+        SK_COUNT(live_counts[LIVE_INDEX], -1)
         free(self.entries)
 
     def __len__(self):

@@ -13,6 +13,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from streamkit._core.batch cimport sk_crc32c
+from streamkit._core.debug cimport LIVE_JOURNAL, SK_COUNT, live_counts
 from streamkit._core.files cimport begin_writeback, signal_event, sync_data, write_vectors
 
 cdef extern from "<pthread.h>" nogil:
@@ -491,6 +492,7 @@ cdef class Journal:
         self.state = <State*>calloc(1, sizeof(State))
         if self.state == NULL:
             raise MemoryError()
+        SK_COUNT(live_counts[LIVE_JOURNAL], 1)
         pthread_mutex_init(&self.state.lock, NULL)
         pthread_cond_init(&self.state.wakes, NULL)
         self.state.bypass_bytes = bypass_bytes
@@ -505,6 +507,7 @@ cdef class Journal:
         cdef Py_ssize_t i
         if state == NULL:
             return
+        SK_COUNT(live_counts[LIVE_JOURNAL], -1)
         assert not state.thread_runs, "the flusher is stopped before its journal goes"
         for entries in range(3):
             give_back(&state.pending if entries == 0 else &state.group if entries == 1 else &state.released)
@@ -714,8 +717,14 @@ cdef class Journal:
     def horizon(self):
         """(file number, group number): every group that is done, and no later one, is in that file or an earlier
         one and has at most that number."""
+        # Under the lock: the flusher, which goes on meanwhile, must not begin another file between the two.
         cdef State* state = self.state
-        return state.current.number, state.group_number - 1
+        cdef uint64_t group
+        cdef uint64_t file
+        pthread_mutex_lock(&state.lock)
+        group, file = state.group_number - 1, state.current.number
+        pthread_mutex_unlock(&state.lock)
+        return file, group
 
     @property
     def counts(self):

@@ -52,6 +52,7 @@ cdef class NodeLog:
     cdef public uint64_t unnamed_bytes_max     # a larger batch fits no journal file: its segment's name must settle first
     cdef readonly uint64_t tick
     cdef object tail_order         # deque: one entry a batch in any tail, oldest first: its shard
+    cdef readonly Py_ssize_t tails_stale       # at most so many entries there are of tails that were given up
     cdef readonly list progressed  # shards with news, each once
     cdef readonly list unmarked    # shards whose first batch at a weaker level waits for `memory_marked`
     cdef readonly dict open_segments           # segments with an open file
@@ -59,6 +60,7 @@ cdef class NodeLog:
     cdef readonly uint64_t batches_appended
     cdef readonly uint64_t bytes_appended
     cdef int trim_tails(self) except -1
+    cdef int sweep_tails(self) except -1
 
 cdef class ShardCore:
     cdef readonly NodeLog node

@@ -17,6 +17,7 @@ from streamkit._core.batch cimport (ATTRIBUTE_HASHES, BATCH_MAGIC, BATCH_OK, BAT
                                     FLAG_EPOCH_START, HASH_BYTES, HEADER_BYTES, RECORD_HEADER_BYTES, body_crc,
                                     read_header, sk_crc32c, stamp)
 from streamkit._core.buffers cimport u16_at
+from streamkit._core.debug cimport LIVE_SEGMENT, LIVE_SHARD, SK_COUNT, live_counts
 from streamkit._core.journal cimport LEVEL_FSYNC, LEVEL_OS, Entry, News
 from streamkit._core.producers cimport (VERDICT_APPEND, VERDICT_CORRUPT, VERDICT_DUPLICATE, VERDICT_DUPLICATE_OLD,
                                         VERDICT_FENCED, VERDICT_GAP, KeptBatch, Verdict)
@@ -29,6 +30,7 @@ from streamkit.errors import (CorruptBatch, CorruptFile, InvalidUse, LimitReache
 
 cdef enum:
     EPOCH_START_BYTES = HEADER_BYTES + 4 + 8      # one record without key, headers or value
+    STALE_TAILS = 256              # entries of tails that were given up; with fewer it is not worth looking
     READ_AHEAD_BYTES = 65536       # read beyond the index step, so that one read finds the batch
     RELEASE_GIL_BYTES = 65536      # below it, giving the GIL away costs more than the sum
 
@@ -66,6 +68,7 @@ cdef class Segment:
         self.slot = <Slot*>calloc(1, sizeof(Slot))
         if self.slot == NULL:
             raise MemoryError()
+        SK_COUNT(live_counts[LIVE_SEGMENT], 1)
         self.slot.first = -1
         self.slot.fd = -1
         self.shard = shard
@@ -75,6 +78,8 @@ cdef class Segment:
         self.memo_sequence = base
 
     def __dealloc__(self):
+        if self.slot != NULL:
+            SK_COUNT(live_counts[LIVE_SEGMENT], -1)
         free(self.slot)
 
     def use_file(self, file) -> None:
@@ -200,6 +205,20 @@ cdef class NodeLog:
                 self.tail_bytes -= shard.forget_oldest()
         return 0
 
+    cdef int sweep_tails(self) except -1:
+        # Entries of tails that were given up go: they would keep shards that were dropped, and are as many as cuts.
+        cdef ShardCore shard
+        cdef dict kept = {}
+        order = deque()
+        for shard in reversed(self.tail_order):
+            count = kept.get(shard, 0)
+            if count < shard.tail_count:
+                kept[shard] = count + 1
+                order.appendleft(shard)
+        self.tail_order = order
+        self.tails_stale = 0
+        return 0
+
     def close_surplus_files(self, keep: Segment) -> None:
         """Close the files used longest ago until the bound holds, except those being written to, and `keep`."""
         cdef Segment segment
@@ -234,7 +253,11 @@ cdef class ShardCore:
         self.certain = True
         memset(self.hash_high, 0xFF, 16)
 
+    def __cinit__(self):
+        SK_COUNT(live_counts[LIVE_SHARD], 1)
+
     def __dealloc__(self):
+        SK_COUNT(live_counts[LIVE_SHARD], -1)
         while self.tail_count:
             self.forget_oldest()
         free(self.tail)
@@ -797,9 +820,12 @@ cdef class ShardCore:
         self.log_start = log_start
 
     def forget_tail(self) -> None:
-        """Give the tail's memory back: the shard is going."""
+        """Give the tail's memory back: the shard is going, or was cut."""
+        self.node.tails_stale += self.tail_count
         while self.tail_count:
             self.node.tail_bytes -= self.forget_oldest()
+        if self.node.tails_stale > STALE_TAILS and self.node.tails_stale > len(self.node.tail_order) // 2:
+            self.node.sweep_tails()
 
 
 cdef bytes control_details(BatchHeader* header, const uint8_t* at):

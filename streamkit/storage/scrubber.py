@@ -19,6 +19,7 @@ from streamkit.storage.shard_log import Damage, ShardLog
 logger = logging.getLogger("streamkit.storage")
 _STEP_BYTES = 256 * 1024
 _PAUSE_SECONDS = 60.0
+_DAMAGE = (5, 61, 74, 84, 117)     # EIO, ENODATA, EBADMSG, EILSEQ, EUCLEAN: the medium; all else passes
 
 
 class Scrubbed(Protocol):
@@ -92,7 +93,8 @@ class Scrubber:
                     damages = await executor.run(_step, disk, place)
                 except OSError as cause:
                     logger.warning("scrub.unreadable", extra={"facts": {"path": place.path, "errno": cause.errno}})
-                    damages = [Damage(place.path, place.position, place.sequence, place.end, "unreadable")]
+                    lost = Damage(place.path, place.position, place.sequence, place.end, "unreadable")
+                    damages = [lost] if cause.errno in _DAMAGE else []
                     place.position = place.limit
                 if log.dropped or log.cuts != cuts or segment.end <= log.trim_to:
                     break                                      # what was read is not the log any more

@@ -164,6 +164,8 @@ class ShardLog(ShardCore):
                     f"sequence {start} was removed by retention", try_="read from the trim horizon",
                     shard=self.uuid.hex(), sequence=start, log_start=self.log_start,
                 )  # fmt: skip
+            if start >= self.log_end:
+                return []                                      # it was cut meanwhile
             found = self.read_segments(start, min(limit, self.log_end), bytes_max, False)
         return found
 
@@ -268,6 +270,8 @@ class ShardLog(ShardCore):
 
     def resume_after(self, segment: Segment, position: int, sequence: int) -> tuple[int, int]:
         """(position, sequence) of the first batch behind damage at `position`; the segment's end when there is none."""
+        if not self._disk.exists(self.segment_path(segment)):
+            return segment.written_position, segment.end
         file = self._disk.open(self.segment_path(segment))
         try:
             at = position + 1
@@ -441,6 +445,7 @@ class ShardLog(ShardCore):
     async def verify(self) -> list[Damage]:
         """Sum every batch on disk again. Returns what is damaged now; it is also kept in `damages`."""
         found: list[Damage] = []
+        cuts = self.cuts
         reached = self.log_start
         for segment in list(self.segments):
             if segment.base > reached:
@@ -448,6 +453,8 @@ class ShardLog(ShardCore):
             reached = max(reached, segment.end)
             path, end, limit = self.segment_path(segment), min(segment.end, self.segment_end), segment.written_position
             found += await self._executor.run(self._verify, path, segment.base, end, limit)
+            if self.cuts != cuts:
+                return await self.verify()                     # what was read is not the log any more
         for damage in found:
             self.note_damage(damage)
         return found
@@ -470,7 +477,7 @@ class ShardLog(ShardCore):
                 break
             await asyncio.sleep(_FLUSHED_SECONDS)
         end = min(end, self.segment_end)
-        crc, batches, reached = 0, 0, start
+        crc, batches, reached, cuts = 0, 0, start, self.cuts
         for segment in list(self.segments):
             if segment.end <= start or segment.base >= end:
                 continue
@@ -482,6 +489,8 @@ class ShardLog(ShardCore):
             damaged = await self._executor.run(
                 self._digest, self.segment_path(segment), place, first, min(end, segment.end), segment.written_position
             )
+            if self.cuts != cuts or start < self.log_start:
+                return await self.digest(start, end)           # what was read is not the log any more
             if damaged:
                 raise self.damaged(segment, place[0], place[1])
             _, reached, crc, batches = place
@@ -489,11 +498,15 @@ class ShardLog(ShardCore):
 
     def _digest(self, path: str, place: list[int], first: int, end: int, limit: int) -> bool:
         """place: position, sequence, crc, batches; moved on to the last border at or before `end`. True: damage."""
+        if not self._disk.exists(path):
+            return True                                        # or it was removed with what it held
         file = self._disk.open(path)
         try:
             window = _WINDOW_BYTES
             while place[1] < end and place[0] < limit:
                 data = file.read(min(window, limit - place[0]), place[0])
+                if len(data) < min(window, limit - place[0]):
+                    return True                                # the file ends before what was written to it
                 before = place[1] < first
                 found = walk(data, place[0], place[1], self.seed, sequence_max=first if before else end,
                              headers_crc=0 if before else place[2], with_body=False)  # fmt: skip
