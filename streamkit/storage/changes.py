@@ -173,7 +173,8 @@ class Changes:
     # ---- cutting ----------------------------------------------------------------------------------------------
 
     async def truncate(self, log: ShardLog, sequence: int) -> None:
-        """The log ends at `sequence` from now on, or at the border before it when a batch lies across.
+        """The log ends at `sequence` from now on, or at the border before it when a batch lies across; or where damage
+        begins that reaches there, and then it is not certain any more.
 
         A crash leaves it as before or as after. What was cut no longer counts as durable, nor as lost. Nothing may be
         appended meanwhile. Raises DiskFull, DiskFailed.
@@ -192,7 +193,8 @@ class Changes:
                 place = await self._try(find_place, self._disk, stored, log.seed, sequence)
                 settled_file, settled_group = self._journal.horizon
                 facts = replace(
-                    log.facts, certain=log.certain, promised_epoch=log.promised_epoch, cutting=True,
+                    log.facts, certain=log.certain and not place.damaged, cutting=True,
+                    promised_epoch=log.promised_epoch,
                     memory_mode=log.facts.memory_mode or log.memory_marked, has_producers=len(log.producers) > 0,
                     log_start=log.log_start, sequence=place.sequence, segment_base=place.segment_base,
                     position=place.position, batches=place.batches, first_append_ms=place.first_append_ms,

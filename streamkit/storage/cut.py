@@ -31,7 +31,10 @@ _HEADER_BYTES = 112
 
 @dataclass(slots=True, kw_only=True)
 class Place:
-    """Where a log is to end: a batch border, and what a checkpoint there says of the segment it lies in."""
+    """Where a log is to end: a batch border, and what a checkpoint there says of the segment it lies in.
+
+    damaged: it lies before where it was to be, because nothing from there on can be read.
+    """
 
     sequence: int
     segment_base: int
@@ -41,6 +44,7 @@ class Place:
     last_append_ms: int = 0
     headers_crc: int = 0
     epoch: int = 0
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,8 @@ def find_place(disk: Disk, stored: list[Stored], seed: int, sequence: int) -> Pl
     if not before:
         return Place(sequence=sequence, segment_base=sequence)
     segment = before[-1]
-    place = Place(sequence=segment.base, segment_base=segment.base)
+    # Between segments nothing is missing, unless a file was lost.
+    place = Place(sequence=segment.base, segment_base=segment.base, damaged=segment.end < sequence)
     file = disk.open(segment.path)
     try:
         _walk_to(file, segment, place, seed, min(sequence, segment.end))
@@ -87,11 +92,12 @@ def _walk_to(file: File, segment: Stored, place: Place, seed: int, sequence: int
             continue
         if found.stop == 0:
             return                                             # `sequence` falls inside the next batch, which goes too
-        # Damage: what lies behind it may be sound, and the cut behind that.
+        # Damage: what lies behind it may be sound, and the cut behind that. Where nothing is, the log ends before it:
+        # what is cut must not be found again by who looks for where reading can go on.
         rest = file.read(segment.size - place.position, place.position)
         after = find_batch(rest, seed, place.sequence + 1, sequence + 1)
         if after is None:
-            place.position, place.sequence = segment.size, sequence
+            place.damaged = True
             return
         place.position, place.sequence = place.position + after[0], after[1]
 

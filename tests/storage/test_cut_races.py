@@ -294,3 +294,35 @@ def test_shards_that_were_dropped_are_not_kept_by_what_orders_the_tails():
         await directory.close()
 
     machine.run(main)
+
+
+def test_a_cut_into_damage_leaves_nothing_of_what_was_cut_and_a_copy_that_does_not_vote():
+    machine = Machine(config=RARE)
+    kept = {}
+
+    async def main(runtime):
+        directory, log = await opened(runtime)
+        await put(directory, log, 11, epoch=1)                     # 0: the epoch's start; 1 .. 12: one batch each
+        batches = [bytes(batch) for batch in await read_all(log)]
+        file = runtime.disk.open(f"{PATH}/{0:020d}.log")
+        position = sum(len(batch) for batch in batches[:5])
+        for batch in batches[5:8]:                                 # headers of 5, 6 and 7
+            file.write([b"\xff" * 40], position)
+            position += len(batch)
+        file.close()
+        await directory.truncate(log, 7)
+        assert log.log_end == 5 and not log.certain and log.damages == []
+        await put(directory, log, 6, epoch=2, producer=8)
+        kept["batches"] = [bytes(batch) for batch in await read_all(log)]
+        assert kept["batches"][:5] == batches[:5] and len(kept["batches"]) == 12
+        log.forget_tail()
+        assert [bytes(batch) for batch in await read_all(log)] == kept["batches"]
+
+    async def after(runtime):
+        directory, log = await opened(runtime)
+        assert [bytes(batch) for batch in await read_all(log)] == kept["batches"]
+        assert log.damages == [] and not log.certain
+        await directory.close()
+
+    machine.run(main)
+    machine.run(after)
