@@ -22,7 +22,7 @@ from streamkit.broker.copy import Copy
 from streamkit.broker.counters import Counters
 from streamkit.broker.fetch import next_sequence
 from streamkit.broker.shard_server import ShardServer
-from streamkit.errors import InvalidRequest, StoreUnavailable, StreamkitError
+from streamkit.errors import DiskFull, InvalidRequest, StoreUnavailable, StreamkitError
 from streamkit.metadata.members import is_on_disk
 from streamkit.metadata.replica_sets import ReplicaSetEntry, ReplicaSets
 from streamkit.model.shard import Shard
@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamkit.broker")
 
 _SEAL_TIMEOUT_MS = 2_000
-_MAKE_AGAIN_SECONDS = 0.5           # after a disk refused to make copies
+_SEAL_SECONDS = 1.0                # of them for the other node; what is not sealed by then is asked for again
+_MAKE_AGAIN_SECONDS = 0.5          # after a full disk refused to make copies, or took no promise
 _NOBODY = bytes(16)
 
 
@@ -102,7 +103,7 @@ class Copies:
         self._promises: dict[bytes, tuple[Copy, int]] = {}
         self._swaps: dict[bytes, tuple[ReplicaSetEntry, asyncio.Future[ReplicaSetEntry | None]]] = {}
         self._swapper: asyncio.Task[None] | None = None
-        self._seals: dict[str, dict[bytes, tuple[int, asyncio.Future[SealedShard]]]] = {}
+        self._seals: dict[str, list[tuple[bytes, int, asyncio.Future[SealedShard]]]] = {}
         self._forgotten: dict[bytes, str] = {}     # copies whose entry is gone → their stream
         self._deleted: dict[str, None] = {}        # streams that were deleted while this node ran
         self._making: dict[bytes, ReplicaSetEntry] = {}
@@ -248,7 +249,7 @@ class Copies:
 
     def _take_up(self, uuid: bytes) -> None:
         entry, log = self.replica_sets.entries.get(uuid), self.directory.shards.get(uuid)
-        if entry is None or log is None or self._ours(entry) != log.incarnation:
+        if entry is None or log is None or self._ours(entry) != log.incarnation or uuid in self.copies:
             return
         copy = self.copies[uuid] = Copy(self, log, entry)
         self._index(copy, entry)
@@ -322,7 +323,12 @@ class Copies:
             self.run(self._promise_all(batch))
 
     async def _promise_all(self, batch: dict[bytes, tuple[Copy, int]]) -> None:
-        await self.directory.promise({uuid: epoch for uuid, (_, epoch) in batch.items()})
+        while True:
+            try:
+                await self.directory.promise({uuid: epoch for uuid, (_, epoch) in batch.items()})
+                break
+            except DiskFull:
+                await asyncio.sleep(_MAKE_AGAIN_SECONDS)
         for copy, epoch in batch.values():
             copy.promised(epoch)
 
@@ -330,10 +336,10 @@ class Copies:
         """What that node's copy holds, once it promised. One message for all that ask in this turn of the loop."""
         loop = asyncio.get_running_loop()
         if node not in self._seals:
-            self._seals[node] = {}
+            self._seals[node] = []
             loop.call_soon(self._send_seals, node)
         future: asyncio.Future[SealedShard] = loop.create_future()
-        self._seals[node][uuid] = epoch, future
+        self._seals[node].append((uuid, epoch, future))
         return await future
 
     def _send_seals(self, node: str) -> None:
@@ -341,18 +347,17 @@ class Copies:
         if not self._closed:
             self.run(self._seal_at(node, asked))
 
-    async def _seal_at(self, node: str, asked: dict[bytes, tuple[int, asyncio.Future[SealedShard]]]) -> None:
+    async def _seal_at(self, node: str, asked: list[tuple[bytes, int, asyncio.Future[SealedShard]]]) -> None:
         try:
             answer = await self.peers.ask(
-                node, Seal(tuple((uuid, epoch) for uuid, (epoch, _) in asked.items())), _SEAL_TIMEOUT_MS
+                node, Seal(tuple((uuid, epoch) for uuid, epoch, _ in asked)), _SEAL_TIMEOUT_MS
             )
-            assert isinstance(answer, Sealed), "a seal is answered by what was sealed"
-            found = {shard.uuid: shard for shard in answer.shards}
-            for uuid, (_, future) in asked.items():
+            assert isinstance(answer, Sealed) and len(answer.shards) == len(asked), "one answer for each, in order"
+            for (_, _, future), shard in zip(asked, answer.shards, strict=True):
                 if not future.done():
-                    future.set_result(found.get(uuid) or SealedShard(uuid, False))
+                    future.set_result(shard)
         except StreamkitError as error:
-            for _, future in asked.values():
+            for _, _, future in asked:
                 if not future.done():
                     future.set_exception(error)
 
@@ -368,8 +373,7 @@ class Copies:
 
     async def asked(self, node: str, message: PeerRequest) -> PeerAnswer:
         if isinstance(message, Seal):
-            answers = await asyncio.gather(*(self._sealed(uuid, epoch) for uuid, epoch in message.shards))
-            return Sealed(tuple(answers))
+            return await self._seal_all(message)
         if isinstance(message, Hear):
             return Heard(self._heard_ms(message.node))
         if isinstance(message, DescribeCopies):
@@ -381,6 +385,19 @@ class Copies:
         assert isinstance(message, DigestRange), "the connection lets nothing else through"
         crc, batches, end = await self._log(message.uuid).digest(message.start, message.end)
         return Digest(crc, batches, end)
+
+    async def _seal_all(self, message: Seal) -> Sealed:
+        """Copies that cannot promise now, because they are being cut, hold the others up for a moment only."""
+        tasks = [asyncio.ensure_future(self._sealed(uuid, epoch)) for uuid, epoch in message.shards]
+        try:
+            await asyncio.wait(tasks, timeout=_SEAL_SECONDS)
+            return Sealed(tuple(
+                task.result() if task.done() else SealedShard(uuid, False)
+                for task, (uuid, _) in zip(tasks, message.shards, strict=True)
+            ))
+        finally:
+            for task in tasks:
+                task.cancel()
 
     def _heard_ms(self, node: str) -> int:
         if node == self.node:

@@ -20,7 +20,7 @@ import msgspec
 
 from streamkit.broker.feed import Feed
 from streamkit.broker.shard_server import ShardServer
-from streamkit.errors import CorruptBatch, CorruptFile, NotLeader, StreamkitError
+from streamkit.errors import CorruptBatch, CorruptFile, DiskFull, NotLeader, StreamkitError
 from streamkit.metadata.replica_sets import ReplicaSetEntry
 from streamkit.model.stream import Durability
 from streamkit.protocol.frames import Section
@@ -65,7 +65,7 @@ class Copy:
 
     __slots__ = (
         "_campaign", "_copies", "_feeds", "_leader", "_sealing", "candidate", "closed", "entry", "epoch_start",
-        "follower", "leader_end", "level", "log", "next_try_s", "server", "speaker", "stalled", "uuid",
+        "follower", "leader_end", "level", "log", "next_try_s", "server", "speaker", "uuid",
     )  # fmt: skip
 
     def __init__(self, copies: Copies, log: ShardLog, entry: ReplicaSetEntry) -> None:
@@ -83,7 +83,6 @@ class Copy:
         self.next_try_s = 0.0
         self.leader_end = 0                        # what the last leader said of its own log
         self.closed = False
-        self.stalled = ""                          # why its last election led nowhere
         self._leader: Leader | None = None
         self._feeds: dict[str, Feed] = {}
         self._sealing: list[asyncio.Future[None]] = []
@@ -224,13 +223,19 @@ class Copy:
         self._carry(self.follower.step(Promised(epoch)), self.speaker)
 
     async def _cut(self, effects: Effects) -> None:
-        directory = self._copies.directory
+        directory, log = self._copies.directory, self.log
         if effects.reset is not None:
             logger.info("replica.begins_anew", extra={"facts": {"shard": self.uuid.hex(), "start": effects.reset}})
-            await directory.reset(self.log, start=effects.reset, incarnation=self.log.incarnation)
-        else:
-            assert effects.truncate is not None, "one of the two"
-            await directory.truncate(self.log, effects.truncate)
+        while True:
+            try:
+                if effects.reset is not None:
+                    await directory.reset(log, start=effects.reset, incarnation=log.incarnation)
+                else:
+                    assert effects.truncate is not None, "one of the two"
+                    await directory.truncate(log, effects.truncate)
+                break
+            except DiskFull:
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)    # until then this copy takes nothing, and says nothing
         self._carry(self.follower.step(Truncated()), self.speaker)
 
     def damaged(self) -> None:
@@ -262,7 +267,7 @@ class Copy:
         """Promise `epoch` if nothing newer is promised, and say what this copy holds. epoch 0: only say."""
         if epoch:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._sealing.append(future)
+            self._sealing = [*(other for other in self._sealing if not other.done()), future]
             self._carry(self.follower.step(SealAsked(epoch)), "")
             await future
         log = self.log
@@ -298,6 +303,8 @@ class Copy:
         self._stop_leading()
         replies: asyncio.Queue[Sealed] = asyncio.Queue()
         replies.put_nowait(await self.seal(candidate.epoch))       # our own promise comes first: it ends older roles
+        if self.follower.promised != candidate.epoch:
+            return                                     # somebody newer came by meanwhile
         self.candidate = candidate
         asking = self._copies.run(self._ask_all(candidate, replies))
         try:
@@ -308,11 +315,10 @@ class Copy:
                     if effects.step_down:
                         return
                     if effects.adopt is not None:
-                        await self._adopt(effects)
+                        await self._adopt(candidate, effects)
                         effects = candidate.step(Adopted())
             if self.candidate is candidate:
                 await self._lead(candidate, effects)
-                self.stalled = ""
         except TimeoutError:
             self._explain(candidate)
         except StreamkitError as error:
@@ -330,9 +336,9 @@ class Copy:
         because = [f"{', '.join(silent)} cannot be asked"] if silent else []
         if unsure:
             because.append(f"{', '.join(unsure)} may have lost records (loss of power, damage) and cannot vote")
-        self.stalled = "; ".join(because) or "the disk or the links are slow"
         logger.error("election.stalled", extra={"facts": {
-            "shard": self.uuid.hex(), "epoch": candidate.epoch, "reason": self.stalled,
+            "shard": self.uuid.hex(), "epoch": candidate.epoch,
+            "reason": "; ".join(because) or "the disk or the links are slow",
             "try": f"start {', '.join(silent)}" if silent else "streamkit cluster recover STREAM/SHARD --from NODE",
         }})  # fmt: skip
 
@@ -355,16 +361,17 @@ class Copy:
                 return
             await asyncio.sleep(_ASK_AGAIN_SECONDS)        # it may be about to make its copy
 
-    async def _adopt(self, effects: Effects) -> None:
-        adopt, directory, log = effects.adopt, self._copies.directory, self.log
+    async def _adopt(self, candidate: Candidate, effects: Effects) -> None:
+        adopt, log = effects.adopt, self.log
         assert adopt is not None, "asked for by the rules"
-        if effects.truncate is not None:
-            await directory.truncate(log, effects.truncate)
-        if adopt.reset:
-            await directory.reset(log, start=adopt.start, incarnation=log.incarnation)
+        if effects.truncate is not None or adopt.reset:
+            # The cut goes on when this campaign does not: until it is done, nothing is taken from a newer leader.
+            self.follower.cutting = True
+            cut = Effects(truncate=effects.truncate, reset=adopt.start if adopt.reset else None)
+            await asyncio.shield(self._copies.run(self._cut(cut)))
         if log.log_end != adopt.start:
             raise self._moved()
-        await self._fetch(adopt)
+        await self._fetch(candidate, adopt)
         if log.log_end != adopt.end:
             raise self._moved()
         logger.info("election.adopted", extra={"facts": {"shard": self.uuid.hex(), "from": adopt.node,
@@ -372,11 +379,12 @@ class Copy:
 
     def _moved(self) -> NotLeader:
         return NotLeader(
-            "the log is not where it was when the epoch was sealed", try_="stand again", shard=self.uuid.hex(),
+            "a log is not what it was when the epoch was sealed", try_="stand again", shard=self.uuid.hex(),
             epoch=self.follower.promised, leader="", address="",
         )  # fmt: skip
 
-    async def _fetch(self, adopt: Adopt) -> None:
+    async def _fetch(self, candidate: Candidate, adopt: Adopt) -> None:
+        """What that copy held when it promised, and nothing that a newer leader has put in its place meanwhile."""
         log = self.log
         durability = self._copies.durability(self)
         while log.log_end < adopt.end:
@@ -386,12 +394,12 @@ class Copy:
             for batch in fetched.batches:
                 if log.log_end >= adopt.end:
                     break
-                log.accept(batch, epoch=self.follower.promised, durability=durability)
+                _, base, epoch = _HEADER.unpack_from(batch)
+                if epoch_at(adopt.epochs, base) != epoch:
+                    raise self._moved()
+                log.accept(batch, epoch=candidate.epoch, durability=durability)
             if not fetched.batches:
-                raise NotLeader(
-                    f"the copy on {adopt.node} ends at {fetched.log_end}, it said {adopt.end}",
-                    try_="stand again", shard=self.uuid.hex(), epoch=0, leader="", address="",
-                )  # fmt: skip
+                raise self._moved()
 
     # -- leading -------------------------------------------------------------------------------------------
 
@@ -477,6 +485,8 @@ class Copy:
 
     def step_down(self) -> None:
         """A newer epoch exists: nothing more is appended or acknowledged in ours."""
+        if self.candidate is not None and self._campaign is not None:
+            self._campaign.cancel()
         self.candidate = None
         if self.server is not None:
             logger.info("shard.stepped_down", extra={"facts": {"shard": self.uuid.hex(), "epoch": self.epoch}})

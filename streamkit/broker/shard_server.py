@@ -163,6 +163,7 @@ class ShardServer:
 
     async def _safe(self, end: int) -> None:
         if end > self.high_watermark:
+            self._check_leading()
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             if self._local is None:
                 self._local = []

@@ -65,10 +65,11 @@ class Candidate:
             return self._lead()
         start = agreement(ours.epochs, ours.log_end, best.epochs, best.log_end)
         if start < best.log_start:
-            return Effects(adopt=Adopt(best.member.node, best.log_start, best.log_end, reset=True))
+            return Effects(adopt=Adopt(best.member.node, best.log_start, best.log_end, reset=True, epochs=best.epochs))
         start = max(start, ours.log_start)
         cut = start if start < ours.log_end else None
-        return Effects(truncate=cut, adopt=Adopt(best.member.node, start, best.log_end, reset=False))
+        adopt = Adopt(best.member.node, start, best.log_end, reset=False, epochs=best.epochs)
+        return Effects(truncate=cut, adopt=adopt)
 
     def _lead(self) -> Effects:
         """What anybody knew to be committed is committed, and the adopted log holds it."""

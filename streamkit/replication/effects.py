@@ -29,13 +29,14 @@ class Answer:
 class Adopt:
     """Fetch [start, end) from that node's copy, as it is there. reset: begin anew at `start`, which lies behind
 
-    everything that is here.
+    everything that is here. epochs: the table it had when it promised; what is not of these epochs is another log's.
     """
 
     node: str
     start: int
     end: int
     reset: bool
+    epochs: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
