@@ -7,7 +7,6 @@ Damage at rest (flipped bits, lying syncs, misdirected writes, a wiped or restor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from streamkit.errors import StreamkitError
@@ -276,10 +275,7 @@ class ClusterNemesis(Nemesis):
                 self.cluster.note(f"{type(message).__name__} refused: {error}")
             await client.close()
 
-        self._spawn(process, main)
-
-    def _spawn(self, process: Any, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self.world.start(process, main())
+        self._later.append(self.world.start(process, main()))
 
     def _ordinal(self) -> int:
         return self.draw.randrange(self.world.faults.shards)

@@ -237,6 +237,8 @@ class Workload:
                     await asyncio.sleep(0.1)
                     continue
                 assert isinstance(answer, m.ApplicationDescribed)
+                if len(answer.leases) > len(self.shards):
+                    await self.read_all()          # a resharding that was asked for before has come to its end
                 if len(answer.leases) == len(self.shards) and all(map(self._is_done, answer.leases)):
                     break
                 await asyncio.sleep(0.1)
