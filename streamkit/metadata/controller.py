@@ -166,7 +166,7 @@ class Controller:
         members, nodes = self._members.members, self._members.nodes
         self._away.note([name for name in members if name not in nodes], now_ms)
         self._dead = frozenset(self._away.for_at_least(self._config.dead_after_ms, now_ms))
-        known = {name for entry in self._sets.entries.values() for name in entry.nodes}
+        known = {name for entry in self._sets.entries.values() for name in (*entry.nodes, *entry.target_members)}
         leaving = {name for name, member in members.items() if member.state != ACTIVE} | (known - members.keys())
         leaving |= self._dead
         copies, leads = loads(self._sets.entries)

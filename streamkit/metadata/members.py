@@ -419,16 +419,18 @@ class Members:
         if self.replaced is not None:
             return
         key = NODES + self.node
-        self._registration = await self._store.register(key, _encode(self._ours), self._ttl_ms)
-        if self._registration is None:
+        for _ in range(_TRIES):
+            self._registration = await self._store.register(key, _encode(self._ours), self._ttl_ms)
+            if self._registration is not None:
+                _log.info("registration.renewed", extra={"facts": {"node": self.node}})
+                return
             found, revision = await self._store.read(key)
-            if found is None or _node_decoder.decode(found).starts == self.starts:
+            if found is not None and _node_decoder.decode(found).starts != self.starts:
+                self._end(self._overtaken(_node_decoder.decode(found).starts))
+                return
+            if found is not None:
                 # Our own, of a try whose answer was lost, or of an address that has changed: it makes room.
                 await self._store.compare_and_swap(key, revision, None)
-            else:
-                self._end(self._overtaken(_node_decoder.decode(found).starts))
-            return
-        _log.info("registration.renewed", extra={"facts": {"node": self.node}})
 
     def _compare(self, known: MemberEntry | None) -> None:
         if known is None:

@@ -137,7 +137,8 @@ def plan_members(
             continue
         load.copies.update(node for node in members if node not in entry.nodes)
         load.leads[leader] += 1                            # "" collects what nobody can take
-        moves.append(Move(uuid, () if members == entry.nodes else members, leader))
+        # A target that cannot be reached gives way to the members that there are.
+        moves.append(Move(uuid, () if members == entry.nodes and not entry.target_members else members, leader))
     return moves
 
 

@@ -233,3 +233,35 @@ async def test_an_idle_cluster_is_not_thought_about(three):
         await asyncio.sleep(0.002)
     assert steps == before
     await controller.close()
+
+
+@pytest.mark.parametrize("members", [("a", "b", "x"), ("a", "b", "d")], ids=["unknown", "removed"])
+async def test_a_target_with_a_node_that_is_no_member_is_withdrawn(three, members):
+    entries = await three.stream(1, leader="a")
+    (uuid, entry), = entries.items()
+    if "d" in members:
+        await three.add("d")
+    await three.nodes["a"].sets.swap(uuid, entry.revision, entry.with_targets(leader="", members=members))
+    if "d" in members:
+        await three.nodes["d"].members.leave()
+        await three.nodes["a"].members.remove("d")
+    await settle()
+    await three.controller.step()
+
+    assert set(entries[uuid].target_members) == {"a", "b", "c"}    # as they are: the leader clears it away
+    await three.until_calm()
+    assert set(entries[uuid].nodes) == {"a", "b", "c"}
+
+
+async def test_a_target_whose_node_died_is_given_up_when_there_is_no_other(three):
+    entries = await three.stream(1, leader="a")
+    (uuid, entry), = entries.items()
+    await three.add("d")
+    await three.nodes["a"].sets.swap(uuid, entry.revision, entry.with_targets(leader="", members=("a", "b", "d")))
+    await three.nodes["d"].members.leave()
+    await settle()
+    await three.controller.step()
+    three.runtime.clock.ms += CONFIG.dead_after_ms
+    await three.controller.step()
+
+    assert set(entries[uuid].target_members) == {"a", "b", "c"}

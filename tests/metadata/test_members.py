@@ -205,6 +205,15 @@ async def test_a_registration_that_was_lost_is_made_anew(shared, runtime):
     await a.leave()
 
 
+async def test_a_registration_whose_answer_was_lost_makes_room_for_a_new_one_at_once(shared, runtime):
+    a = await joined(shared.handle("a"), runtime, directory("a"))
+    a._registration = None                   # as when the store has it, and this process was not told
+    await a._register_again()
+    assert [entry.key for entry in await shared.list("nodes/")] == ["nodes/a"]
+    assert a._registration is not None
+    await a.leave()
+
+
 async def test_a_store_that_comes_back_finds_the_node_registered_again(shared, runtime):
     handle = shared.handle("a")
     a = await joined(handle, runtime, directory("a"))
