@@ -96,6 +96,7 @@ class Elections:
         for node in list(self._copies.by_leader):
             self._look_at_disk(node)
             if node in ("", self._copies.node) or not self._copies.by_leader[node]:
+                self._gone.pop(node, None)
                 continue
             busy |= not self._copies.peers.connected(node)         # a refusal follows within a round trip
             if not self._is_suspect(node):

@@ -3,7 +3,7 @@
     previous not empty, our epoch established     ▸ drop `previous`: the change is done
     a member's disk was replaced, or a target
     member has no copy                            ▸ list it as learner; its node makes a log, a feed fills it
-    every target member's copy is close           ▸ the next epoch with these members, sealed by the old ones, too
+    every target member's copy is close, may vote ▸ the next epoch with these members, sealed by the old ones, too
     the leader is no target member                ▸ a target member is asked to lead, and then drops us
     a learner that nobody wants                   ▸ taken off the list
 
@@ -22,6 +22,7 @@ import msgspec
 
 from streamkit.broker.copies import Copies
 from streamkit.broker.copy import Copy
+from streamkit.errors import StreamkitError
 from streamkit.metadata.members import is_on_disk, new_incarnation
 from streamkit.metadata.replica_sets import ReplicaSetEntry
 from streamkit.replication.replica_set import Member, ReplicaSet
@@ -80,8 +81,11 @@ class Reconfiguration:
         """At most one change of this shard."""
         if not copy.is_established or copy.is_standing or copy.entry.epoch != copy.epoch:
             return
+        close = await self._close_copies(copy)
+        if not copy.is_established or copy.is_standing or copy.entry.epoch != copy.epoch:
+            return                                         # meanwhile
         wanted = next_entry(
-            copy.entry, us=self._copies.node, disks=self._copies.disks, close=self._close_copies(copy),
+            copy.entry, us=self._copies.node, disks=self._copies.disks, close=close,
             new_incarnation=lambda disk: new_incarnation(disk, self._copies.random),
         )  # fmt: skip
         if wanted is None:
@@ -98,16 +102,26 @@ class Reconfiguration:
         if won.epoch > copy.epoch:
             await copy.campaign(won)
 
-    def _close_copies(self, copy: Copy) -> set[Member]:
-        """Copies that lack little of the leader's log."""
+    async def _close_copies(self, copy: Copy) -> set[Member]:
+        """Copies that lack little of the leader's log, and may vote if they are not counted yet."""
         found = set()
-        for member in copy.replica_set.copies:
+        replicas = copy.replica_set
+        for member in (*replicas.members, *replicas.learners):
             feed = copy.feed(member.node)
             if member.incarnation == copy.incarnation or (
                 feed is not None and feed.matched is not None and feed.lag_bytes <= _CLOSE_BYTES
+                and (member in replicas.members or await self._may_vote(copy, member))
             ):
                 found.add(member)
         return found
+
+    async def _may_vote(self, copy: Copy, member: Member) -> bool:
+        # One that may not is filled by a leader alone; were its vote needed for the next epoch, there would be none.
+        try:
+            said = await self._copies.ask_seal(member.node, copy.uuid, 0)
+        except StreamkitError:
+            return False
+        return said.known and said.certain and said.incarnation == member.incarnation
 
 
 def next_entry(
@@ -116,7 +130,7 @@ def next_entry(
 ) -> ReplicaSetEntry | None:  # fmt: skip
     """The next step from `entry`, taken by its leader `us`; None: there is nothing to do, or something to wait for.
 
-    disks: node → its disk. close: the copies that lack little. new_incarnation: for a copy on that disk.
+    disks: node → its disk. close: the copies that lack little and may vote. new_incarnation: for a copy on that disk.
     """
     replicas = entry.replica_set
     if replicas.previous or entry.accept_loss:

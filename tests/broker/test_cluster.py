@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from streamkit.consumer.reader import AsyncReader
 from streamkit.errors import NotLeader
 from streamkit.model.shard import Shard
 from streamkit.producer.producer import AsyncProducer
+from streamkit.replication.follower import Follower
 from tests.broker.cluster_nodes import Nodes, cluster, eventually
 
 
@@ -169,3 +171,33 @@ async def test_who_kept_hold_of_a_former_leader_cannot_write_into_its_log(tmp_pa
         with pytest.raises(NotLeader):
             await server.append(seal([(b"", b"too late", b"", None, None)]), 0)
         assert copy.log.log_end >= log_end and server.log.closing is None
+
+
+async def test_a_learner_that_may_not_vote_is_no_member_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(tmp_path, "a", "b", replicas=1) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        first = await nodes.led(shard.uuid)
+        (other,) = set(nodes.nodes) - {first}
+        await put_numbers(client, range(100))
+        with monkeypatch.context() as patched:
+            patched.setattr(Follower, "_may_vote", lambda *_: False)
+            await retarget(nodes, shard.uuid, members=(other,))
+            await eventually(lambda: other in nodes.copies(shard.uuid))
+            copy, leader = nodes.copies(shard.uuid)[other], nodes.copies(shard.uuid)[first]
+            await eventually(lambda: copy.log.log_end == leader.log.log_end)
+            asked = 0
+            ask = leader._copies.ask_seal
+
+            async def counted(*arguments: Any) -> Any:
+                nonlocal asked
+                asked += 1
+                return await ask(*arguments)
+
+            patched.setattr(leader._copies, "ask_seal", counted)
+            await eventually(lambda: asked > 2)
+            assert nodes.leader(shard.uuid) == first and not copy.is_member
+            await put_numbers(client, range(100, 200))
+        await put_numbers(client, range(200, 300))
+        await nodes.led(shard.uuid, by=other)
+        await eventually(lambda: first not in nodes.copies(shard.uuid))
+        assert await read_numbers(client, 300) == list(range(300))
