@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -33,6 +35,7 @@ logger = logging.getLogger("streamkit.broker")
 
 _HAND_OVER_SECONDS = 3.0
 _LOOK_SECONDS = 0.01
+_KEEP_SECONDS = 1.0                # before work that failed is taken up again
 _NEVER_BYTES = 1 << 62
 _SHORT_BYTES = 64 * 1024 * 1024    # a copy that lacks more than that is not to be relied on
 _APPLICATIONS_SECONDS = 0.25       # between attempts to make the coordinator's stream, until it is there
@@ -94,13 +97,26 @@ class Cluster:
         """The node is registered: copies, elections and the rest begin."""
         self.copies.disks[self.identity.node] = self.identity.disk.hex()
         await self.copies.open()
-        self._tasks.start(self.elections.run(), "elections")
-        self._tasks.start(self.reconfiguration.run(), "reconfiguration")
+        self._keep(self.elections.run, "elections")
+        self._keep(self.reconfiguration.run, "reconfiguration")
         if self.scrubber is not None:
             self.scrubber.start()
-        self._tasks.start(self.repair.run(), "repair")
-        self._tasks.start(self.repair.compare(), "compare")
+        self._keep(self.repair.run, "repair")
+        self._keep(self.repair.compare, "compare")
         self._tasks.start(self._ensure_applications(), "applications")
+
+    def _keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Run it for ever: what fails for one shard must not end it for all."""
+
+        async def again() -> None:
+            while True:
+                try:
+                    await work()
+                except Exception:
+                    logger.exception("cluster.work_failed", extra={"facts": {"work": name}})
+                await asyncio.sleep(_KEEP_SECONDS)
+
+        self._tasks.start(again(), name)
 
     async def close(self) -> None:
         if self.scrubber is not None:

@@ -104,6 +104,8 @@ class Peers:
 
     def set_nodes(self, nodes: Mapping[str, str]) -> None:
         """node → peer address of all that are registered now. A link to one that left is closed."""
+        if self._closed:
+            return
         for node in [node for node, peer in self._peers.items() if peer.keeper is not None and node not in nodes]:
             self._drop(self._peers[node])
         for node in sorted(nodes):
@@ -307,6 +309,7 @@ class Peers:
         peer = self._known(link.node)
         if peer.link is not None:                  # it started again before its old connection was known to be gone
             peer.link.cut(ConnectionFailed(f"node {link.node} made a new link", address=link.node, sent=True))
+            peer = self._known(link.node)          # one that nobody listed was forgotten with its link
         peer.link, peer.refused, peer.failure = link, False, None
         peer.changed.set()
         logger.info("peer.connected", extra={"facts": {"node": link.node, "version": link.wire.version}})

@@ -11,12 +11,15 @@ import msgspec
 import pytest
 
 from streamkit._core.batch import seal
+from streamkit.broker.elections import Elections
 from streamkit.client.client import AsyncClient
 from streamkit.consumer.reader import AsyncReader
 from streamkit.errors import NotLeader
 from streamkit.model.shard import Shard
 from streamkit.producer.producer import AsyncProducer
+from streamkit.protocol.frames import Fetched
 from streamkit.replication.follower import Follower
+from streamkit.storage import Damage
 from tests.broker.cluster_nodes import Nodes, cluster, eventually
 
 
@@ -201,3 +204,47 @@ async def test_a_learner_that_may_not_vote_is_no_member_yet(tmp_path: Path, monk
         await nodes.led(shard.uuid, by=other)
         await eventually(lambda: first not in nodes.copies(shard.uuid))
         assert await read_numbers(client, 300) == list(range(300))
+
+
+async def test_what_fails_for_one_shard_ends_nothing_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    look, failed = Elections._look, [False]
+
+    async def fails_once(elections: Elections) -> bool:
+        if not failed[0]:
+            failed[0] = True
+            raise ZeroDivisionError
+        return await look(elections)
+
+    monkeypatch.setattr(Elections, "_look", fails_once)
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        await nodes.led(shard.uuid)
+        assert "cluster.work_failed" in caplog.text
+
+
+async def test_records_of_another_leader_that_were_never_committed_repair_nothing(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        await put_numbers(client, range(10))
+        await nodes.alike(shard.uuid)
+        names = list(nodes.nodes)
+        copy = nodes.copies(shard.uuid)[names[0]]
+        repair = nodes.nodes[names[0]].cluster.repair  # type: ignore[union-attr]
+        damage = Damage("x", 0, 1, copy.log.log_end, "made up")
+        assert await repair._fetch(copy, damage, names[1])
+
+        async def uncommitted(*arguments: Any) -> Fetched:
+            batches = copy.log.read(1, copy.log.log_end, 1 << 20)
+            assert batches
+            foreign = [bytearray(batch) for batch in batches]
+            for batch in foreign:
+                batch[16] ^= 1
+            return Fetched([memoryview(batch) for batch in foreign], known, 0, copy.log.log_end, copy.log.log_end)
+
+        known = 0
+        repair._copies.peers.read_log = uncommitted  # type: ignore[method-assign]
+        assert await repair._fetch(copy, damage, names[1]) == []
+        known = copy.log.log_end
+        assert await repair._fetch(copy, damage, names[1])
