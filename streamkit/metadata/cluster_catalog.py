@@ -170,6 +170,8 @@ class ClusterCatalog(Catalog):
             stream = self.stream(name)
             if stream.status is status:
                 return stream
+            if stream.status is StreamStatus.DELETING:
+                raise self._busy(name)                     # a deletion that has begun is not taken back
             changed = replace(stream, status=status)
             with contextlib.suppress(StreamBusy):
                 await self._commit((Swap(STREAMS + name, self._revisions[name], encode_stream(changed)),), name)

@@ -19,6 +19,8 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from streamkit.errors import NotFound, StoreUnavailable, StreamBusy
 from streamkit.metadata.cluster_catalog import CLAIMS, ClusterCatalog, remove_claim
 from streamkit.metadata.members import ACTIVE, Members
@@ -212,8 +214,11 @@ class Controller:
         streams = self._catalog.streams
         self._unfinished.note([n for n, stream in streams.items() if stream.status is not StreamStatus.ACTIVE], now_ms)
         for name in self._unfinished.for_at_least(self._config.unfinished_after_ms, now_ms):
-            with contextlib.suppress(StreamBusy, NotFound):        # somebody is at it after all
-                if streams[name].status is StreamStatus.CREATING:
+            status = streams[name].status if name in streams else StreamStatus.ACTIVE
+            if status is StreamStatus.ACTIVE:
+                continue                                           # somebody was at it after all
+            with contextlib.suppress(StreamBusy, NotFound):        # or is
+                if status is StreamStatus.CREATING:
                     await self._catalog.set_status(name, StreamStatus.ACTIVE)
                 else:
                     await self._catalog.forget(name)
@@ -222,9 +227,14 @@ class Controller:
         claims = [entry.key.removeprefix(CLAIMS) for entry in await self._store.list(CLAIMS)]
         self._claims.note(claims, now_ms)
         for name in self._claims.for_at_least(self._config.unfinished_after_ms, now_ms):
-            with contextlib.suppress(StreamBusy):
+            try:
                 await remove_claim(self._store, name)
                 _log.warning("stream.claim_removed", extra={"facts": {"stream": name}})
+            except StreamBusy:
+                continue
+            except msgspec.MsgspecError as error:                  # left alone, and the rest of the cluster looked after
+                facts = {"key": CLAIMS + name, "error": str(error)}
+                _log.error("metadata.unreadable", extra={"facts": facts})
 
     # -- news ------------------------------------------------------------------------------------------------
 

@@ -83,8 +83,10 @@ class Reshardings:
         stream = self._catalog.stream(name)
         if stream.status is not StreamStatus.ACTIVE:
             raise _busy(name, stream.status.value)
-        if name in self.entries and not await self.discard_dead(name):
-            raise _busy(name, "being resharded")
+        if name in self.entries:
+            if not await self.discard_dead(name):
+                raise _busy(name, "being resharded")
+            stream = self._catalog.stream(name)                # somebody may have changed it meanwhile
         plan = make_plan(stream)
         if plan is None:
             return None
@@ -123,16 +125,19 @@ class Reshardings:
 
     async def _finish(self, stream: StreamDescription, entry: ReshardEntry) -> StreamDescription:
         after = resharded(stream, entry, self._runtime.clock.now_ms(), epoch=self.epoch)
-        await self.make_children(entry)
-        await self._commit((
+        # Of what was looked at, not of what others make of it while the children are made.
+        swaps = (
             Swap(_STREAMS + stream.name, self._catalog.revision(stream.name), encode_stream(after)),
             Swap(PREFIX + stream.name, self._revisions[stream.name], None),
-        ), stream.name)  # fmt: skip
+        )
+        await self.make_children(entry)
+        await self._commit(swaps, stream.name)
         return after
 
     async def abandon(self, name: str) -> None:
         """Only while no parent has a closing batch, anywhere."""
-        await self._commit((Swap(PREFIX + name, self._revisions[name], None),), name)
+        if name in self._revisions:
+            await self._commit((Swap(PREFIX + name, self._revisions[name], None),), name)
 
     async def discard_dead(self, name: str) -> bool:
         """Drop the plan if its stream is gone, or another of the same name; whether there is none any more.

@@ -192,3 +192,14 @@ async def test_a_writer_whose_claim_was_removed_can_do_nothing_more(parts):
         assert not any(isinstance(swap, Swap) and swap.key == CLAIMS for swap in swaps)
         if held.index(swaps) > 0:
             assert await parts.store.compare_and_swap_many(swaps) is None      # also when it arrives late
+
+
+async def test_a_deletion_that_has_begun_elsewhere_is_not_taken_back(three):
+    a, b, _ = three
+    await a.catalog.create("orders", StreamConfig(shards=1))
+    await settle()
+    await b.catalog.set_status("orders", StreamStatus.DELETING)    # a has not heard of it
+    with pytest.raises(StreamBusy):
+        await a.catalog.set_status("orders", StreamStatus.ACTIVE)
+    await settle()
+    assert a.catalog.stream("orders").status is StreamStatus.DELETING

@@ -265,3 +265,23 @@ async def test_a_target_whose_node_died_is_given_up_when_there_is_no_other(three
     await three.controller.step()
 
     assert set(entries[uuid].target_members) == {"a", "b", "c"}
+
+
+async def test_streams_that_others_finish_meanwhile_and_claims_that_cannot_be_read_stop_nothing(three):
+    a = three.nodes["a"]
+    for name in ("first", "second"):
+        await a.catalog.create(name, StreamConfig(shards=1))
+        await a.catalog.set_status(name, StreamStatus.DELETING)
+    await a.store.compare_and_swap(CLAIMS + "odd", 0, b"{")
+    await settle()
+    await three.controller.step()
+    three.runtime.clock.ms += CONFIG.unfinished_after_ms
+    forget = a.catalog.forget
+
+    async def both(name):
+        for each in ("first", "second"):
+            await forget(each)
+
+    a.catalog.forget = both
+    await three.controller.step()
+    assert a.catalog.streams == {}

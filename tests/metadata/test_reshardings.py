@@ -1,0 +1,101 @@
+"""Plans in the store while others change the stream, or the plan, at the same time."""
+
+import pytest
+
+from streamkit.errors import StreamBusy
+from streamkit.metadata.catalog import encode_stream
+from streamkit.metadata.cluster_reshardings import ClusterReshardings
+from streamkit.metadata.memory_store import MemoryStore
+from streamkit.metadata.reshard import split
+from streamkit.metadata.store import Swap
+from streamkit.model.stream import StreamConfig, StreamStatus
+from tests.metadata.conftest import settle
+from tests.metadata.nodes import MetadataNode
+
+
+class Resharded:
+    """Two nodes that know of one plan: both parents' ends are still to come."""
+
+    async def start(self, runtime):
+        store = MemoryStore(runtime.clock)
+        self.nodes = [await MetadataNode.start(store.handle(n), runtime, n, replicas=2) for n in "ab"]
+        self.a, self.b = [ClusterReshardings(node.store, node.catalog, runtime) for node in self.nodes]
+        self.catalog, self.other = (node.catalog for node in self.nodes)
+        await settle()
+        await self.a.open()
+        await self.b.open()
+        await self.catalog.create("orders", StreamConfig(shards=2))
+        await self.catalog.set_status("orders", StreamStatus.ACTIVE)
+        await settle()
+        return self
+
+    async def stop(self):
+        for each in (self.a, self.b, *self.nodes):
+            await (each.close() if isinstance(each, ClusterReshardings) else each.stop())
+
+
+@pytest.fixture
+async def two(runtime):
+    started = await Resharded().start(runtime)
+    yield started
+    await started.stop()
+
+
+def while_children_are_made(reshardings, work):
+    """Once, `work` is done, and heard of, before the children's replica sets are."""
+    make = reshardings.make_children
+
+    async def delayed(entry):
+        reshardings.make_children = make
+        await work()
+        await settle()
+        await make(entry)
+
+    reshardings.make_children = delayed
+
+
+async def test_a_stream_that_is_changed_while_its_plan_is_carried_out_keeps_the_change(two):
+    await two.a.begin("orders", lambda stream: split(stream, 0))
+    await settle()
+
+    async def delete():
+        await two.other.set_status("orders", StreamStatus.DELETING)
+
+    while_children_are_made(two.a, delete)
+    with pytest.raises(StreamBusy):
+        await two.a.note_ends("orders", {0: 10})
+    assert two.catalog.stream("orders").status is StreamStatus.DELETING
+
+
+async def test_two_nodes_that_carry_out_one_plan_carry_it_out_once(two):
+    await two.a.begin("orders", lambda stream: split(stream, 0))
+    await settle()
+
+    async def finish():
+        await two.b.note_ends("orders", {0: 10})
+
+    while_children_are_made(two.a, finish)
+    after = await two.a.note_ends("orders", {0: 10})
+    assert after == two.catalog.stream("orders") == two.other.stream("orders")
+    assert len(after.shards) == 4 and two.a.entries == {}
+
+
+async def test_a_change_that_was_heard_of_while_a_dead_plan_went_is_kept_by_the_next_plan(two):
+    await two.a.begin("orders", lambda stream: split(stream, 0))
+    await settle()
+    discard = two.a.discard_dead
+
+    async def changed(name):
+        # The plan's parents are no longer open, and the stream is another than it was when `begin` looked.
+        stream = two.other.stream(name)
+        longer = StreamConfig(shards=2, retention_hours=48)
+        swap = Swap("streams/orders", two.other.revision(name), encode_stream(type(stream)(
+            **{**{f: getattr(stream, f) for f in stream.__slots__}, "config": longer})))  # fmt: skip
+        await two.other.commit((swap,), name)
+        await two.b.abandon(name)
+        await settle()
+        return await discard(name)
+
+    two.a.discard_dead = changed
+    await two.a.begin("orders", lambda stream: split(stream, 1))
+    assert two.catalog.stream("orders").config.retention_hours == 48
