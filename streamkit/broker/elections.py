@@ -7,7 +7,8 @@
     the store wants us to lead                          ▸ stand once our log is close to the leader's
 
 A leader is gone when its node refuses connections, or was silent for suspect_ms, and no other member hears it: a cut
-between two nodes alone moves nothing. Nothing here runs per shard while all is well: shards are looked at by leader.
+between two nodes alone moves nothing, nor does a node that reaches no majority. Nothing here runs per shard while all
+is well: shards are looked at by leader.
 """
 
 from __future__ import annotations
@@ -160,8 +161,16 @@ class Elections:
         for copy in list(self._copies.by_leader.get(node, {}).values()):
             if not copy.is_member or copy.closed or now_s < copy.next_try_s:
                 continue
-            if now_s - since_s >= self._turn(copy, without=node):
+            if now_s - since_s >= self._turn(copy, without=node) and self._reaches_majority(copy):
                 self._stand(copy)
+
+    def _reaches_majority(self, copy: Copy) -> bool:
+        """Whether enough copies could be sealed. A node that is cut off itself would end a leader and replace none."""
+        peers, us = self._copies.peers, self._copies.node
+        replicas = copy.replica_set
+        return replicas.is_sealed_by([
+            member for member in replicas.voters if member.node == us or peers.connected(member.node)
+        ])
 
     def _turn(self, copy: Copy, without: str = "") -> float:
         """Seconds that this node leaves to those in line before it."""

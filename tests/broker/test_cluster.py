@@ -248,3 +248,26 @@ async def test_records_of_another_leader_that_were_never_committed_repair_nothin
         assert await repair._fetch(copy, damage, names[1]) == []
         known = copy.log.log_end
         assert await repair._fetch(copy, damage, names[1])
+
+
+async def test_a_node_that_reaches_nobody_ends_no_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        leader = await nodes.led(shard.uuid)
+        alone = nodes.nodes[next(name for name in nodes.nodes if name != leader)].cluster
+        assert alone is not None
+        entry = alone.copies.replica_sets.entries[shard.uuid]
+        gone = 0
+
+        async def is_gone(node: str) -> bool:
+            nonlocal gone
+            gone += 1
+            alone.elections._gone[node] = 0.0
+            return True
+
+        monkeypatch.setattr(alone.peers, "connected", lambda _: False)
+        monkeypatch.setattr(alone.peers, "refused", lambda _: True)
+        monkeypatch.setattr(alone.elections, "_is_gone", is_gone)
+        await eventually(lambda: gone > 10)
+        assert alone.copies.replica_sets.entries[shard.uuid] == entry
+        await put_numbers(client, range(10))
