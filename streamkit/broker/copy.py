@@ -168,7 +168,7 @@ class Copy:
             except CorruptBatch as error:
                 logger.error("replica.refused_batches", extra={"facts": {"shard": self.uuid.hex(), "from": node,
                                                                          "error": str(error)}})  # fmt: skip
-                self._answer(node, Answer(Verdict.MISMATCH, section.epoch, before))
+                self._answer(node, Answer(Verdict.REFUSED, section.epoch, before))      # the same again, later
                 return
             except StreamkitError as error:
                 logger.debug("replica.cannot_append %s", error)

@@ -25,6 +25,7 @@ from streamkit.storage import Damage, ShardLog
 logger = logging.getLogger("streamkit.broker")
 
 _LOOK_SECONDS = 1.0
+_LOOK_COPIES = 500                 # at a time: idle copies are many
 _COMPARE_SECONDS = 10.0            # between two shards that are compared
 _COMPARE_RECORDS = 1 << 20         # of one range; its borders are multiples, so that the same is compared again
 _READ_BYTES = 4 * 1024 * 1024
@@ -49,18 +50,26 @@ class Repair:
     async def run(self) -> None:
         """For ever: mend what is damaged."""
         while True:
-            for copy in list(self._copies.copies.values()):
-                if copy.log.facts.damaged and copy.log not in self._verified:
-                    await self._look(copy)
-                if copy.log.damages:
-                    copy.damaged()
-                elif not copy.follower.whole:
-                    copy.mended()              # what was damaged was cut off, or removed by retention
-                for damage in list(copy.log.damages):
-                    await self._mend(copy, damage)
-            await asyncio.sleep(_LOOK_SECONDS)
+            copies = list(self._copies.copies.values())
+            for start in range(0, len(copies), _LOOK_COPIES):
+                for copy in copies[start : start + _LOOK_COPIES]:
+                    if not copy.closed:
+                        await self._look(copy)
+                await asyncio.sleep(_LOOK_SECONDS)
+            if not copies:
+                await asyncio.sleep(_LOOK_SECONDS)
 
     async def _look(self, copy: Copy) -> None:
+        if copy.log.facts.damaged and copy.log not in self._verified:
+            await self._verify(copy)
+        if copy.log.damages:
+            copy.damaged()
+        elif not copy.follower.whole:
+            copy.mended()                      # what was damaged was cut off, or removed by retention
+        for damage in list(copy.log.damages):
+            await self._mend(copy, damage)
+
+    async def _verify(self, copy: Copy) -> None:
         """It was damaged before this process began: where, only reading tells."""
         self._verified[copy.log] = None
         if not await copy.log.verify() and not copy.log.damages:
