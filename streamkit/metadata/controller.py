@@ -232,7 +232,7 @@ class Controller:
                 _log.warning("stream.claim_removed", extra={"facts": {"stream": name}})
             except StreamBusy:
                 continue
-            except msgspec.MsgspecError as error:                  # left alone, and the rest of the cluster looked after
+            except msgspec.MsgspecError as error:          # left alone, and the rest of the cluster looked after
                 facts = {"key": CLAIMS + name, "error": str(error)}
                 _log.error("metadata.unreadable", extra={"facts": facts})
 
