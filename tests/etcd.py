@@ -15,13 +15,14 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from tests.end_to_end.processes import free_port
 
 _READY_SECONDS = 30
 _ADDRESS_KIB_MAX = 4 << 20
@@ -36,11 +37,10 @@ def etcd_program():
 
 
 def _free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    ports = set()
+    while len(ports) < count:
+        ports.add(free_port())             # a member comes back on its own
+    return sorted(ports)
 
 
 class _Member:
