@@ -8,13 +8,15 @@ import struct
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import google_crc32c
 
+from streamkit._core.journal import Journal
 from streamkit.runtime.interfaces import Runtime
 from streamkit.simulator.disk import DiskFaults, DiskOfProcess, SimulatedDisk
 from streamkit.simulator.loop import Process, SimulatedLoop
-from streamkit.storage import LogDirectory, StorageConfig
+from streamkit.storage import LogDirectory, StorageConfig, log_directory
 
 SHARDS = [bytes([n]) * 16 for n in range(1, 5)]
 SMALL = StorageConfig(
@@ -113,6 +115,12 @@ class Machine:
 
         self.disk.crash = crash
         self.disk.crash_at = None if crash_at is None else self.disk.steps + crash_at
+        journals: list[Journal] = []
+
+        def make_journal(**options: Any) -> Journal:
+            journals.append(Journal(**options))
+            return journals[-1]
+
         runtime = Runtime(
             clock=SimulatedClock(loop), random=SeededRandom(self.seed), network=None,  # type: ignore[arg-type]
             disk=DiskOfProcess(self.disk, process), executor=LoopExecutor(),
@@ -128,12 +136,15 @@ class Machine:
 
         loop.spawn(process, outer())
         try:
-            answer = loop.run_until_complete(ended)
+            with mock.patch.object(log_directory, "Journal", make_journal):
+                answer = loop.run_until_complete(ended)
             assert not loop.unhandled, loop.unhandled
             return bool(answer)
         finally:
-            process.kill()
+            process.forget()
             loop.close()
+            for journal in journals:
+                journal.abandon()                              # the collector does not see what a killed one holds
             self.disk.crash_at = None
 
     def lose_power(self) -> None:
