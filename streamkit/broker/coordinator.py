@@ -223,7 +223,7 @@ class Coordinator:
     def _store(self, write: tuple[bytes, ...]) -> None:
         if write:
             self._queue.extend(write)
-            if self._queued is None:
+            if self._queued is None and self._failed is None:
                 self._queued = asyncio.get_running_loop().create_future()
             self._start_writer()
 
@@ -261,6 +261,9 @@ class Coordinator:
             else:
                 self._refused = None
             self._told_writing()
+        if self._failed is not None and self._queued is not None:
+            self._queued.set_result(None)          # came while the log failed: it is not going to be written
+            self._queued = None
 
     def _told_writing(self) -> None:
         writing, self._writing = self._writing, None
@@ -269,7 +272,7 @@ class Coordinator:
 
     async def _settled(self) -> None:
         """Everything decided up to now is durable. Raises what stopped the log."""
-        if (durable := self._queued or self._writing) is not None:
+        if self._failed is None and (durable := self._queued or self._writing) is not None:
             await asyncio.shield(durable)
         if (error := self._failed or self._refused) is not None:
             raise error

@@ -167,7 +167,10 @@ class BrokerConnection(asyncio.BufferedProtocol):
         elif state is State.OPEN and not self.opened.done():
             self.opened.set_result(None)
         elif state is State.DRAINING and not pending and self._lost is None:
-            self.close()
+            # Perhaps before anybody could use it: whoever waits for it is to try elsewhere.
+            self._end(ConnectionFailed(
+                f"{self.address} is about to end", try_="try again", address=self.address, sent=False
+            ), graceful=True)  # fmt: skip
 
     def pause_writing(self) -> None:
         self.writable = False

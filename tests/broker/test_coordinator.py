@@ -188,6 +188,24 @@ async def test_a_log_that_fails_ends_all_answers(bench):
     await bench.coordinator.tick()
 
 
+async def test_what_comes_while_the_log_fails_is_answered_too_and_the_end_does_not_wait_for_it(bench):
+    view = await bench.join()
+    bench.journal.held = asyncio.Event()
+    first = asyncio.create_task(bench.checkpoint(view, 5))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    second = asyncio.create_task(bench.join("w2"))
+    await asyncio.sleep(0)
+    bench.journal.failing = DiskFailed("the journal cannot be written", path="x")
+    bench.journal.held.set()
+
+    async with asyncio.timeout(5):
+        outcomes = await asyncio.gather(first, second, return_exceptions=True)
+        await bench.coordinator.close()
+
+    assert [type(outcome) for outcome in outcomes] == [DiskFailed, DiskFailed]
+
+
 async def test_a_restart_keeps_checkpoints_and_owners_and_gives_a_full_time_out(bench):
     view = await bench.join()
     await bench.checkpoint(view, 42)

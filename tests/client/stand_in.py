@@ -20,7 +20,10 @@ def batch_of(value: bytes) -> bytes:
 
 
 class StandIn:
-    """Streams and batches in memory. Set `silent` to answer nothing, `refuse` to answer puts with an error."""
+    """Streams and batches in memory. Set `silent` to answer nothing, `refuse` to answer puts with an error.
+
+    leaving: it takes leave with its greeting.
+    """
 
     def __init__(self) -> None:
         self.streams: dict[str, StreamDescription] = {}
@@ -28,6 +31,7 @@ class StandIn:
         self.requests: list[str] = []
         self.ends: list[_End] = []
         self.silent = False
+        self.leaving = False
         self.refuse: StreamkitError | None = None
         self.address = ""
 
@@ -94,6 +98,8 @@ class _End(asyncio.BufferedProtocol):
         for frame in self.wire.buffer_updated(count):
             if not self.owner.silent:
                 self.serve(frame)
+        if self.owner.leaving and self.wire.state is State.OPEN:
+            self.wire.say_goodbye("stopping")
         self.flush()
 
     def flush(self) -> None:

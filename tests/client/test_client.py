@@ -261,6 +261,15 @@ async def test_a_goodbye_of_the_broker_moves_new_requests_to_a_new_connection(br
         assert len(broker.ends) == 2
 
 
+async def test_a_goodbye_that_comes_with_the_greeting_is_one_more_node_that_cannot_be_reached(broker: StandIn) -> None:
+    broker.leaving = True
+    client = AsyncClient(broker.address, runtime(), config=CONFIG)
+    with pytest.raises(ConnectionFailed, match="about to end") as caught:
+        await client.connect()
+    assert caught.value.facts["sent"] is False
+    await client.close()
+
+
 async def test_a_queue_that_the_socket_does_not_take_is_bounded(broker: StandIn) -> None:
     async with client_of(broker, replace(CONFIG, queue_bytes_max=1024 * 1024)) as client:
         shard = (await client.create_stream("s")).shards[0]
