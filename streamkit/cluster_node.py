@@ -94,7 +94,8 @@ async def open_cluster(node: Node, directory: LogDirectory) -> Cluster:
     node.cluster_numbers = cluster.numbers
     if node.options.listen:
         await node.listen_to(server)
-    await members.announce(address=node.addresses.native, peer_address=node.addresses.peer)
+    native, peer = node.told(node.addresses.native), node.told(node.addresses.peer)
+    await members.announce(address=native, peer_address=peer)
     await cluster.start()
     await controller.open()
     push(controller.close)

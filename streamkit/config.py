@@ -372,6 +372,9 @@ def _check_cluster(config: Config) -> None:
     elif cluster.url and config.listen.host.startswith("unix:"):
         wrong, key = "the nodes of a cluster reach each other over a network, not a socket file", "listen.host"
         step = "--listen 127.0.0.1"
+    elif cluster.url and config.listen.host in ("0.0.0.0", "::") and not config.listen.advertised:
+        wrong, key = f"nobody can reach a node at {config.listen.host}", "listen.advertised"
+        step = "set listen.advertised to the host that clients and other nodes reach this node by"
     elif bool(etcd.certificate_file) != bool(etcd.key_file):
         wrong, key = "a certificate and its key are named together", "cluster.etcd.key_file"
         step = "set cluster.etcd.certificate_file and cluster.etcd.key_file"

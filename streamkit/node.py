@@ -227,7 +227,7 @@ class Node:
         listen = self.config.listen
         native = listen.host if is_unix(listen.host) else f"{listen.host}:{listen.native.port}"
         self.addresses.native = (await server.listen(self.runtime.network, native)).address
-        self._catalog.address = self.addresses.native
+        self._catalog.address = self.told(self.addresses.native)
         logger.info("listener.open", extra={"facts": {"name": "native", "address": self.addresses.native}})
         if listen.health.enabled and not is_unix(listen.host):
             # Loaded here: an embedded node has no use for HTTP and the metrics library.
@@ -250,6 +250,13 @@ class Node:
             self.stack.push_async_callback(http.close)
             self.addresses.health = http.address
             logger.info("listener.open", extra={"facts": {"name": "health", "address": http.address}})
+
+    def told(self, address: str) -> str:
+        """Where others are to reach what listens at `address`: listen.advertised may name another host."""
+        host = self.config.listen.advertised
+        if not host or is_unix(address):
+            return address
+        return f"{f'[{host}]' if ':' in host else host}:{address.rpartition(':')[2]}"
 
     async def stop(self, drain_seconds: float | None = None) -> None:
         """Orderly; what could not be finished in time is cut off. Who calls it again waits for the first."""

@@ -43,6 +43,7 @@ def test_a_node_of_a_cluster_has_a_name_that_fits_a_key(name):
     ("flags", "words"),
     [
         ({"listen.host": "unix:/tmp/socket"}, "over a network"),
+        ({"listen.host": "0.0.0.0", "listen.accept_insecure": True}, "nobody can reach a node at 0.0.0.0"),
         ({"cluster.etcd.certificate_file": "node.pem"}, "named together"),
         ({"cluster.etcd.certificate_file": "node.pem", "cluster.etcd.key_file": "node.key"}, "authority"),
         ({"cluster.replicas": 0}, "cluster.replicas must be 1..7"),

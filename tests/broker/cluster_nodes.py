@@ -29,8 +29,9 @@ SECONDS = 20.0
 class Nodes:
     """nodes: by name. `await start("a")` again after `await stop("a")` is the same node on the same directory."""
 
-    def __init__(self, path: Path, replicas: int = 3) -> None:
+    def __init__(self, path: Path, replicas: int = 3, advertised: str = "") -> None:
         self.path = path
+        self.advertised = advertised
         self.replicas = replicas
         self.runtime = real_runtime()
         self.store = MemoryStore(self.runtime.clock)
@@ -42,7 +43,8 @@ class Nodes:
                 Config(
                     node=NodeSection(name=name, drain_seconds=2),
                     listen=ListenSection(
-                        native=NativeListener(port=0), peer=PeerListener(port=0), health=HealthListener(enabled=False)
+                        advertised=self.advertised, native=NativeListener(port=0), peer=PeerListener(port=0),
+                        health=HealthListener(enabled=False),
                     ),
                     cluster=ClusterSection(replicas=self.replicas, suspect_ms=500),
                     storage=StorageSection(free_bytes_min=0),
@@ -104,8 +106,8 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def cluster(path: Path, *names: str, replicas: int = 3) -> AsyncIterator[Nodes]:
-    nodes = Nodes(path, replicas)
+async def cluster(path: Path, *names: str, replicas: int = 3, advertised: str = "") -> AsyncIterator[Nodes]:
+    nodes = Nodes(path, replicas, advertised)
     try:
         await nodes.start(*(names or ("a", "b", "c")))
         yield nodes

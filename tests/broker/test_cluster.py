@@ -16,6 +16,7 @@ from streamkit.client.client import AsyncClient
 from streamkit.consumer.reader import AsyncReader
 from streamkit.errors import NotLeader
 from streamkit.model.shard import Shard
+from streamkit.model.stream import StreamConfig
 from streamkit.producer.producer import AsyncProducer
 from streamkit.protocol.frames import Fetched
 from streamkit.replication.follower import Follower
@@ -55,6 +56,20 @@ async def test_what_is_put_lies_on_every_node_and_is_read_back(tmp_path: Path) -
         assert await read_numbers(client, 500) == list(range(500))
         assert len(nodes.copies(shard.uuid)) == 3
         await nodes.alike(shard.uuid)
+
+
+async def test_clients_and_nodes_go_where_a_node_says_it_is_reached(tmp_path: Path) -> None:
+    async with cluster(tmp_path, advertised="localhost") as nodes, nodes.client() as client:
+        shards = (await client.create_stream("orders", StreamConfig(shards=6))).shards
+        await put_numbers(client, range(100))
+        for shard in shards:
+            leader = await nodes.led(shard.uuid)
+            assert len(nodes.copies(shard.uuid)) == 3
+
+        told = (await client.describe_stream("orders")).shards
+        ports = {name: node.addresses.native.rpartition(":")[2] for name, node in nodes.nodes.items()}
+        assert {shard.address for shard in told} == {f"localhost:{ports[shard.leader]}" for shard in told}
+        assert nodes.nodes[leader].addresses.native.startswith("127.0.0.1:")
 
 
 async def test_a_node_that_stops_hands_its_shards_over_first(tmp_path: Path) -> None:
