@@ -119,4 +119,4 @@ def test_cancelled_timers_do_not_pile_up(loop):
 
     loop.run_until_complete(main())
 
-    assert len(loop._timers) < 1000
+    assert len(loop.timers) < 1000
