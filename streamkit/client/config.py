@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class ClientConfig:
     connect_timeout_ms: int = 5_000          # until the broker has answered the greeting
     connect_stagger_ms: int = 250            # of several nodes, the next is tried when one took so long to answer
-    silence_ms: int = 2_500                  # nothing heard while requests wait: ask for a word, and wait as long again
+    silence_ms: int = 1_000                  # nothing heard while requests wait: ask for a word, and wait as long again
     request_timeout_ms: int = 30_000         # for an answer; a fetch may take its wait_ms on top
     reconnect_first_ms: int = 50             # after a refused connection calls fail at once for about this long …
     reconnect_most_ms: int = 1_000           # … doubling up to this
