@@ -54,7 +54,10 @@ def take_snapshot(shard: ShardLog) -> Snapshot:
     """On the loop. Clears checkpoint_due; the shard is marked again by whatever comes later."""
     shard.checkpoint_due = False
     sealed, shard.sealed_new = shard.sealed_new, []
-    active = shard.segments[-1] if shard.segments else None
+    last = shard.segments[-1] if shard.segments else None
+    # A last segment that takes nothing more may lack records at its end, for which its place is kept: the log goes on
+    # in another one, also after a restart.
+    active = last if last is not None and not last.sealed else None
     facts = replace(
         shard.facts,
         certain=shard.certain,
@@ -74,9 +77,9 @@ def take_snapshot(shard: ShardLog) -> Snapshot:
         closing_end=shard.closing_end if shard.closing is not None else 0,
     )
     files = [(f"{shard.path}/epochs", pack_epochs(shard.epochs))]
-    if active is not None and len(shard.producers):
-        files.append((shard.segment_path(active, ".psn"), shard.producers.to_bytes(active.position, shard.log_end)))
-    for segment in (*sealed, *([active] if active is not None else [])):
+    if last is not None and len(shard.producers):
+        files.append((shard.segment_path(last, ".psn"), shard.producers.to_bytes(last.position, shard.log_end)))
+    for segment in (*sealed, *([last] if last is not None else [])):
         if segment.index_whole and len(segment.index):
             files.append((shard.segment_path(segment, ".idx"), segment.index.to_bytes()))
     return Snapshot(

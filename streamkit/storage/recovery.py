@@ -253,7 +253,9 @@ class _Scan:
         for base, after in zip(found.bases, [*found.bases[1:], None], strict=False):
             segment: dict[str, int] = {"base": base, "end": base, "position": 0, "measured": 0}
             if base < start[0]:
-                segment["end"] = after if after is not None else base
+                # With no other behind it, records may be missing at its end: nothing is appended to it.
+                segment["end"] = after if after is not None else start[1]
+                segment["sealed"] = 1
                 self._measure_sealed(segment)
                 found.segments.append(segment)
                 continue

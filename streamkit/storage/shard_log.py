@@ -274,7 +274,7 @@ class ShardLog(ShardCore):
             return segment.written_position, segment.end
         file = self._disk.open(self.segment_path(segment))
         try:
-            at = position + 1
+            at = position                                      # records may be missing without a byte in their place
             while at < segment.written_position:
                 data = file.read(_WINDOW_BYTES, at)
                 found = find_batch(data, self.seed, sequence + 1, segment.end)

@@ -21,6 +21,7 @@ from tests.oracles_storage import (
     seal,
     wait_for,
 )
+from tests.storage.test_follower import stamped
 
 SHARD = SHARDS[0]
 PATH = f"data/shards/{SHARD.hex()}"
@@ -129,6 +130,59 @@ def test_a_segment_that_lost_synced_bytes_is_damaged_and_its_sequences_are_not_u
 async def expect_ends(log, end):
     assert log.log_end == end
     assert sorted((await salvage(log))[0]) == [0, 1, 6, 7]
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 2, 3])
+@pytest.mark.parametrize("rest", ["lost", "zeros"])
+@pytest.mark.parametrize("roll", [False, True])
+def test_records_lost_at_the_end_of_a_log_are_repaired_after_restarts_and_more_appends(restarts, rest, roll):
+    """What comes after the damage goes to another segment: in the same one it would take the place of what is missing."""
+    machine = Machine()
+    batches = fill(machine, 8, size=9000 if roll else 3000)
+    last = sorted(path for path in machine.disk.files() if path.startswith(PATH) and path.endswith(".log"))[-1]
+    inode = machine.disk.names[last]
+    kept = len(inode.content) - 4000
+    for content in (inode.content, inode.durable):
+        content[kept:] = b"" if rest == "lost" else bytes(300)
+    good = []
+
+    async def restart(directory, log, runtime):
+        assert log.log_end == 9
+        assert not log.certain
+        assert len(log.damages) <= 1
+
+    async def go_on(directory, log, runtime):
+        for number in range(3):
+            good.append(seal([b"new %d" % number], producer=(9, 2, number)))
+            log.append(good[-1], now_ms=runtime.clock.now_ms(), epoch=2, durability="fsync")
+        await wait_for(directory, lambda: log.durable_end == log.log_end)
+
+    async def repair(directory, log, runtime):
+        assert log.log_end == 13
+        await log.verify()
+        assert [damage.next_sequence for damage in log.damages] == [9]
+        found, lost = await salvage(log)
+        assert lost == [(damage.sequence, damage.next_sequence) for damage in log.damages]
+        assert {at for at in found if at >= 9} == {9, 10, 11, 12}
+        for damage in list(log.damages):
+            run = [
+                stamped(batch, base, 1, log.last_append_ms - 1) for base, batch in enumerate(batches, 1)
+                if damage.sequence <= base < damage.next_sequence
+            ]
+            assert await directory.repair(log, damage, run)
+        assert await log.verify() == []
+        await directory.set_certain(log, True)
+
+    async def whole(directory, log, runtime):
+        assert log.certain
+        assert await log.verify() == []
+        assert [body_of(b) for b in await read_all(log) if not is_control(b)] == [body_of(b) for b in batches + good]
+
+    for _ in range(restarts):
+        reopened(machine, restart)
+    reopened(machine, go_on)
+    reopened(machine, repair)
+    reopened(machine, whole)
 
 
 @pytest.mark.parametrize("rot", ["remove", "garbage", "empty"])
