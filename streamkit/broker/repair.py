@@ -1,6 +1,7 @@
 """Damaged records are fetched from another copy; copies that should be alike are compared.
 
     found at the start, by a read, or by the scrubber ▸ another copy that has the range ▸ written, read back, forgotten
+    it does not fit where the damage is               ▸ the whole segment from that copy, in the place of ours
     a leader, one shard after the other               ▸ sums of the same range at every copy ▸ a difference is reported
 
 Nothing is ever removed because it looks odd. A damaged range that nobody else can give stays as it is, and the copy
@@ -80,8 +81,7 @@ class Repair:
             if member.node == self._copies.node or not self._copies.peers.connected(member.node):
                 continue
             try:
-                batches = await self._fetch(copy, damage, member.node)
-                if batches and await self._copies.directory.repair(copy.log, damage, batches):
+                if await self._mend_from(copy, damage, member.node):
                     self.repaired += 1
                     self._hopeless.discard((copy.uuid, damage))
                     logger.info("segment.repaired", extra={"facts": {
@@ -99,14 +99,26 @@ class Repair:
                 "path": damage.path, "sequence": damage.sequence, "next_sequence": damage.next_sequence,
             }})  # fmt: skip
 
-    async def _fetch(self, copy: Copy, damage: Damage, node: str) -> list[Buffer]:
+    async def _mend_from(self, copy: Copy, damage: Damage, node: str) -> bool:
+        directory, log = self._copies.directory, copy.log
+        batches = await self._fetch(copy, damage.sequence, damage.next_sequence, node)
+        if not batches:
+            return False
+        if await directory.repair(log, damage, batches):
+            return True
+        # What follows lies elsewhere than it should: a write went astray, and others went on behind it.
+        base, end = await directory.close_segment(log, damage.sequence)
+        batches = await self._fetch(copy, base, end, node)
+        return bool(batches) and await directory.rewrite(log, base, batches)
+
+    async def _fetch(self, copy: Copy, start: int, end: int, node: str) -> list[Buffer]:
         """Whole batches that cover the range, as that node's copy holds them; empty when it does not have them all,
 
         or what it has may be another leader's that was never committed.
         """
         found: list[Buffer] = []
-        at = damage.sequence
-        while at < damage.next_sequence:
+        at = start
+        while at < end:
             fetched = await self._copies.peers.read_log(node, copy.uuid, at, _READ_BYTES, _TIMEOUT_MS)
             if not fetched.batches or fetched.next_sequence <= at:
                 return []

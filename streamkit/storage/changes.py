@@ -26,7 +26,15 @@ from streamkit.storage.checkpoint import (
 from streamkit.storage.cut import Place, Stored, begin_cut, find_place, finish_cut
 from streamkit.storage.marks import Marks, remove_marks
 from streamkit.storage.pledges import Pledges
-from streamkit.storage.repair import apply_plan, make_plan, remove_files, repair_on_disk, stale_snapshots
+from streamkit.storage.repair import (
+    apply_plan,
+    make_plan,
+    make_whole,
+    remove_files,
+    repair_on_disk,
+    replace_on_disk,
+    stale_snapshots,
+)
 from streamkit.storage.shard_log import Damage, ShardLog
 from streamkit.storage.super_slots import ShardFacts
 
@@ -168,6 +176,46 @@ class Changes:
             if not log.dropped:
                 apply_plan(log, damage, plan)
                 log.checkpoint_due = True
+            return True
+
+    async def close_segment(self, log: ShardLog, sequence: int) -> tuple[int, int]:
+        """[base, end) of the segment that holds `sequence`; it takes nothing more, and is in its file.
+
+        (0, 0) when there is none. Raises DiskFull, DiskFailed.
+        """
+        async with self.turn:
+            found = [segment for segment in log.segments if segment.base <= sequence < segment.end]
+            if log.dropped or not found:
+                return 0, 0
+            if not found[0].sealed:
+                log.roll(log.last_append_ms)
+            await self._settle(log)
+            return found[0].base, found[0].end
+
+    async def rewrite(self, log: ShardLog, base: int, batches: Iterable[Buffer]) -> bool:
+        """A peer's batches in the place of a whole segment that takes nothing more, and of all its damage.
+
+        True once they are written, synced and read back. False: they are not all of it. Raises DiskFull, DiskFailed.
+        """
+        async with self.turn:
+            found = [segment for segment in log.segments if segment.base == base and segment.sealed]
+            if log.dropped or not found:
+                return False
+            await self._settle(log)
+            plan = make_whole(log, found[0], batches)
+            if plan is None or found[0].in_flight:
+                return False
+            found[0].close_file()
+            rewritten = await self._try(replace_on_disk, self._disk, plan)
+            if found[0].file is not None:
+                found[0].close_file()                          # opened by a reader meanwhile: the old one, perhaps
+            if not rewritten or log.dropped or found[0] not in log.segments:
+                return False
+            await self._try(remove_files, self._disk, [log.segment_path(found[0], ".idx"),
+                                                       *stale_snapshots(log, base)])  # fmt: skip
+            log.rewritten += 1
+            apply_plan(log, None, plan)
+            log.checkpoint_due = True
             return True
 
     # ---- cutting ----------------------------------------------------------------------------------------------

@@ -393,6 +393,12 @@ class LogDirectory(Tended):
     async def repair(self, log: ShardLog, damage: Damage, batches: Buffer | Iterable[Buffer]) -> bool:
         return await self._changes.whole(self._changes.repair(log, damage, batches))
 
+    async def close_segment(self, log: ShardLog, sequence: int) -> tuple[int, int]:
+        return await self._changes.whole(self._changes.close_segment(log, sequence))
+
+    async def rewrite(self, log: ShardLog, base: int, batches: Iterable[Buffer]) -> bool:
+        return await self._changes.whole(self._changes.rewrite(log, base, batches))
+
     async def sync(self, log: ShardLog, sequence: int) -> None:
         """What is before `sequence` is on disk when it returns, at whatever level it was appended. Raises DiskFailed.
 

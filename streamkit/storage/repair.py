@@ -2,8 +2,9 @@
 
     the peer's batches: just what is missing? ─▶ do they fit where the damage lies? ─▶ write ─▶ sync ─▶ read back, sum
 
-Nothing that is sound is touched, and nothing is written that would not be sound afterwards. Read `repair` first; the
-parts called `_on_disk` run on another thread than the loop.
+Nothing that is sound is touched, and nothing is written that would not be sound afterwards. A write that went astray
+shifts what follows it: then nothing fits any more, and the whole segment is written anew beside the old one. Read
+`make_plan` first; the parts called `_on_disk` run on another thread than the loop.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from streamkit._core.log import Segment
 from streamkit._core.segment import walk
 from streamkit.runtime.interfaces import Buffer, Disk
-from streamkit.storage.checkpoint import SyncFailed
+from streamkit.storage.checkpoint import SyncFailed, replace_file
 from streamkit.storage.shard_log import Damage, ShardLog
 
 logger = logging.getLogger("streamkit.storage")
@@ -57,6 +58,15 @@ def make_plan(log: ShardLog, damage: Damage, batches: Buffer | Iterable[Buffer])
     return plan
 
 
+def make_whole(log: ShardLog, segment: Segment, batches: Iterable[Buffer]) -> Plan | None:
+    """All of a sealed segment; None: the batches are not all of it."""
+    data = _exactly(b"".join(batches), log.seed, segment.base, segment.end)
+    if not data or len(data) >= 1 << 32:
+        return None
+    return Plan(segment=segment, path=log.segment_path(segment), position=0, base=segment.base, end=segment.end,
+                last=True, data=data, seed=log.seed)  # fmt: skip
+
+
 def _exactly(data: bytes, seed: int, sequence: int, next_sequence: int) -> bytes:
     """The part of a run that holds [sequence, next_sequence), when it does so whole and sound; else nothing."""
     if len(data) < _HEADER_BYTES:
@@ -94,12 +104,27 @@ def repair_on_disk(disk: Disk, plan: Plan, sealed: bool) -> bool:
         file.close()
 
 
+def replace_on_disk(disk: Disk, plan: Plan) -> bool:
+    """The segment's file holds the plan's data and nothing else, or is as it was. Raises OSError, SyncFailed."""
+    replace_file(disk, plan.path, plan.data, new=".whole")
+    try:
+        disk.sync_directory(plan.path.rpartition("/")[0])
+    except OSError as cause:
+        raise SyncFailed(plan.path) from cause
+    file = disk.open(plan.path)
+    try:
+        again = walk(file.read(len(plan.data), 0), 0, plan.base, plan.seed)
+        return again.sequence == plan.end and again.position == len(plan.data)
+    finally:
+        file.close()
+
+
 def _continues(header: bytes, plan: Plan) -> bool:
     # Whether the batch that follows the damage begins there: it needs more than its header, which is sound.
     return walk(header, 0, plan.end, plan.seed, with_body=False).needed > _HEADER_BYTES
 
 
-def apply_plan(log: ShardLog, damage: Damage, plan: Plan) -> None:
+def apply_plan(log: ShardLog, damage: Damage | None, plan: Plan) -> None:
     """On the loop, once the bytes are back."""
     segment = plan.segment
     if segment is None:

@@ -86,7 +86,7 @@ class Scrubber:
         for segment in list(log.segments):
             if not segment.sealed or segment.end > log.segment_end or segment.end <= log.trim_to:
                 continue
-            place, cuts = _Place(log, segment), log.cuts
+            place, changes = _Place(log, segment), log.changes
             while not place.done and not self._stopped.is_set():
                 before = place.position
                 try:
@@ -96,7 +96,7 @@ class Scrubber:
                     lost = Damage(place.path, place.position, place.sequence, place.end, "unreadable")
                     damages = [lost] if cause.errno in _DAMAGE else []
                     place.position = place.limit
-                if log.dropped or log.cuts != cuts or segment.end <= log.trim_to:
+                if log.dropped or log.changes != changes or segment.end <= log.trim_to:
                     break                                      # what was read is not the log any more
                 for damage in damages:
                     if log.note_damage(damage):

@@ -49,7 +49,7 @@ class ShardLog(ShardCore):
 
     __slots__ = (
         "_disk", "_executor", "_on_name", "_on_roll", "_on_trim", "damages", "dropped", "facts", "generation", "marks",
-        "path", "promised_epoch", "sealed_new", "trim_to",
+        "path", "promised_epoch", "rewritten", "sealed_new", "trim_to",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +86,7 @@ class ShardLog(ShardCore):
         self.sealed_new: list[Segment] = []        # sealed, and no trailer written yet
         self.trim_to = facts.log_start             # where log_start goes as soon as that is on disk
         self.marks = 0                             # taken by this process; see `marks`
+        self.rewritten = 0                         # segments whose file was replaced, see `changes`
         self.dropped = False
 
     @property
@@ -99,6 +100,11 @@ class ShardLog(ShardCore):
         being written, so nothing is missing, or it is damaged. Damage of one copy at one place is all that a cluster
         is built to bear; so when every copy answers, one of them has what may be missing in a doubtful one."""
         return self.facts.doubtful and not self.certain and not self.damages
+
+    @property
+    def changes(self) -> int:
+        """Grows whenever what lies in the files is replaced; what was read before does not count."""
+        return self.cuts + self.rewritten
 
     # ---- files ------------------------------------------------------------------------------------------------
 
@@ -445,7 +451,7 @@ class ShardLog(ShardCore):
     async def verify(self) -> list[Damage]:
         """Sum every batch on disk again. Returns what is damaged now; it is also kept in `damages`."""
         found: list[Damage] = []
-        cuts = self.cuts
+        changes = self.changes
         reached = self.log_start
         for segment in list(self.segments):
             if segment.base > reached:
@@ -453,7 +459,7 @@ class ShardLog(ShardCore):
             reached = max(reached, segment.end)
             path, end, limit = self.segment_path(segment), min(segment.end, self.segment_end), segment.written_position
             found += await self._executor.run(self._verify, path, segment.base, end, limit)
-            if self.cuts != cuts:
+            if self.changes != changes:
                 return await self.verify()                     # what was read is not the log any more
         for damage in found:
             self.note_damage(damage)
@@ -477,7 +483,7 @@ class ShardLog(ShardCore):
                 break
             await asyncio.sleep(_FLUSHED_SECONDS)
         end = min(end, self.segment_end)
-        crc, batches, reached, cuts = 0, 0, start, self.cuts
+        crc, batches, reached, changes = 0, 0, start, self.changes
         for segment in list(self.segments):
             if segment.end <= start or segment.base >= end:
                 continue
@@ -489,7 +495,7 @@ class ShardLog(ShardCore):
             damaged = await self._executor.run(
                 self._digest, self.segment_path(segment), place, first, min(end, segment.end), segment.written_position
             )
-            if self.cuts != cuts or start < self.log_start:
+            if self.changes != changes or start < self.log_start:
                 return await self.digest(start, end)           # what was read is not the log any more
             if damaged:
                 raise self.damaged(segment, place[0], place[1])

@@ -380,3 +380,49 @@ def test_a_change_that_nobody_waits_for_any_more_is_whole(change, after):
     machine.run(look)
     assert held[2:] == held[:2]
     assert held[0] == {"truncate": (0, 12, True), "reset": (8, 12, False), "set_certain": (0, 20, True)}[change]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_segment_that_a_stray_write_has_shifted_is_written_anew_from_a_peers_batches(seed):
+    machine, draw = Machine(seed), random.Random(seed)
+    leaders = history(seed, 60)
+    stray = set(draw.sample(range(2, 58), draw.randint(1, 3)))
+
+    async def put(directory, log, places):
+        for place in places:
+            machine.disk.misdirected += place in stray
+            log.accept(leaders.batches[place], epoch=leaders.epoch, durability="fsync")
+            await wait_for(directory, lambda: log.segment_end == log.log_end)
+
+    async def write(runtime):
+        directory, log = await opened(runtime)
+        await put(directory, log, range(30))
+        machine.disk.misdirected = 0
+        await directory.close()
+
+    async def mend(runtime):
+        directory, log = await opened(runtime)
+        await put(directory, log, range(30, len(leaders.batches)))
+        machine.disk.misdirected = 0
+        await log.verify()
+        for _ in range(20):
+            for damage in log.damages[:1]:
+                base, end = await directory.close_segment(log, damage.sequence)
+                whole = [b for b in leaders.batches if base_of(b) + records_of(b) > base and base_of(b) < end]
+                assert not await directory.rewrite(log, base, whole[1:])
+                assert not await directory.rewrite(log, base, whole[:-1])
+                assert await directory.rewrite(log, base, whole)
+        assert await log.verify() == []
+        await check(log, leaders)
+        more = stamped(seal([b"x"]), leaders.end, leaders.epoch, 99_999)
+        log.accept(more, epoch=leaders.epoch, durability="fsync")
+        leaders.batches.append(more)
+        await directory.close()
+        directory, log = await opened(runtime)
+        await check(log, leaders)
+        assert await log.verify() == []
+        await directory.set_certain(log, True)
+        await directory.close()
+
+    machine.run(write)
+    machine.run(mend)
