@@ -2,7 +2,7 @@
 
     the store names us as leader, and we do not lead    ▸ stand at once (we were restarted)
     the leader's node is back with another disk         ▸ the first live member after it stands
-    nobody led yet                                      ▸ the first member stands, once every copy is made
+    nobody led yet                                      ▸ the first member stands, once the copies are made
     the leader is gone                                  ▸ the first live member after it stands, others a little later
     the store wants us to lead                          ▸ stand once our log is close to the leader's
 
@@ -22,6 +22,7 @@ from streamkit.broker.copy import Copy
 from streamkit.errors import StreamkitError
 from streamkit.metadata.members import is_on_disk
 from streamkit.protocol.peers import Hear, Heard
+from streamkit.replication.replica_set import Member
 
 logger = logging.getLogger("streamkit.broker")
 
@@ -210,26 +211,33 @@ class Elections:
 
     async def _run_election(self, copy: Copy) -> None:
         epoch = copy.entry.epoch
-        if epoch == 0:
-            await self._wait_for_copies(copy)
+        if epoch == 0 and not await self._wait_for_copies(copy):
+            return
         if copy.closed or copy.server is not None or copy.entry.epoch != epoch:
             return                                     # somebody else was faster
         if await copy.stand():
             self.won += 1
             logger.info("election.won", extra={"facts": {"shard": copy.uuid.hex(), "epoch": copy.entry.epoch}})
 
-    async def _wait_for_copies(self, copy: Copy) -> None:
-        """The first leader comes when all copies are made, so that none of them starts as an uncertain one."""
+    async def _wait_for_copies(self, copy: Copy) -> bool:
+        """The first leader comes when all copies are made, so that none of them starts as an uncertain one.
+
+        Some may be late, but no majority: what is made once there was an epoch does not vote until a leader has filled
+        it, and were that most of them, there would never be one. False: too few are there.
+        """
         deadline = self._loop.time() + _MAKING_SECONDS
-        waiting = [node for node in copy.entry.nodes if node != self._copies.node]
-        while waiting and self._loop.time() < deadline and copy.entry.epoch == 0:
-            found = await asyncio.gather(*(self._is_made(node, copy) for node in waiting))
-            waiting = [node for node, made in zip(waiting, found, strict=True) if not made]
+        waiting = [member for member in copy.replica_set.members if member.node != self._copies.node]
+        while waiting and self._loop.time() < deadline and copy.entry.epoch == 0 and not copy.closed:
+            found = await asyncio.gather(*(self._is_made(member, copy) for member in waiting))
+            waiting = [member for member, made in zip(waiting, found, strict=True) if not made]
             if waiting:
                 await asyncio.sleep(_BRISK_SECONDS)
+        replicas = copy.replica_set
+        return replicas.is_sealed_by([member for member in replicas.voters if member not in waiting])
 
-    async def _is_made(self, node: str, copy: Copy) -> bool:
+    async def _is_made(self, member: Member, copy: Copy) -> bool:
         try:
-            return (await self._copies.ask_seal(node, copy.uuid, 0)).known
+            said = await self._copies.ask_seal(member.node, copy.uuid, 0)
         except StreamkitError:
             return False
+        return said.known and said.certain and said.incarnation == member.incarnation

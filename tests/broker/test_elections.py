@@ -1,0 +1,69 @@
+"""Who stands, and when it had better wait."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from streamkit.broker import elections
+from streamkit.broker.elections import Elections
+from streamkit.errors import TimedOut
+from streamkit.metadata.replica_sets import ReplicaSetEntry
+from streamkit.protocol.peers import SealedShard
+
+SHARD = bytes(range(16))
+INCARNATIONS = {node: node.encode() * 16 for node in "abc"}
+
+
+class Copy:
+    """The copy on node a. stood: in which epochs it tried to lead."""
+
+    def __init__(self) -> None:
+        self.uuid = SHARD
+        self.entry = ReplicaSetEntry("orders", 0, "", tuple((node, INCARNATIONS[node].hex()) for node in "abc"))
+        self.server, self.closed, self.stood = None, False, list[int]()
+
+    @property
+    def replica_set(self) -> Any:
+        return self.entry.replica_set
+
+    async def stand(self) -> bool:
+        self.stood.append(self.entry.epoch)
+        return True
+
+
+class Copies:
+    """The node a. made: what the others say of their copies."""
+
+    def __init__(self) -> None:
+        self.node, self.random = "a", SimpleNamespace(uniform=lambda: 0.5)
+        self.made: dict[str, tuple[bytes, bool]] = {}
+
+    async def ask_seal(self, node: str, uuid: bytes, epoch: int) -> SealedShard:
+        if node not in self.made:
+            raise TimedOut("no answer", try_="later", timeout_ms=1)
+        incarnation, certain = self.made[node]
+        return SealedShard(uuid, True, 0, incarnation, certain, 0, 0, 0, (), False)
+
+
+@pytest.mark.parametrize(
+    ("made", "stands"),
+    [
+        ({}, False),
+        ({"b": (INCARNATIONS["b"], True)}, True),
+        ({"b": (INCARNATIONS["b"], True), "c": (INCARNATIONS["c"], True)}, True),
+        ({"b": (INCARNATIONS["b"], False), "c": (INCARNATIONS["a"], True)}, False),
+    ],
+)
+async def test_nobody_leads_first_before_a_majority_is_made_that_can_ever_vote(
+    made: dict[str, tuple[bytes, bool]], stands: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elections, "_MAKING_SECONDS", 0.05)
+    copy, copies = Copy(), Copies()
+    copies.made = made
+    watcher = Elections(copies)  # type: ignore[arg-type]
+    await asyncio.wait_for(watcher._run_election(copy), 5)  # type: ignore[arg-type]
+    assert bool(copy.stood) is stands
