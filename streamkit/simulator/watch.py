@@ -44,7 +44,7 @@ class Watch:
     leaders: dict[tuple[bytes, int], str] = field(default_factory=dict)
     committed: dict[bytes, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
     seen: dict[tuple[str, bytes, bytes], _Seen] = field(default_factory=dict)
-    promises: dict[tuple[str, bytes], int] = field(default_factory=dict)
+    promises: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
     compared: int = 0
 
     async def run(self) -> None:
@@ -69,19 +69,23 @@ class Watch:
                 self._look_at(place, uuid, copy)
 
     def _look_at(self, place: Place, uuid: bytes, copy: Copy) -> None:
-        name = f"{place.name}'s copy of {uuid.hex()[:8]}"
-        seen = self.seen.setdefault((place.process.name, copy.log.incarnation, uuid), _Seen())
+        incarnation = copy.log.incarnation
+        key = (place.process.name, incarnation, uuid)
+        seen = self.seen.get(key)
+        if seen is None:
+            seen = self.seen[key] = _Seen()
         promised, high_watermark = copy.follower.durable_promise, copy.high_watermark
         if promised < seen.promised:
-            self.wrong(f"{name} promised {seen.promised}, and now {promised}")
+            self.wrong(f"{_name(place, uuid)} promised {seen.promised}, and now {promised}")
         if high_watermark < seen.high_watermark:
-            self.wrong(f"the high watermark of {name} fell from {seen.high_watermark} to {high_watermark}")
-        disk = copy.log.incarnation.hex()
+            fell = f"fell from {seen.high_watermark} to {high_watermark}"
+            self.wrong(f"the high watermark of {_name(place, uuid)} {fell}")
         if not self.cluster.world.disk(place.name).damaged:
-            before = self.promises.get((disk, uuid), 0)
+            before = self.promises.get((incarnation, uuid), 0)
             if promised < before:
-                self.wrong(f"{name} had promised {before}, and after a restart {promised}")
-            self.promises[disk, uuid] = max(before, promised)
+                self.wrong(f"{_name(place, uuid)} had promised {before}, and after a restart {promised}")
+            elif promised > before:
+                self.promises[incarnation, uuid] = promised
         seen.promised, seen.high_watermark = promised, high_watermark
         if copy.server is not None:
             owner = self.leaders.setdefault((uuid, copy.epoch), place.name)
@@ -206,3 +210,7 @@ class Watch:
                 if group and sum(member.incarnation in certain for member in group) <= len(group) // 2:
                     return True
         return False
+
+
+def _name(place: Place, uuid: bytes) -> str:
+    return f"{place.name}'s copy of {uuid.hex()[:8]}"
