@@ -62,7 +62,8 @@ class Place:
         self.is_victim = False             # its disk may lose what it promised to keep, see ClusterNemesis
         self.refused = ""                  # why the last start was turned down, if it was
         self._failures = 0                 # starts in a row that ended so
-        self._ended = False
+        self._over = asyncio.Event()       # its process is gone, or the node in it has ended by itself
+        self._over.set()
 
     @property
     def address(self) -> str:
@@ -78,10 +79,11 @@ class Place:
         self.cluster.note(f"start {self.name} {self.starts}" if self.cluster.many else f"start node {self.starts}")
         self.ready = asyncio.Event()
         self.refused = ""
-        self._ended = False
+        self._over = asyncio.Event()
         name = f"{self.name}-{self.starts}"
         self.process, runtime = self.world.new_process(name, self.name)
-        self.world.start(self.process, self._run(self.process, runtime, self.ready))
+        self.process.on_gone.append(self._over.set)
+        self.world.start(self.process, self._run(self.process, runtime, self.ready, self._over))
 
     def _options(self) -> NodeOptions:
         storage = storage_config(small=self.world.faults.small_journal)
@@ -93,7 +95,7 @@ class Place:
             self.handle.faults = before.faults         # what is wrong between them does not end with a process
         return NodeOptions(store=self.handle, storage=storage, cluster=True)
 
-    async def _run(self, process: Process, runtime: Runtime, ready: asyncio.Event) -> None:
+    async def _run(self, process: Process, runtime: Runtime, ready: asyncio.Event, over: asyncio.Event) -> None:
         config = self.cluster.config(self)
         node = self.node = Node(config, runtime, data_dir=DATA_DIR, options=self._options())
         self.cluster.started.append(node)
@@ -102,14 +104,14 @@ class Place:
         except Exception as error:
             self.cluster.note(f"{self.name} did not start: {type(error).__name__}: {error}")
             self._judge(error)
-            self._ended = True
+            over.set()
             return
         self.cluster.note(f"{self.name} ready" if self.cluster.many else "node ready")
         self._failures = 0
         ready.set()
         if self.cluster.many:
             self.cluster.note(f"{self.name} gives up: {await node.ended()}")
-            self._ended = True
+            over.set()
 
     def _judge(self, error: Exception) -> None:
         """Whether the world is to blame that it did not start."""
@@ -141,13 +143,13 @@ class Place:
     async def supervise(self) -> None:
         """Runs until it is cancelled."""
         while True:
-            if (self.process.gone or self._ended) and not self.kept_down:
-                self.world.kill(self.process)
-                await asyncio.sleep(self.draw.choice((0.01, 0.2, 1.0)))
-                self._replace_disk()
-                self.start()
-            await asyncio.sleep(_SUPERVISE_SECONDS)
-
+            await self._over.wait()
+            while self.kept_down:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(_SUPERVISE_SECONDS)
+            self.world.kill(self.process)
+            await asyncio.sleep(self.draw.choice((0.01, 0.2, 1.0)) + self.draw.random() * _SUPERVISE_SECONDS)
+            self._replace_disk()
+            self.start()
 
     def _replace_disk(self) -> None:
         """What an operator does with a directory that is refused, or cannot be read, again and again."""
