@@ -11,6 +11,7 @@ from typing import Any
 
 from streamkit.errors import StreamkitError
 from streamkit.protocol import messages as m
+from streamkit.simulator.aimed import Aim
 from streamkit.simulator.cluster import Cluster, Place
 from streamkit.simulator.nemesis import Nemesis
 from streamkit.simulator.workload import STREAM, Workload
@@ -57,6 +58,9 @@ class ClusterNemesis(Nemesis):
             "merge": self.merge,
             "upgrade": self.upgrade,
         }  # fmt: skip
+        self._acts |= Aim(
+            world, cluster, workload, self.draw, self._after, self._ask, self._lose_power
+        ).acts
 
     async def heal(self) -> None:
         await super().heal()
