@@ -55,6 +55,10 @@ class EtcdStore(Store):
             self.etcd.stop_process()
             self._paused = True
 
+    @property
+    def is_paused(self) -> bool:
+        return self._paused
+
     def heal(self) -> None:
         """It runs again."""
         if self._paused:

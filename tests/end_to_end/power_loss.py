@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from streamkit.client.client import AsyncClient
@@ -68,11 +68,11 @@ class Volume:
 
 
 @contextlib.contextmanager
-def volumes(folder: Path) -> Iterator[dict[str, Volume]]:
+def volumes(folder: Path, names: Iterable[str] = (*NAMES, "store")) -> Iterator[dict[str, Volume]]:
     """One a node, and "store"."""
     made: dict[str, Volume] = {}
     try:
-        for name in (*NAMES, "store"):
+        for name in names:
             made[name] = Volume(folder / f"{name}.img", folder / f"{name}-disk")
             made[name].mount()
         yield made
