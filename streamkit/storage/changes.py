@@ -23,7 +23,7 @@ from streamkit.storage.checkpoint import (
     write_checkpoint,
     write_super,
 )
-from streamkit.storage.cut import Place, Stored, begin_cut, find_place, finish_cut
+from streamkit.storage.cut import Place, Stored, begin_cut, epoch_before, find_place, finish_cut
 from streamkit.storage.marks import Marks, remove_marks
 from streamkit.storage.pledges import Pledges
 from streamkit.storage.repair import (
@@ -40,6 +40,7 @@ from streamkit.storage.super_slots import ShardFacts
 
 T = TypeVar("T")
 _FULL = (28, 122)                  # ENOSPC, EDQUOT
+_FULL_RETRY_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Changes:
         self._settle, self._failed, self._apply = settle, failed, apply
         self._take_back = take_back
         self.turn = asyncio.Lock()
+        self.ending = False
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def whole(self, work: Coroutine[Any, Any, T]) -> T:
@@ -89,7 +91,8 @@ class Changes:
             task.exception()                                   # told to `failed`, and to whoever still waits
 
     async def drained(self) -> None:
-        """Nothing is under way any more."""
+        """Nothing is under way any more, and nothing waits for space."""
+        self.ending = True
         while self._under_way:
             await asyncio.wait(self._under_way)
 
@@ -122,7 +125,7 @@ class Changes:
         Raises CorruptFile (part of the log is damaged, so it cannot be certain), DiskFull, DiskFailed.
         """
         async with self.turn:
-            if log.dropped or log.certain == certain:
+            if log.dropped or (log.certain == log.facts.certain == certain and not (certain and log.facts.damaged)):
                 return
             if certain and (log.damages or (log.facts.damaged and await log.verify())):
                 damage = log.damages[0]
@@ -138,16 +141,20 @@ class Changes:
                 return
             await self._settle(log)
             snapshot = take_snapshot(log)
-            snapshot = replace(snapshot, facts=replace(snapshot.facts, certain=True, damaged=False, doubtful=False))
-            for segment in snapshot.segments:
-                segment.dirty = False
-            try:
-                await self._executor.run(write_checkpoint, self._disk, self._root, [snapshot])
-            except Exception as cause:
-                self._take_back(snapshot)
-                raise self._failed(cause, getattr(cause, "errno", 0) not in _FULL) from cause
-            self._apply(snapshot)
+            await self._checkpoint(
+                replace(snapshot, facts=replace(snapshot.facts, certain=True, damaged=False, doubtful=False))
+            )
             log.certain = True
+
+    async def _checkpoint(self, snapshot: Snapshot) -> None:
+        for segment in snapshot.segments:
+            segment.dirty = False
+        try:
+            await self._executor.run(write_checkpoint, self._disk, self._root, [snapshot])
+        except Exception as cause:
+            self._take_back(snapshot)
+            raise self._failed(cause, getattr(cause, "errno", 0) not in _FULL) from cause
+        self._apply(snapshot)
 
     async def _write_facts(self, log: ShardLog, facts: ShardFacts) -> None:
         try:
@@ -166,7 +173,11 @@ class Changes:
             if log.dropped or damage not in log.damages:
                 return False
             await self._settle(log)
-            plan = make_plan(log, damage, batches)
+            if log.facts.sequence < damage.next_sequence:
+                # What the journal or a mark says of the range may be of other batches, which were never committed: from
+                # the checkpoint on it counts no more.
+                await self._checkpoint(take_snapshot(log))
+            plan = make_plan(log, damage, batches) if damage in log.damages else None
             if plan is None:
                 return False
             sealed = plan.segment is None or plan.segment.sealed
@@ -202,7 +213,9 @@ class Changes:
             if log.dropped or not found:
                 return False
             await self._settle(log)
-            plan = make_whole(log, found[0], batches)
+            if log.facts.sequence < found[0].end or log.facts.segment_base == base:
+                await self._checkpoint(take_snapshot(log))     # as for `repair`; and positions change
+            plan = make_whole(log, found[0], batches) if found[0] in log.segments else None
             if plan is None or found[0].in_flight:
                 return False
             found[0].close_file()
@@ -247,7 +260,7 @@ class Changes:
                     log_start=log.log_start, sequence=place.sequence, segment_base=place.segment_base,
                     position=place.position, batches=place.batches, first_append_ms=place.first_append_ms,
                     headers_crc=place.headers_crc, last_append_ms=place.last_append_ms,
-                    epoch=max(place.epoch, log.epoch_at(place.sequence - 1) if place.sequence else 0),
+                    epoch=max(place.epoch, epoch_before(log.epochs, place.sequence)),
                     closing_end=log.closing_end if log.closing and log.closing_end <= place.sequence else 0,
                     settled_file=settled_file, settled_group=settled_group,
                 )  # fmt: skip
@@ -298,10 +311,14 @@ class Changes:
         """Until it returns no mark may be written: one that waits learns from `cuts` alone that it is void."""
         for segment in log.segments:
             segment.close_file()
-        try:
-            found = await self._executor.run(self._finish, log, facts)
-        except Exception as cause:
-            raise self._failed(cause, True) from cause         # decided, and not done: only a restart can tell
+        while True:
+            try:
+                found = await self._executor.run(self._finish, log, facts)
+                break
+            except Exception as cause:
+                if getattr(cause, "errno", 0) not in _FULL or self.ending:
+                    raise self._failed(cause, True) from cause         # decided, and not done: only a restart can tell
+                await asyncio.sleep(_FULL_RETRY_SECONDS)               # it may be done again from its start
         damages = [damage for damage in log.damages if damage.sequence < facts.sequence and keeps]
         log.facts, log.generation, log.certain = found.facts, found.generation, found.facts.certain
         log.trim_to, log.damages, log.sealed_new = found.facts.log_start, damages, []

@@ -65,6 +65,9 @@ def find_place(disk: Disk, stored: list[Stored], seed: int, sequence: int) -> Pl
     segment = before[-1]
     # Between segments nothing is missing, unless a file was lost.
     place = Place(sequence=segment.base, segment_base=segment.base, damaged=segment.end < sequence)
+    if not disk.exists(segment.path):
+        place.damaged = True
+        return place
     file = disk.open(segment.path)
     try:
         _walk_to(file, segment, place, seed, min(sequence, segment.end))
@@ -102,6 +105,11 @@ def _walk_to(file: File, segment: Stored, place: Place, seed: int, sequence: int
         place.position, place.sequence = place.position + after[0], after[1]
 
 
+def epoch_before(epochs: list[tuple[int, int]], sequence: int) -> int:
+    """The epoch of the record before `sequence`, also when retention removed it; 0 when there was none."""
+    return max((epoch for epoch, start in epochs if start < sequence), default=0)
+
+
 def begin_cut(
     disk: Disk, path: str, generation: int, facts: ShardFacts, epochs: bytes, keep: list[str], sealed: list[Sealed]
 ) -> None:
@@ -115,6 +123,8 @@ def begin_cut(
         finally:
             file.close()
     for name in keep:
+        if not disk.exists(name):
+            continue                                           # it was lost; who reads there says so
         file = disk.open(name)
         try:
             _sync(file)
@@ -159,7 +169,8 @@ def finish_cut(disk: Disk, path: str, generation: int, facts: ShardFacts, bases:
             epochs = unpack_epochs(file.read(file.size(), 0)) or []
         finally:
             file.close()
-        left = [] if empty else [pair for pair in epochs if pair[1] < facts.sequence]
+        # A log of which nothing is left still knows the epoch of its last record: logs are compared by that.
+        left = [] if empty and not facts.epoch else [pair for pair in epochs if pair[1] < facts.sequence]
         replace_file(disk, f"{path}/epochs", pack_epochs(left))
     _sync_names(disk, path)
     facts = replace(facts, cutting=False)

@@ -12,7 +12,8 @@ frames in whatever order. Little-endian:
      24      count × { shard uuid 16, promised epoch u32, flags u32: 1 holds batches that did not ask for a sync }
 
 A number that is missing between others was lost to damage: then no promise of this directory can be relied on, and its
-shards come back as new incarnations. Read `Pledges.write` first.
+shards come back uncertain. The last frame may be lost unseen. So whoever takes up a copy has it promise first the epoch
+that the coordination store knows: no promise was ever newer. Read `Pledges.write` first.
 """
 
 from __future__ import annotations

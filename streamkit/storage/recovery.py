@@ -272,6 +272,11 @@ class _Scan:
                 self.sequence = max(self.sequence, base)
             self._walk(segment)
             found.segments.append(segment)
+        held = max((segment["end"] for segment in found.segments), default=found.facts.log_start)
+        if held < start[1]:
+            self.sequence, before = held, self.sequence        # the last files are gone, with what was synced
+            self._lose("", 0, start[1], "missing records")
+            self.sequence = max(before, start[1])
         if self.sequence < self.durable:
             self._lose("", 0, self.durable, "missing records")
         found.log_end = self.sequence
@@ -310,6 +315,7 @@ class _Scan:
             size = file.size()
             trailer = read_trailer(file.read(96, max(0, size - 96)), self.seed)
             if trailer and trailer["base"] == segment["base"] and trailer["bytes"] <= size:
+                segment["end"] = min(segment["end"], trailer["end"])
                 segment["position"] = trailer["bytes"]
                 segment["first_append_ms"] = trailer["first_append_ms"]
                 segment["last_append_ms"] = trailer["last_append_ms"]

@@ -24,6 +24,7 @@ from streamkit.storage.retention import SegmentAge, drop_point
 from streamkit.storage.super_slots import ShardFacts
 
 logger = logging.getLogger("streamkit.storage")
+MEDIUM_ERRORS = (5, 61, 74, 84, 117)           # EIO, ENODATA, EBADMSG, EILSEQ, EUCLEAN: all else passes
 _WINDOW_BYTES = 1 << 20
 _FLUSHED_SECONDS = 0.002           # how long to wait before looking again whether the flusher got further,
 _FLUSHED_LOOKS = 500               # and how often
@@ -255,6 +256,19 @@ class ShardLog(ShardCore):
             reason="not a sound batch", shard=self.uuid.hex(), sequence=sequence, next_sequence=next_sequence,
         )  # fmt: skip
 
+    def missing(self, segment: Segment | None, sequence: int) -> CorruptFile:
+        """The error for a sequence that no segment holds."""
+        after = min((known.base for known in self.segments if known.base > sequence), default=self.log_end)
+        reached = max((known.end for known in self.segments if known.base <= sequence), default=self.log_start)
+        reached = max(reached, self.log_start)
+        if reached <= sequence < self.segment_end:
+            self.note_damage(Damage(self.path, 0, reached, after, "missing records"))
+        return CorruptFile(
+            f"records {sequence} to {after} of the shard are lost to damage",
+            try_="restore the file from a copy, or read on from next_sequence", path=self.path, position=0,
+            reason="missing", shard=self.uuid.hex(), sequence=sequence, next_sequence=after,
+        )  # fmt: skip
+
     def note_damage(self, damage: Damage) -> bool:
         """Keep it in `damages`. False: its records were known to be damaged."""
         if any(known.sequence <= damage.sequence and damage.next_sequence <= known.next_sequence
@@ -437,6 +451,10 @@ class ShardLog(ShardCore):
     def drop_segments(self, log_start: int) -> list[str]:
         """log_start is durable: forget what lies before it. Returns the paths to remove."""
         self.move_start(log_start)
+        self.damages = [damage for damage in self.damages if damage.next_sequence > log_start]
+        # The epoch of the record before the first one stays: logs that end there are compared by it.
+        starts = [*(start for _, start in self.epochs[1:]), log_start]
+        self.epochs[:] = [pair for pair, ends in zip(self.epochs, starts, strict=False) if ends >= log_start]
         gone = [segment for segment in self.segments if segment.end <= log_start and segment.sealed]
         self.take_segments([segment for segment in self.segments if segment not in gone])
         paths: list[str] = []
@@ -452,7 +470,7 @@ class ShardLog(ShardCore):
         """Sum every batch on disk again. Returns what is damaged now; it is also kept in `damages`."""
         found: list[Damage] = []
         changes = self.changes
-        reached = self.log_start
+        reached, written = self.log_start, self.segment_end
         for segment in list(self.segments):
             if segment.base > reached:
                 found.append(Damage(self.path, 0, reached, segment.base, "missing records"))
@@ -461,6 +479,8 @@ class ShardLog(ShardCore):
             found += await self._executor.run(self._verify, path, segment.base, end, limit)
             if self.changes != changes:
                 return await self.verify()                     # what was read is not the log any more
+        if reached < written:
+            found.append(Damage(self.path, 0, reached, written, "missing records"))
         for damage in found:
             self.note_damage(damage)
         return found
@@ -538,6 +558,10 @@ class ShardLog(ShardCore):
         file = self._disk.open(path)
         try:
             return list(scan_damage(file, path, self.seed, base, end, limit))
+        except OSError as cause:
+            if cause.errno not in MEDIUM_ERRORS:
+                raise
+            return [Damage(path, 0, base, end, "unreadable")]
         finally:
             file.close()
 

@@ -136,7 +136,7 @@ async def expect_ends(log, end):
 @pytest.mark.parametrize("rest", ["lost", "zeros"])
 @pytest.mark.parametrize("roll", [False, True])
 def test_records_lost_at_the_end_of_a_log_are_repaired_after_restarts_and_more_appends(restarts, rest, roll):
-    """What comes after the damage goes to another segment: in the same one it would take the place of what is missing."""
+    """What comes after the damage goes to another segment: in the same one it takes the place of what is missing."""
     machine = Machine()
     batches = fill(machine, 8, size=9000 if roll else 3000)
     last = sorted(path for path in machine.disk.files() if path.startswith(PATH) and path.endswith(".log"))[-1]
