@@ -288,8 +288,8 @@ class Feed:
         if self.state is State.PROBING and self.asked_s is not None:
             self.state, self.asked_s, self._in_vain = State.STREAMING, None, 0
             self._lane.unwatch(self)
-        if self._next < self.leader.log.log_end:
-            self.ready()
+        if self._next < self.leader.log.log_end or self._told < self.leader.high_watermark:
+            self.ready()                           # of a move while it probed nothing was sent, and it may be the last
         self.leader.on_acknowledged(self.node, answer.incarnation, answer.epoch, ACCEPTED, end)
 
     def _mismatched(self, hint: int) -> None:

@@ -277,8 +277,12 @@ class PeerFeeds:
         try:
             batches = await log.read_cold(start, log.log_end, size)
         except (StreamkitError, OSError) as error:
-            if feed.behind() == start and self.link is link:
-                feed.unreadable(error)
+            self._budget.give_back(size)
+            if self.link is link:
+                if feed.behind() == start:
+                    feed.unreadable(error)
+                else:
+                    feed.ready()
             return False
         if self.link is not link:
             return False

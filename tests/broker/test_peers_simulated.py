@@ -428,6 +428,27 @@ def test_a_high_watermark_alone_follows_within_a_moment():
     run(test)
 
 
+def test_a_high_watermark_that_moved_while_the_feed_probed_is_told_all_the_same():
+    async def test(bottle):
+        a, b = await pair(bottle)
+        _, (leader,) = await leading(bottle, a, b)
+        (feed,) = leader.feeds
+        end = leader.append(seal([b"one"]))
+        await until(lambda: b.held[SHARD].high_watermark == end)
+        leader.high_watermark = 0                  # as if this copy's answer had not been the one that mattered
+        b.held[SHARD].high_watermark = 0
+        feed.restart()
+        while feed.asked_s is None:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        leader.high_watermark = end
+        feed.ready()
+        await asyncio.sleep(1)
+
+        assert b.held[SHARD].high_watermark == end
+
+    run(test)
+
+
 def test_a_high_watermark_rides_with_the_next_batches():
     async def test(bottle):
         a, b = await pair(bottle)
