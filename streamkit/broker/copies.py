@@ -108,6 +108,7 @@ class Copies:
         self._deleted: dict[str, None] = {}        # streams that were deleted while this node ran
         self._making: dict[bytes, ReplicaSetEntry] = {}
         self._maker: asyncio.Task[None] | None = None
+        self._dropping: dict[bytes, asyncio.Task[None]] = {}
         self._closed = False
 
     # -- what is here --------------------------------------------------------------------------------------
@@ -158,10 +159,12 @@ class Copies:
             return
         if copy is not None:
             self._drop(copy, entry)
-        if entry is not None and ours is not None:
-            self._making[uuid] = entry
-            if self._maker is None:
-                self._maker = self.run(self._make())
+        if entry is None or ours is None:
+            self._making.pop(uuid, None)
+            return
+        self._making[uuid] = entry
+        if self._maker is None:
+            self._maker = self.run(self._make())
 
     def _ours(self, entry: ReplicaSetEntry) -> bytes | None:
         """The incarnation of the copy that is to be on this disk; None: there is to be none."""
@@ -194,7 +197,13 @@ class Copies:
         try:
             while self._making:
                 wanted, self._making = self._making, {}
+                # What was there before goes first: a log that is about to be dropped is no copy.
+                if dropping := [self._dropping[uuid] for uuid in wanted if uuid in self._dropping]:
+                    await asyncio.wait(dropping)
                 new: dict[bytes, NewShard] = {}
+                # No promise is of an epoch that the store has not seen: one that the disk has lost is given again here,
+                # before anything is taken from a leader.
+                await self.directory.promise({uuid: entry.epoch for uuid, entry in wanted.items()})
                 for uuid, entry in wanted.items():
                     incarnation = self._ours(entry)
                     assert incarnation is not None, "only those that name us are made"
@@ -204,11 +213,10 @@ class Copies:
                         # stands where there may have been another: it votes once it holds what the leader holds.
                         new[uuid] = NewShard(incarnation, certain=entry.epoch == 0, promised_epoch=entry.epoch)
                     elif log.incarnation != incarnation:
-                        await self.directory.promise({uuid: entry.epoch})
                         await self.directory.reset(log, start=0, incarnation=incarnation)
                 await self.directory.create_shards(new)
-                for uuid in wanted:
-                    self._take_up(uuid)
+                for uuid, entry in wanted.items():
+                    self._take_up(uuid, entry)
         except StreamkitError:
             # A disk that is full now takes them later.
             self._making = {**wanted, **self._making}
@@ -245,11 +253,25 @@ class Copies:
             self._forgotten.pop(uuid, None)
         gone = [uuid for uuid in uuids if uuid in self.directory.shards]
         if gone:
-            self.run(self.directory.drop_shards(gone))
+            task = self.run(self.directory.drop_shards(gone))
+            self._dropping.update(dict.fromkeys(gone, task))
+            task.add_done_callback(lambda _: self._dropped(gone, task))
 
-    def _take_up(self, uuid: bytes) -> None:
+    def _dropped(self, uuids: list[bytes], task: asyncio.Task[None]) -> None:
+        for uuid in uuids:
+            if self._dropping.get(uuid) is task:
+                del self._dropping[uuid]
+
+    def _take_up(self, uuid: bytes, made_for: ReplicaSetEntry) -> None:
         entry, log = self.replica_sets.entries.get(uuid), self.directory.shards.get(uuid)
-        if entry is None or log is None or self._ours(entry) != log.incarnation or uuid in self.copies:
+        if entry is None or uuid in self.copies or uuid in self._making:
+            return
+        if self._ours(entry) is None:
+            if log is not None and entry.epoch >= made_for.epoch:
+                self._drop_logs([uuid])                # it was taken off the list while it was made
+            return
+        if log is None or self._ours(entry) != log.incarnation or uuid in self._dropping:
+            self._making[uuid] = entry                 # it was dropped and listed anew meanwhile
             return
         copy = self.copies[uuid] = Copy(self, log, entry)
         self._index(copy, entry)
@@ -297,6 +319,7 @@ class Copies:
         return await future
 
     async def _swap_all(self) -> None:
+        batch: dict[bytes, tuple[ReplicaSetEntry, asyncio.Future[ReplicaSetEntry | None]]] = {}
         try:
             while self._swaps:
                 batch, self._swaps = self._swaps, {}
@@ -310,6 +333,11 @@ class Copies:
                         future.set_result(became)
         finally:
             self._swapper = None
+            # After an error that nobody foresaw: whoever asked goes on, and may ask again.
+            unasked, self._swaps = self._swaps, {}
+            for _, future in (*batch.values(), *unasked.values()):
+                if not future.done():
+                    future.set_result(None)
 
     def promise_soon(self, copy: Copy, epoch: int) -> None:
         """copy.promised(epoch) once it is on disk; one sync for all that ask in this turn of the loop."""
@@ -368,8 +396,15 @@ class Copies:
             copy = self.copies.get(section.shard)
             if copy is None:
                 self.peers.acknowledge(node, section.shard, _NOBODY, section.epoch, Verdict.UNKNOWN, 0)
-            else:
+                continue
+            try:
                 copy.offered(node, section)
+            except Exception:
+                # A defect here, or in what was sent: the link and all other shards go on, this one later.
+                logger.exception("replica.section_failed", extra={"facts": {"shard": copy.uuid.hex(), "from": node}})
+                self.peers.acknowledge(
+                    node, copy.uuid, copy.log.incarnation, section.epoch, Verdict.REFUSED, copy.log.log_end
+                )
 
     async def asked(self, node: str, message: PeerRequest) -> PeerAnswer:
         if isinstance(message, Seal):

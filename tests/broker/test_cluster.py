@@ -20,7 +20,6 @@ from streamkit.model.stream import StreamConfig
 from streamkit.producer.producer import AsyncProducer
 from streamkit.protocol.frames import Fetched
 from streamkit.replication.follower import Follower
-from streamkit.storage import Damage
 from tests.broker.cluster_nodes import Nodes, cluster, eventually
 
 
@@ -247,8 +246,8 @@ async def test_records_of_another_leader_that_were_never_committed_repair_nothin
         names = list(nodes.nodes)
         copy = nodes.copies(shard.uuid)[names[0]]
         repair = nodes.nodes[names[0]].cluster.repair  # type: ignore[union-attr]
-        damage = Damage("x", 0, 1, copy.log.log_end, "made up")
-        assert await repair._fetch(copy, damage, names[1])
+        asked = copy, 1, copy.log.log_end, names[1]
+        assert await repair._fetch(*asked)
 
         async def uncommitted(*arguments: Any) -> Fetched:
             batches = copy.log.read(1, copy.log.log_end, 1 << 20)
@@ -260,9 +259,9 @@ async def test_records_of_another_leader_that_were_never_committed_repair_nothin
 
         known = 0
         repair._copies.peers.read_log = uncommitted  # type: ignore[method-assign]
-        assert await repair._fetch(copy, damage, names[1]) == []
+        assert await repair._fetch(*asked) == []
         known = copy.log.log_end
-        assert await repair._fetch(copy, damage, names[1])
+        assert await repair._fetch(*asked)
 
 
 async def test_a_node_that_reaches_nobody_ends_no_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
