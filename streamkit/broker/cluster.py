@@ -34,6 +34,7 @@ from streamkit.storage import Damage, Scrubber, ShardLog
 logger = logging.getLogger("streamkit.broker")
 
 _HAND_OVER_SECONDS = 3.0
+_TAKE_BACK_SECONDS = 0.5           # for the store, to forget an heir who did not come
 _LOOK_SECONDS = 0.01
 _KEEP_SECONDS = 1.0                # before work that failed is taken up again
 _NEVER_BYTES = 1 << 62
@@ -127,11 +128,22 @@ class Cluster:
 
     async def hand_over(self) -> None:
         """Another member leads each shard that this node leads, if one is close enough to do it soon."""
-        led = [copy for copy in self.copies.copies.values() if copy.server is not None and self._heir(copy)]
-        for copy in led:
-            self._tasks.start(self._hand_over(copy), "hand_over")
-        deadline = self._loop.time() + _HAND_OVER_SECONDS
-        while any(copy.server is not None for copy in led) and self._loop.time() < deadline:  # noqa: ASYNC110
+        heirs = {copy: heir for copy in self.copies.copies.values() if copy.server and (heir := self._heir(copy))}
+        for copy, heir in heirs.items():
+            self._tasks.start(self._want_leader(copy, heir), "hand_over")
+        await self._until_led_elsewhere(list(heirs), _HAND_OVER_SECONDS)
+        # Who did not come by now is wanted no more: it would end another's leadership at any later time.
+        late = [copy for copy, heir in heirs.items() if copy.server and copy.entry.target_leader == heir]
+        for copy in late:
+            self._tasks.start(self._want_leader(copy, ""), "hand_over")
+        if late:
+            await self._until_led_elsewhere(late, _TAKE_BACK_SECONDS, unless_wanted=True)
+
+    async def _until_led_elsewhere(self, led: list[Copy], seconds: float, *, unless_wanted: bool = False) -> None:
+        deadline = self._loop.time() + seconds
+        while self._loop.time() < deadline and any(  # noqa: ASYNC110 - nobody tells
+            copy.server is not None and not (unless_wanted and not copy.entry.target_leader) for copy in led
+        ):
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _heir(self, copy: Copy) -> str:
@@ -141,8 +153,8 @@ class Cluster:
             return ""                                      # too few are left to lead without this node
         return min(nodes, key=lambda node: feed.lag_bytes if (feed := copy.feed(node)) is not None else _NEVER_BYTES)
 
-    async def _hand_over(self, copy: Copy) -> None:
-        await self.copies.swap(copy, msgspec.structs.replace(copy.entry, target_leader=self._heir(copy)))
+    async def _want_leader(self, copy: Copy, node: str) -> None:
+        await self.copies.swap(copy, msgspec.structs.replace(copy.entry, target_leader=node))
 
     def numbers(self) -> ClusterNumbers:
         """For the metrics."""

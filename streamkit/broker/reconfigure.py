@@ -110,6 +110,7 @@ class Reconfiguration:
             feed = copy.feed(member.node)
             if member.incarnation == copy.incarnation or (
                 feed is not None and feed.matched is not None and feed.lag_bytes <= _CLOSE_BYTES
+                and self._copies.peers.connected(member.node)
                 and (member in replicas.members or await self._may_vote(copy, member))
             ):
                 found.add(member)
