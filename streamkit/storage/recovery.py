@@ -4,7 +4,8 @@
     super: synced up to here, or a mark of this boot beyond it ──▶ walk the batches from there ──▶ first unsound place p
                                      p below what was durable: damage. Kept visible; later batches are served
                                      p above it: a torn tail. Cut, even when what follows looks sound
-Nothing acknowledged lies past what was durable, and nothing is guessed. Runs on another thread than the loop.
+Nothing acknowledged lies past what was durable, and nothing is guessed. Where acknowledgements do not wait for a sync, a
+tail that no kill could have torn like that makes the copy uncertain. Runs on another thread than the loop.
 Read `recover_shard` first.
 """
 
@@ -18,7 +19,7 @@ from streamkit._core.log import Segment
 from streamkit._core.producers import ProducerTable
 from streamkit._core.segment import BAD, SHORT, TRAILER, Walk, find_batch, read_trailer, walk
 from streamkit.runtime.interfaces import Disk, File
-from streamkit.storage.checkpoint import unpack_epochs
+from streamkit.storage.checkpoint import unpack_epochs, write_super
 from streamkit.storage.cut import finish_cut
 from streamkit.storage.journal_files import HEADER_BYTES, SUFFIX, read_header
 from streamkit.storage.journal_reader import KIND_BATCH, JournalEntry, JournalGroup, JournalHole, read_groups
@@ -261,6 +262,8 @@ class _Scan:
                 continue
             if base != self.sequence and base != start[0]:
                 if self.durable <= self.sequence or base < self.sequence:
+                    if base > self.sequence:
+                        self._doubt()
                     self._discard(base)
                     continue
                 self._lose(segment_name(base), 0, base, "missing records")
@@ -389,6 +392,8 @@ class _Scan:
         position = walked.position
         after = [base for base in self.found.bases if base > segment["base"]]
         if self.sequence >= self.durable or (after and after[0] == self.sequence):
+            if walked.stop == BAD and not (after and after[0] == self.sequence):
+                self._doubt()
             self._cut(segment, file, position)                  # in the second case a trailer that was torn
             return False
         place = find_batch(file.read(size - position, position), self.seed, self.sequence + 1, self.durable)
@@ -402,6 +407,15 @@ class _Scan:
         segment["position"] = position + place[0]
         segment["end"] = self.sequence
         return True
+
+    def _doubt(self) -> None:
+        """Without syncs nothing vouches for the end of the log. A write that a kill broke off leaves the beginning of a
+        batch; anything else that is unsound there may have been acknowledged. Noted before the cut hides it."""
+        found = self.found
+        if found.facts.memory_mode and (found.facts.certain or found.facts.doubtful):
+            found.facts = replace(found.facts, certain=False, doubtful=False)
+            found.generation += 1
+            write_super(self.disk, self.path, found.facts, found.generation)
 
     def _cut(self, segment: dict[str, int], file: File, position: int) -> None:
         # Zeros first: whatever becomes of the shorter size, no old batch follows the cut at once.

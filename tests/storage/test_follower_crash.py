@@ -222,3 +222,39 @@ def test_a_killed_process_in_memory_mode_leaves_a_certain_copy():
     machine.run(look)
     machine.lose_power()                           # after a clean end nothing is missing
     machine.run(look)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_tail_that_no_kill_could_have_torn_makes_a_copy_in_memory_mode_uncertain_for_good(seed):
+    def rotten():
+        machine, leaders = Machine(seed), Leaders(seed)
+
+        async def write(runtime):
+            directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
+            await directory.create_shards({SHARD: NewShard(INCARNATION)})
+            for _ in range(20):
+                leaders.put()
+            log = directory.shards[SHARD]
+            log.accept(b"".join(leaders.batches), epoch=leaders.epoch, durability="os")
+            await wait_for(directory, lambda: log.written_end == leaders.end)
+
+        machine.run(write)
+        path, size = sorted((p, s) for p, s in machine.disk.files().items() if p.endswith(".log") and s)[-1]
+        machine.disk.rot(path, size // 2, 1)
+        return machine, leaders
+
+    async def reopen(runtime):
+        directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
+        log = directory.shards[SHARD]
+        seen.append((log.log_end, log.certain, log.doubtful))
+        await directory.close()
+
+    crash_at, ended = 1, False
+    while not ended:
+        machine, leaders = rotten()
+        seen = []
+        ended = machine.run(reopen, crash_at=crash_at)
+        machine.run(reopen)
+        assert seen[-1][0] < leaders.end
+        assert not seen[-1][1] and not seen[-1][2]
+        crash_at += 2
