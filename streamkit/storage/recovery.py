@@ -4,8 +4,8 @@
     super: synced up to here, or a mark of this boot beyond it ──▶ walk the batches from there ──▶ first unsound place p
                                      p below what was durable: damage. Kept visible; later batches are served
                                      p above it: a torn tail. Cut, even when what follows looks sound
-Nothing acknowledged lies past what was durable, and nothing is guessed. Where acknowledgements do not wait for a sync, a
-tail that no kill could have torn like that makes the copy uncertain. Runs on another thread than the loop.
+Nothing acknowledged lies past what was durable, and nothing is guessed. Where acknowledgements do not wait for a sync,
+a tail that no kill could have torn like that makes the copy uncertain. Runs on another thread than the loop.
 Read `recover_shard` first.
 """
 
