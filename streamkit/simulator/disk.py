@@ -22,6 +22,7 @@ from streamkit.runtime.interfaces import Buffer, Flusher, FlushSource, FlushWrit
 from streamkit.simulator.loop import Gone, Process
 
 SECTOR_BYTES = 512
+_ZEROS = bytes(1 << 20)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,26 +48,74 @@ class _Change:
     data: bytes | None
 
 
+class _Image:
+    """What a file holds: `held`, and zeros from there up to `size`. A journal made ahead is zeros for the most part."""
+
+    __slots__ = ("held", "size")
+
+    def __init__(self, held: bytes | bytearray = b"", size: int = 0) -> None:
+        self.held = bytearray(held)
+        self.size = max(size, len(held))
+
+    def copy(self) -> _Image:
+        return _Image(self.held, self.size)
+
+    def read(self, position: int, size: int) -> bytes:
+        end = min(position + size, self.size)
+        found = bytes(self.held[position:end])
+        return found if len(found) >= end - position else found.ljust(end - position, b"\0")
+
+    def put(self, data: bytes, position: int) -> None:
+        held, end = self.held, position + len(data)
+        if position < len(held) or len(data) < SECTOR_BYTES or not _ZEROS.startswith(data):
+            if position > len(held):
+                held.extend(bytes(position - len(held)))
+            held[position:end] = data
+        if end > self.size:
+            self.size = end
+
+    def resize(self, size: int) -> None:
+        if size < len(self.held):
+            del self.held[size:]
+        self.size = size
+
+    # As a bytearray, for whoever looks at it or damages it.
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> bytes:
+        return self.read(0, self.size)[part]
+
+    def __setitem__(self, part: slice, data: bytes) -> None:
+        self.held.extend(bytes(self.size - len(self.held)))
+        self.held[part] = data
+        self.size = len(self.held)
+
+    def __delitem__(self, part: slice) -> None:
+        self[part] = b""
+
+
 @dataclass(slots=True)
 class _Inode:
-    content: bytearray = field(default_factory=bytearray)
-    durable: bytearray = field(default_factory=bytearray)
+    content: _Image = field(default_factory=_Image)
+    durable: _Image = field(default_factory=_Image)
     changes: list[_Change] = field(default_factory=list)
 
     def write(self, data: bytes, position: int) -> None:
-        _put(self.content, data, position)
+        self.content.put(data, position)
         self.changes.append(_Change(position, data))
 
     def truncate(self, size: int) -> None:
-        _resize(self.content, size)
+        self.content.resize(size)
         self.changes.append(_Change(size, None))
 
     def sync(self) -> None:
         for change in self.changes:
             if change.data is None:
-                _resize(self.durable, change.position)
+                self.durable.resize(change.position)
             else:
-                _put(self.durable, change.data, change.position)
+                self.durable.put(change.data, change.position)
         self.changes.clear()
 
     def lose(self, draw: random.Random, keep: float) -> None:
@@ -80,20 +129,19 @@ class _Inode:
         versions = {
             sector: count if draw.random() < keep else draw.randint(0, count - 1) for sector, count in touched.items()
         }
-        size = len(self.durable)
         image = self.durable
+        size = image.size
         for index, change in enumerate(self.changes):
             if change.data is None:
                 if index < kept_sizes:
                     size = change.position
-                    _resize(image, size)
+                    image.resize(size)
                 continue
             if index < kept_sizes:
                 size = max(size, change.position + len(change.data))
             _put_sectors(image, change, versions)
-        _resize(image, size)
-        self.durable = image
-        self.content = bytearray(image)
+        image.resize(size)
+        self.content = image.copy()
         self.changes.clear()
 
     def forget_changes(self, draw: random.Random) -> None:
@@ -103,24 +151,11 @@ class _Inode:
         self.content = seen
 
 
-def _put(image: bytearray, data: bytes, position: int) -> None:
-    if position > len(image):
-        image.extend(bytes(position - len(image)))
-    image[position : position + len(data)] = data
-
-
-def _resize(image: bytearray, size: int) -> None:
-    if size < len(image):
-        del image[size:]
-    else:
-        image.extend(bytes(size - len(image)))
-
-
 def _sectors(position: int, size: int) -> range:
     return range(position // SECTOR_BYTES, (position + size + SECTOR_BYTES - 1) // SECTOR_BYTES)
 
 
-def _put_sectors(image: bytearray, change: _Change, versions: dict[int, int]) -> None:
+def _put_sectors(image: _Image, change: _Change, versions: dict[int, int]) -> None:
     # Applies the parts of a write whose sectors still have a version to come.
     data = change.data
     assert data is not None
@@ -129,7 +164,7 @@ def _put_sectors(image: bytearray, change: _Change, versions: dict[int, int]) ->
             versions[sector] -= 1
             low = max(sector * SECTOR_BYTES, change.position)
             high = min((sector + 1) * SECTOR_BYTES, change.position + len(data))
-            _put(image, data[low - change.position : high - change.position], low)
+            image.put(data[low - change.position : high - change.position], low)
 
 
 @dataclass(slots=True)
@@ -190,8 +225,8 @@ class SimulatedDisk:
         assert inode is not None
         self.damaged = True
         for image in (inode.content, inode.durable):
-            if position < len(image):
-                image[position] ^= bits
+            if position < image.size:
+                image.put(bytes((image.read(position, 1)[0] ^ bits,)), position)
 
     def settle(self) -> None:
         """Whatever waits reaches the platter."""
@@ -204,12 +239,12 @@ class SimulatedDisk:
 
     def picture(self) -> dict[str, bytes | None]:
         """Everything that is there, as a backup would hold it; None: a directory."""
-        return {path: None if inode is None else bytes(inode.content) for path, inode in self.names.items()}
+        return {path: None if inode is None else inode.content[:] for path, inode in self.names.items()}
 
     def replace(self, picture: dict[str, bytes | None]) -> None:
         """Another disk, with that on it. Its processes are gone."""
         self.names = {
-            path: None if content is None else _Inode(bytearray(content), bytearray(content))
+            path: None if content is None else _Inode(_Image(content), _Image(content))
             for path, content in picture.items()
         }
         self.durable_names = dict(self.names)
@@ -228,7 +263,7 @@ class SimulatedDisk:
 
     def files(self) -> dict[str, int]:
         """Every file and its size."""
-        return {path: len(inode.content) for path, inode in sorted(self.names.items()) if inode is not None}
+        return {path: inode.content.size for path, inode in sorted(self.names.items()) if inode is not None}
 
     def _step(self, process: Process) -> bool:
         """False: the caller's process is gone and nothing happens. True: go on; a crash may be due right then."""
@@ -247,7 +282,7 @@ class SimulatedDisk:
         raise Gone
 
     def _count(self) -> None:
-        self.used_bytes = sum(len(inode.content) for inode in self.names.values() if inode is not None)
+        self.used_bytes = sum(inode.content.size for inode in self.names.values() if inode is not None)
 
     # ---- for SimulatedFile and DiskOfProcess ----------------------------------------------------------------------
 
@@ -263,11 +298,11 @@ class SimulatedDisk:
             self.misdirected -= 1
             self.damaged = True
             position += SECTOR_BYTES
-        grown = max(0, position + len(data) - len(inode.content))
+        grown = max(0, position + len(data) - inode.content.size)
         if self.used_bytes + grown > self.faults.capacity_bytes:
             room = max(0, len(data) - (self.used_bytes + grown - self.faults.capacity_bytes))
             if room:
-                self.used_bytes += max(0, position + room - len(inode.content))
+                self.used_bytes += max(0, position + room - inode.content.size)
                 inode.write(data[:room], position)
             raise OSError(errno.ENOSPC, "no space left on device")
         self.used_bytes += grown
@@ -289,7 +324,7 @@ class SimulatedDisk:
             return
         if self.crash_due:
             self.die()
-        self.used_bytes += size - len(inode.content)
+        self.used_bytes += size - inode.content.size
         inode.truncate(size)
 
     def change_names(self, process: Process, *names: tuple[str, _Inode | None], gone: Sequence[str] = ()) -> None:
@@ -368,8 +403,8 @@ class SimulatedFile:
         disk = self._disk
         if disk.stale and size >= SECTOR_BYTES:
             disk.stale -= 1
-            return bytes(self._inode.durable[position : position + size])
-        return bytes(self._inode.content[position : position + size])
+            return self._inode.durable.read(position, size)
+        return self._inode.content.read(position, size)
 
     def read_nowait(self, size: int, position: int) -> bytes | None:
         faults = self._disk.faults
@@ -393,7 +428,7 @@ class SimulatedFile:
         self._disk.truncate(self._process, self._inode, size)
 
     def size(self) -> int:
-        return len(self._inode.content)
+        return self._inode.content.size
 
     def close(self) -> None:
         self._closed = True

@@ -59,7 +59,7 @@ def sound_files() -> dict[str, bytes]:
 
     machine.run(fill)
     contents = {path: machine.disk.names[path] for path in machine.disk.files()}
-    return {path: bytes(inode.content) for path, inode in contents.items() if inode is not None and inode.content}
+    return {path: inode.content[:] for path, inode in contents.items() if inode is not None and inode.content}
 
 
 def kind_of(path: str) -> int:

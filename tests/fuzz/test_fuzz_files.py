@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamkit.errors import CorruptFile, StreamkitError
-from streamkit.simulator.disk import _Inode
+from streamkit.simulator.disk import _Image, _Inode
 from streamkit.storage import LogDirectory
 from tests.fuzz.fuzz_files import kind_of, one_input, resealed, seeds, sound_files
 from tests.oracles_storage import SHARDS, SMALL, Machine, base_of, body_of, records_of
@@ -52,7 +52,7 @@ def directory_with(path: str, content: bytes) -> Machine:
         for depth in range(len(parts)):
             machine.disk.names["/".join(parts[: depth + 1])] = None
         body = content if name == path else whole
-        machine.disk.names[name] = _Inode(bytearray(body), bytearray(body))
+        machine.disk.names[name] = _Inode(_Image(body), _Image(body))
     machine.disk.durable_names = dict(machine.disk.names)
     return machine
 
