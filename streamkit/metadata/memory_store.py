@@ -35,6 +35,12 @@ class _Past(NamedTuple):
     before: tuple[bytes | None, int]       # what the key was until then
 
 
+class _Quiet(asyncio.Event):
+    """Set when something under a prefix changes or the history is forgotten. until: nothing had changed up to there."""
+
+    until = 0
+
+
 class MemoryStore:
     """Keeps everything in one dictionary; expiry follows the clock's monotonic time."""
 
@@ -46,7 +52,7 @@ class MemoryStore:
         self._history: deque[_Past] = deque()
         self._compacted = 0                # changes up to this revision are forgotten
         self._revision = 0
-        self._changed = asyncio.Event()
+        self._quiet: dict[str, _Quiet] = {}       # by prefix; forgotten when something there changes
 
     def handle(self, node: str, random: Random | None = None) -> MemoryHandle:
         """The same store as one node sees it, with faults of its own."""
@@ -83,7 +89,7 @@ class MemoryStore:
     async def _news(self, prefix: str, seen: int) -> AsyncGenerator[Listing | Change, None]:
         while True:
             self._expire()
-            changed = self._changed
+            quiet = self._quiet.get(prefix) or self._quiet.setdefault(prefix, _Quiet())
             if seen < self._compacted or seen < 0:
                 seen = self._revision
                 yield Listing(self.entries(prefix), seen)
@@ -92,24 +98,25 @@ class MemoryStore:
             seen = self._revision
             for change in fresh:
                 yield change
-            if not fresh and seen == self._revision and changed is self._changed:
-                await self._wait(changed)
+            if not fresh and not quiet.is_set():
+                await self._wait(prefix, quiet)
+                seen = max(seen, quiet.until)
 
-    async def _wait(self, changed: asyncio.Event) -> None:
-        """Until something changes or expires."""
-        due_ms = min(self._expiring.values(), default=None)
+    async def _wait(self, prefix: str, quiet: _Quiet) -> None:
+        """Until something there changes or expires."""
+        due_ms = min((due_ms for key, due_ms in self._expiring.items() if key.startswith(prefix)), default=None)
         seconds = None if due_ms is None else max(0.001, (due_ms - self.clock.monotonic_ms()) / 1000)
         # Not wait_for: in Python 3.11 it loses a cancellation that comes together with what it waits for.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await changed.wait()
+                await quiet.wait()
 
     async def register(self, key: str, value: bytes, ttl_ms: int) -> MemoryRegistration | None:
         revision = self.swap((Swap(key, 0, value),), ttl_ms)
         return None if revision is None else MemoryRegistration(self, key, revision, ttl_ms)
 
     async def close(self) -> None:
-        self._announce()
+        self._wake_all()
 
     # -- what handles use: at once, without waiting ---------------------------------------------------------
 
@@ -135,7 +142,6 @@ class MemoryStore:
         expires_ms = None if ttl_ms is None else self.clock.monotonic_ms() + ttl_ms
         for swap in swaps:
             self._set(swap.key, swap.value, expires_ms)
-        self._announce()
         return self._revision
 
     def renew(self, key: str, revision: int, ttl_ms: int) -> bool:
@@ -150,7 +156,6 @@ class MemoryStore:
             return None
         self._revision += 1
         self._set(key, value, self._slots[key].expires_ms)
-        self._announce()
         return self._revision
 
     def expire(self, key: str, revision: int) -> None:
@@ -163,7 +168,7 @@ class MemoryStore:
         """Forget the history: who follows and has not seen all of it lists again."""
         self._history.clear()
         self._compacted = self._revision
-        self._announce()
+        self._wake_all()
 
     def past_entries(self, prefix: str, age_ms: int) -> tuple[Entry, ...]:
         """What a listing gave `age_ms` ago, as far back as the history goes."""
@@ -192,6 +197,10 @@ class MemoryStore:
         self._history.append(_Past(self.clock.monotonic_ms(), Change(key, value, self._revision), before))
         while len(self._history) > _HISTORY_CHANGES:
             self._compacted = self._history.popleft().change.revision
+        for prefix in [prefix for prefix in self._quiet if key.startswith(prefix)]:
+            quiet = self._quiet.pop(prefix)
+            quiet.until = self._revision - 1
+            quiet.set()
 
     def _since(self, prefix: str, seen: int) -> Sequence[Change]:
         """In order; a key that changed twice under way is given once, as it is now."""
@@ -210,12 +219,11 @@ class MemoryStore:
         for key in due:
             self._revision += 1
             self._set(key, None, None)
-        if due:
-            self._announce()
 
-    def _announce(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _wake_all(self) -> None:
+        for quiet in self._quiet.values():
+            quiet.set()
+        self._quiet.clear()
 
 
 class MemoryRegistration:
