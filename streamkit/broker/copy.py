@@ -64,8 +64,8 @@ class Copy:
     """entry: what the store said last. server: while this node leads. stood_s: when it last tried to."""
 
     __slots__ = (
-        "_campaign", "_copies", "_feeds", "_leader", "_sealing", "candidate", "closed", "entry", "epoch_start",
-        "follower", "leader_end", "level", "log", "next_try_s", "server", "speaker", "uuid",
+        "_becoming", "_campaign", "_copies", "_feeds", "_leader", "_sealing", "candidate", "closed", "entry",
+        "epoch_start", "follower", "leader_end", "level", "log", "next_try_s", "server", "speaker", "uuid",
     )  # fmt: skip
 
     def __init__(self, copies: Copies, log: ShardLog, entry: ReplicaSetEntry) -> None:
@@ -73,8 +73,9 @@ class Copy:
         self.uuid = log.uuid
         self.log = log
         self.entry = entry
-        self.follower = Follower(log, promised=log.promised_epoch, certain=log.certain)
-        self.follower.whole = not log.damages and not log.facts.damaged
+        whole = not log.damages and not log.facts.damaged
+        self.follower = Follower(log, promised=log.promised_epoch, certain=log.certain and whole)
+        self.follower.whole = whole
         self.candidate: Candidate | None = None
         self.server: ShardServer | None = None
         self.level = Durability.FSYNC              # what the last leader asked answers for
@@ -83,6 +84,7 @@ class Copy:
         self.next_try_s = 0.0
         self.leader_end = 0                        # what the last leader said of its own log
         self.closed = False
+        self._becoming = False                     # certain: the disk is about to say so
         self._leader: Leader | None = None
         self._feeds: dict[str, Feed] = {}
         self._sealing: list[asyncio.Future[None]] = []
@@ -209,7 +211,7 @@ class Copy:
         if effects.truncate is not None or effects.reset is not None:
             self._copies.run(self._cut(effects))
         if effects.certain:
-            self._copies.run(self._become_certain())
+            self._want_vote()
         if effects.answer is not None:
             self._answer(node, effects.answer)
         if effects.seal:
@@ -236,30 +238,58 @@ class Copy:
                 break
             except DiskFull:
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)    # until then this copy takes nothing, and says nothing
+        if not log.certain:                        # it was emptied, or the cut went through damage
+            self.follower.doubt()
         self._carry(self.follower.step(Truncated()), self.speaker)
 
     def damaged(self) -> None:
         """Records that were durable here cannot be read: until they can, this copy does not vote."""
         self.follower.whole = False
-        if self.follower.certain:
-            self.follower.certain = False
+        if self.follower.certain or self.log.certain:
+            self.follower.doubt()
+            self.log.certain = False
             self._copies.run(self._copies.directory.set_certain(self.log, False))
 
     def mended(self) -> None:
         """The last damaged range is whole again; it votes once it is known to hold what the leader holds."""
         self.follower.whole = True
-        if self.is_established:
+        if self.log.certain:                       # it was only suspected, from what an earlier process wrote
             self.follower.certain = True
-            self._copies.run(self._become_certain())
-        elif self.server is None:
+        self.confirm()
+        if self.server is None:
             # Nothing may come of its own on a quiet shard: let the leader say once more what it holds.
             self._answer(self.speaker, Answer(Verdict.MISMATCH, self.follower.promised, self.log.log_end))
 
+    def confirm(self) -> None:
+        """Called now and then. A leader that is whole votes once its epoch has begun: its log is the shard's."""
+        follower = self.follower
+        if self.is_established and follower.whole:
+            follower.certain = True
+        if follower.certain and not self.log.certain:
+            self._want_vote()
+
+    def _want_vote(self) -> None:
+        if not self._becoming:
+            self._becoming = True
+            self._copies.run(self._become_certain())
+
     async def _become_certain(self) -> None:
+        """Until the disk says so, or this copy has come to doubt itself again. Until then `seal` does not vote."""
+        follower = self.follower
         try:
-            await self._copies.directory.set_certain(self.log, True)
-        except CorruptFile:
-            self.damaged()
+            while follower.certain and not self.closed:
+                try:
+                    await self._copies.directory.set_certain(self.log, True)
+                    return
+                except CorruptFile:
+                    self.damaged()
+                except DiskFull:
+                    await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        except BaseException:
+            follower.doubt()
+            raise
+        finally:
+            self._becoming = False
 
     # -- sealing -------------------------------------------------------------------------------------------
 
@@ -272,8 +302,9 @@ class Copy:
             await future
         log = self.log
         return Sealed(
-            Member(self._copies.node, log.incarnation), self.follower.durable_promise, self.follower.certain,
-            log.log_start, log.log_end, self.high_watermark, tuple(log.epochs), log.doubtful,
+            Member(self._copies.node, log.incarnation), self.follower.durable_promise,
+            self.follower.certain and log.certain, log.log_start, log.log_end, self.high_watermark, tuple(log.epochs),
+            log.doubtful,
         )  # fmt: skip
 
     # -- standing ------------------------------------------------------------------------------------------
@@ -339,7 +370,7 @@ class Copy:
         logger.error("election.stalled", extra={"facts": {
             "shard": self.uuid.hex(), "epoch": candidate.epoch,
             "reason": "; ".join(because) or "the disk or the links are slow",
-            "try": f"start {', '.join(silent)}" if silent else "streamkit cluster recover STREAM/SHARD --from NODE",
+            "try": f"start {', '.join(silent)}" if silent else "streamkit cluster accept-loss STREAM/SHARD",
         }})  # fmt: skip
 
     async def _ask_all(self, candidate: Candidate, replies: asyncio.Queue[Sealed]) -> None:
@@ -405,7 +436,7 @@ class Copy:
 
     async def _lead(self, candidate: Candidate, effects: Effects) -> None:
         copies, log, epoch = self._copies, self.log, candidate.epoch
-        if not log.certain and self.follower.whole:
+        if self.follower.whole and not (self.follower.certain and log.certain):
             # A damaged copy may lead, for its log is the best there is, and does not vote when it is asked again.
             with contextlib.suppress(CorruptFile):
                 await copies.directory.set_certain(log, True)

@@ -61,20 +61,26 @@ class Repair:
                 await asyncio.sleep(_LOOK_SECONDS)
 
     async def _look(self, copy: Copy) -> None:
-        if copy.log.facts.damaged and copy.log not in self._verified:
-            await self._verify(copy)
+        if copy.log.facts.damaged and copy.log not in self._verified and not await self._verify(copy):
+            return
         if copy.log.damages:
             copy.damaged()
         elif not copy.follower.whole:
             copy.mended()                      # what was damaged was cut off, or removed by retention
+        else:
+            copy.confirm()
         for damage in list(copy.log.damages):
             await self._mend(copy, damage)
 
-    async def _verify(self, copy: Copy) -> None:
-        """It was damaged before this process began: where, only reading tells."""
+    async def _verify(self, copy: Copy) -> bool:
+        """It was damaged before this process began: where, only reading tells. False: it cannot be read now."""
+        try:
+            await copy.log.verify()
+        except (StreamkitError, OSError) as error:
+            logger.info("repair.not_verified", extra={"facts": {"shard": copy.uuid.hex(), "error": str(error)}})
+            return False
         self._verified[copy.log] = None
-        if not await copy.log.verify() and not copy.log.damages:
-            copy.mended()
+        return True
 
     async def _mend(self, copy: Copy, damage: Damage) -> None:
         for member in copy.replica_set.copies:

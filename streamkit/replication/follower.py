@@ -111,7 +111,7 @@ class Follower:
             # The leader keeps nothing before: what we have was removed there, or cannot be compared any more.
             self.cutting = True
             self.matched = 0
-            self._unsure()
+            self.doubt()
             return Effects(reset=offer.start)
         if offer.start > log.log_end:
             return self._mismatch(log.log_end)
@@ -139,7 +139,8 @@ class Follower:
         self._vote_end = None
         return True
 
-    def _unsure(self) -> None:
+    def doubt(self) -> None:
+        """This copy does not vote until it is known once more to hold what the leader holds."""
         self.certain = False
         self._vote_end = None
 

@@ -154,8 +154,6 @@ class LogDirectory(Tended):
                 shard.facts, promised_epoch=max(shard.facts.promised_epoch, pledged.promises.get(uuid, 0)),
                 memory_mode=shard.facts.memory_mode or uuid in pledged.memory,
             )  # fmt: skip
-            if pledged.lost:                                   # it may break a promise: so it is not the copy it was
-                facts = replace(facts, incarnation=self._runtime.random.uuid())
             shard.facts = facts
         if pledged.lost:
             logger.error("pledges.damaged", extra={"facts": {"path": self.path, "shards": len(found)}})
