@@ -130,6 +130,7 @@ static size_t total(const struct iovec* vectors, int count) {
 #define VECTORS (int fd, const struct iovec* at, int count, off_t position)
 #define FIRST (count > 0 ? at->iov_base : NULL)
 #define FIRST_SIZE (count > 0 ? at->iov_len : 0)
+#define FLAGGED (int fd, const struct iovec* at, int count, off_t position, int flags)
 #define VECTORS_END position + (off_t)total(at, count)
 
 WRITE(write, (int fd, const void* at, size_t size), (fd, at, size), at, size, -1, -1)
@@ -138,6 +139,8 @@ WRITE(pwrite, BYTES, (fd, at, size, position), at, size, position, position + (o
 WRITE(pwrite64, BYTES, (fd, at, size, position), at, size, position, position + (off_t)size)
 WRITE(pwritev, VECTORS, (fd, at, count, position), FIRST, FIRST_SIZE, position, VECTORS_END)
 WRITE(pwritev64, VECTORS, (fd, at, count, position), FIRST, FIRST_SIZE, position, VECTORS_END)
+WRITE(pwritev2, FLAGGED, (fd, at, count, position, flags), FIRST, FIRST_SIZE, position, VECTORS_END)
+WRITE(pwritev64v2, FLAGGED, (fd, at, count, position, flags), FIRST, FIRST_SIZE, position, VECTORS_END)
 
 #define ALLOCATE(name, parameters, arguments, failed)                                    \
     int name parameters {                                                                \

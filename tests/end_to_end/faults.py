@@ -42,6 +42,7 @@ class World:
     network: partition.Wires | None = None
     disks: dict[str, Volume] = field(default_factory=dict)
     boot_ids: dict[str, Path] = field(default_factory=dict)
+    pace: float = 1.0                      # of what may take longer or shorter
     wiped: int = 0
 
     async def victim(self) -> ClusterNode:
@@ -53,7 +54,7 @@ class World:
         return self.cluster[self.draw.choice(names)]
 
     async def pause(self, least: float, most: float) -> float:
-        seconds = self.draw.uniform(least, most)
+        seconds = self.draw.uniform(least, least + (most - least) * self.pace)
         await asyncio.sleep(seconds)
         return seconds
 
@@ -264,6 +265,23 @@ async def _lose_power(world: World, node: ClusterNode, *, lying: bool) -> str:
     return words
 
 
+async def lose_all_power(world: World, node: ClusterNode) -> str:
+    """At one moment; what was synced is there on every disk."""
+    for each in world.cluster:
+        each.pause()
+    for volume in world.disks.values():
+        await asyncio.to_thread(volume.cut)
+    for each in world.cluster:
+        await asyncio.to_thread(each.kill)
+        await asyncio.to_thread(world.disks[each.name].unmount)
+        await asyncio.to_thread(world.disks[each.name].mount)
+        world.boot_ids[each.name].write_text(f"{uuid.uuid4()}\n")
+        each.start()
+    for each in world.cluster:
+        await world.start(each)
+    return "all nodes lose power"
+
+
 async def trouble_store(world: World, node: ClusterNode) -> str:
     assert isinstance(world.store, EtcdStore), "a file needs no process"
     await asyncio.to_thread(world.store.trouble, world.draw)
@@ -299,7 +317,12 @@ FAULTS = {
     "lie_and_kill": Kind(lie_and_kill, 3), "slow_disk": Kind(slow_disk, 2), "turn_clock": Kind(turn_clock, 4),
     "right_clocks": Kind(right_clocks, 1), "lose_disk": Kind(lose_disk, 1),
     "cut_wires": Kind(cut_wires, 6, "network"), "lose_power": Kind(lose_power, 3, "disks"),
-    "lie_and_lose_power": Kind(lie_and_lose_power, 3, "disks"),
+    "lie_and_lose_power": Kind(lie_and_lose_power, 3, "disks"), "lose_all_power": Kind(lose_all_power, 2, "disks"),
     "trouble_store": Kind(trouble_store, 3, "etcd"), "trouble_store_and_kill": Kind(trouble_store_and_kill, 3, "etcd"),
 }  # fmt: skip
+# What may befall two nodes at a time: no majority is left, but nothing is damaged.
+PAIRED = (
+    "kill", "stop_shortly", "stop_for_long", "restart", "fill_disk", "fail_write", "fail_sync", "lie_and_kill",
+    "slow_disk", "turn_clock",
+)  # fmt: skip
 

@@ -95,8 +95,7 @@ class History:
         known.last_at = now
         if sequence is not None and sequence >= known.end:
             known.end = sequence + 1
-            if not known.ends or now - known.ends[-1][0] > 0.01:
-                known.ends.append((now, known.end))
+            known.ends.append((now, known.end))
             while known.ends[0][0] < now - 4 * STALE_SECONDS_MAX:
                 known.ends.popleft()
 
@@ -109,7 +108,9 @@ class History:
         """began: when the read was asked for."""
         known = self.shards[shard]
         self.reads += 1
-        missing_since = next((at for at, end in known.ends if at < began and end > high_watermark), None)
+        missing_since = None
+        if known.end > high_watermark:
+            missing_since = next((at for at, end in known.ends if at < began and end > high_watermark), None)
         if missing_since is not None:
             self.stale_reads += 1
             seconds = began - missing_since

@@ -4,7 +4,7 @@
     python -m tests.end_to_end.torture --seconds 600 --seed 7 --store etcd
     python -m tests.end_to_end.torture --seconds 120 --only kill,fail_sync
 
-Three nodes, one victim at a time but for `kill_two`; after each fault puts must go on in every shard. As root each
+Three nodes, mostly one victim at a time; after each fault puts must go on in every shard. As root each
 node has a file system of its own whose power can be cut and, with the SQLite store, a network namespace whose wires can
 be cut; `--plain` does without. At the end everything is healed, every put gets its answer, all records are read back,
 and the copies are compared byte for byte. What is done is drawn from the seed, when it happens is not: a run cannot be
@@ -37,7 +37,7 @@ from streamkit.model.shard import Shard
 from streamkit.producer.producer import AsyncProducer
 from streamkit.protocol.frames import Fetched
 from tests.end_to_end import kill_nodes
-from tests.end_to_end.faults import FAULTS, PATIENCE_SECONDS, Fault, World
+from tests.end_to_end.faults import FAULTS, PAIRED, PATIENCE_SECONDS, World
 from tests.end_to_end.history import History, Stored
 from tests.end_to_end.kill_broker import STREAM
 from tests.end_to_end.nodes import ClusterNode, Nodes, Placing, nodes
@@ -51,6 +51,7 @@ SHARDS = 4
 _NODE_KIB_MAX = 4 << 20                    # of addresses, for each node
 _HARNESS_BYTES_MAX = 4 << 30
 _WAITING_MAX = 2_000
+_PAIRED = 0.15
 _ANSWER_SECONDS_MAX = 150.0                # a put may wait for its delivery timeout
 
 
@@ -234,12 +235,18 @@ def possible(world: World, only: Collection[str] = ()) -> list[str]:
     ]  # fmt: skip
 
 
-async def harm(world: World, kind: str, outcome: Outcome, began: float) -> None:
-    """One fault, and puts go on. Raises AssertionError when something was not as promised."""
-    act: Fault = FAULTS[kind].act
+async def harm(world: World, kind: str, outcome: Outcome, began: float, *, paired: float = 0.0) -> None:
+    """One fault, and puts go on. Raises AssertionError when something was not as promised.
+
+    paired: how likely another one befalls another node at the same time.
+    """
     world.history.watch_gaps()
-    at = time.monotonic() - began
-    what = await act(world, await world.victim())
+    at, node = time.monotonic() - began, await world.victim()
+    acts = [FAULTS[kind].act(world, node)]
+    if kind in PAIRED and world.draw.random() < paired:
+        other = world.draw.choice([other for other in world.cluster if other is not node])
+        acts.append(FAULTS[world.draw.choice(PAIRED)].act(world, other))
+    what = ", and ".join(await asyncio.gather(*acts))
     await goes_on(world.history)
     pause = world.history.longest_gap
     outcome.faults.append((kind, pause))
@@ -270,11 +277,12 @@ async def heal(world: World) -> None:
 
 async def run(
     folder: Path, seconds: float, seed: int, *, store: str = "sqlite", plain: bool = True, only: Collection[str] = (),
-    each_once: bool = False, producers: int = 2, rate: float = 200.0,
+    each_once: bool = False, producers: int = 2, rate: float = 200.0, pace: float = 1.0,
 ) -> Outcome:  # fmt: skip
     """each_once: every kind that is possible here, once, in a drawn order, for however long that takes."""
     outcome, began = Outcome(seed), time.monotonic()
     with made_world(folder, store, outcome, plain=plain) as world:
+        world.pace = pace
         kinds = possible(world, only)
         in_turn = sorted(set(kinds))
         world.draw.shuffle(in_turn)
@@ -282,9 +290,12 @@ async def run(
             async with load(world.cluster, outcome.history, producers=producers, rate=rate):
                 outcome.history.watch_gaps()
                 await goes_on(outcome.history)
-                while in_turn if each_once else time.monotonic() - began < seconds:
-                    await harm(world, in_turn.pop() if each_once else world.draw.choice(kinds), outcome, began)
-                    await world.pause(0.0, 0.2 if each_once else 1.0)
+                if each_once:
+                    for kind in in_turn:
+                        await harm(world, kind, outcome, began)
+                while not each_once and time.monotonic() - began < seconds:
+                    await harm(world, world.draw.choice(kinds), outcome, began, paired=_PAIRED)
+                    await world.pause(0.0, 1.0)
                 await heal(world)
                 await goes_on(outcome.history)
             for node in world.cluster:
