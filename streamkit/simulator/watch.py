@@ -144,8 +144,6 @@ class Watch:
                 copy = found.get(member.node)
                 if copy is None or copy.log.incarnation != member.incarnation:
                     return f"{uuid.hex()[:8]} of {entry.stream} has no copy on {member.node}"
-                if self._beyond_repair(copy):
-                    continue
                 if copy.log.log_end != leader.log.log_end or not copy.log.certain:
                     return (
                         f"{member.node} holds {uuid.hex()[:8]} of {entry.stream} up to {copy.log.log_end}, "
@@ -168,17 +166,21 @@ class Watch:
                 (place.name, copy) for place in self.cluster.places
                 if (copy := self.copies(place).get(uuid)) is not None
                 and any(member.incarnation == copy.log.incarnation for member in entry.replica_set.members)
-                and not self._beyond_repair(copy)
             ]  # fmt: skip
             if not copies:
                 continue
             await self._compare_copies(uuid, copies)
 
     async def _compare_copies(self, uuid: bytes, copies: list[tuple[str, Copy]]) -> None:
+        digests: dict[tuple[int, int, int], str] = {}
+        start = end = 0
         for _ in range(_DIGEST_TRIES):
+            copies = [(name, copy) for name, copy in copies if not copy.closed]    # moved away, or restarted, meanwhile
+            if not copies:
+                return
             end = min(copy.log.log_end for _, copy in copies)
             start = max(copy.log.log_start for _, copy in copies)
-            digests: dict[tuple[int, int, int], str] = {}
+            digests.clear()
             for name, copy in copies:
                 try:
                     digests.setdefault(await copy.log.digest(start, end), name)
@@ -191,13 +193,8 @@ class Watch:
                     with contextlib.suppress(OSError):
                         await copy.log.verify()        # what was not read yet, is; it is repaired then
             await asyncio.sleep(0.5)
-        lied = "lying_disk" in self.cluster.world.faults.acts
-        if not lied and not any(self._beyond_repair(copy) for _, copy in copies):
+        if "lying_disk" not in self.cluster.world.faults.acts:
             self.wrong(f"the copies of {uuid.hex()[:8]} differ between {start} and {end}: {digests}")
-
-    def _beyond_repair(self, copy: Copy) -> bool:
-        """A write that went astray may shift all that follows: the copy says so, and neither votes nor serves it."""
-        return "misdirected_write" in self.cluster.world.faults.acts and bool(copy.log.damages)
 
     def stalled(self) -> bool:
         """Whether a shard has lost so many votes that only an operator may go on."""
