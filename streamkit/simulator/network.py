@@ -79,11 +79,12 @@ class _Pipe:
 
     def _send(self, data: bytes) -> None:
         faults = self.network.faults
-        now = self.network.loop.time()
         seconds = -math.log(1.0 - self.uniform()) * faults.delay_seconds
         if faults.slow and self.uniform() < faults.slow:
             seconds += self.uniform() * faults.slow_seconds
-        self.arrives = max(self.arrives, now + seconds)
+        arrives = self.network.now() + seconds
+        if arrives > self.arrives:
+            self.arrives = arrives
         self.unread += len(data)
         if faults.cut_up and len(data) > 1 and self.uniform() < faults.cut_up:
             cut = 1 + int(self.uniform() * (len(data) - 1))
@@ -91,7 +92,8 @@ class _Pipe:
             self.arrives += faults.delay_seconds * self.uniform()
             data = data[cut:]
         self.in_flight.append((self.arrives, data))
-        self.schedule()
+        if not self.timer:
+            self.schedule()
 
     def end(self) -> None:
         """After what was written: an end of stream."""
@@ -120,16 +122,18 @@ class _Pipe:
         if self.network.faults.broken and self.uniform() < self.network.faults.broken:
             self.network.break_connection(self)
             return
-        now = self.network.loop.time()
-        chunks = []
-        while self.in_flight and self.in_flight[0][0] <= now:
-            chunks.append(self.in_flight.popleft()[1])
-        if chunks:
-            data = b"".join(chunks) if len(chunks) > 1 else chunks[0]
+        now, in_flight = self.network.now(), self.in_flight
+        if in_flight and in_flight[0][0] <= now:
+            data = in_flight.popleft()[1]
+            if in_flight and in_flight[0][0] <= now:
+                chunks = [data]
+                while in_flight and in_flight[0][0] <= now:
+                    chunks.append(in_flight.popleft()[1])
+                data = b"".join(chunks)
             self.unread -= len(data)
             self._refill()
             end.hand_over(data)
-        elif self.closing and not self.in_flight and not self.waiting:
+        elif self.closing and not in_flight and not self.waiting:
             end.hand_over(b"")
             return
         self.schedule()
@@ -143,7 +147,8 @@ class _Pipe:
             data = self.waiting.popleft()
             self.buffered -= len(data)
             self._send(data)
-        self.from_end.buffer_drained()
+        if self.from_end.writing_paused:
+            self.from_end.buffer_drained()
 
     def drop(self) -> None:
         self.waiting.clear()
@@ -167,7 +172,7 @@ class SimulatedTransport(asyncio.Transport):
         self._protocol: Any = None
         self._buffered = False
         self._high, self._low = _HIGH_BYTES, _HIGH_BYTES // 4
-        self._writing_paused = False
+        self.writing_paused = False
 
     def start(self, factory: ProtocolFactory) -> asyncio.BaseProtocol:
         self._protocol = factory()
@@ -185,20 +190,22 @@ class SimulatedTransport(asyncio.Transport):
     def write(self, data: Buffer) -> None:
         if self.dead or self._closing or not data or self._process_gone():
             return
-        self.out.push(bytes(data))
-        self._check_high()
+        out = self.out
+        out.push(bytes(data))
+        if out.buffered > self._high:
+            self._check_high()
 
     def writelines(self, list_of_data: Iterable[Buffer]) -> None:
         self.write(b"".join(list_of_data))
 
     def _check_high(self) -> None:
-        if self.out.buffered > self._high and not self._writing_paused:
-            self._writing_paused = True
+        if self.out.buffered > self._high and not self.writing_paused:
+            self.writing_paused = True
             self._protocol.pause_writing()
 
     def buffer_drained(self) -> None:
-        if self._writing_paused and self.out.buffered <= self._low and not self.dead:
-            self._writing_paused = False
+        if self.writing_paused and self.out.buffered <= self._low and not self.dead:
+            self.writing_paused = False
             self.network.soon(self, self._protocol.resume_writing)
 
     def get_write_buffer_size(self) -> int:
@@ -277,7 +284,7 @@ class SimulatedTransport(asyncio.Transport):
             room = memoryview(self._protocol.get_buffer(len(data) - at)).cast("B")
             count = min(len(room), len(data) - at)
             assert count, "get_buffer returned no room"
-            room[:count] = data[at : at + count]
+            room[:count] = data[at : at + count] if at or count < len(data) else data
             self._protocol.buffer_updated(count)
             at += count
 
@@ -318,6 +325,7 @@ class SimulatedNetwork:
 
     def __init__(self, loop: SimulatedLoop, seed: int, faults: NetworkFaults) -> None:
         self.loop = loop
+        self.now = loop.time
         self.faults = faults
         self.draw = random.Random(seed)
         self.uniform = self.draw.random
