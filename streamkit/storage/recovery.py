@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from streamkit._core.files import crc32c
 from streamkit._core.log import Segment
 from streamkit._core.producers import ProducerTable
-from streamkit._core.segment import BAD, SHORT, TRAILER, Walk, find_batch, read_trailer, walk
+from streamkit._core.segment import BAD, SHORT, TRAILER, ZERO, Walk, find_batch, read_trailer, walk
 from streamkit.runtime.interfaces import Disk, File
 from streamkit.storage.checkpoint import unpack_epochs, write_super
 from streamkit.storage.cut import finish_cut
@@ -392,7 +392,7 @@ class _Scan:
         position = walked.position
         after = [base for base in self.found.bases if base > segment["base"]]
         if self.sequence >= self.durable or (after and after[0] == self.sequence):
-            if walked.stop == BAD and not (after and after[0] == self.sequence):
+            if walked.stop in (BAD, ZERO) and not (after and after[0] == self.sequence):
                 self._doubt()
             self._cut(segment, file, position)                  # in the second case a trailer that was torn
             return False
@@ -410,7 +410,8 @@ class _Scan:
 
     def _doubt(self) -> None:
         """Without syncs nothing vouches for the end of the log. A write that a kill broke off leaves the beginning of a
-        batch; anything else that is unsound there may have been acknowledged. Noted before the cut hides it."""
+        batch; anything else that is unsound there may have been acknowledged: other bytes, or a hole where a write that
+        went astray should lie. Noted before the cut hides it."""
         found = self.found
         if found.facts.memory_mode and (found.facts.certain or found.facts.doubtful):
             found.facts = replace(found.facts, certain=False, doubtful=False)

@@ -425,3 +425,27 @@ def test_a_segment_that_a_stray_write_has_shifted_is_written_anew_from_a_peers_b
 
     machine.run(write)
     machine.run(mend)
+
+
+@pytest.mark.parametrize("stray", [True, False])
+def test_a_hole_where_a_write_went_astray_costs_a_copy_in_a_memory_mode_its_vote(stray):
+    machine, leaders = Machine(3), history(3, 20)
+    certain = []
+
+    async def write(runtime):
+        directory, log = await opened(runtime)
+        for place, batch in enumerate(leaders.batches):
+            machine.disk.misdirected += stray and place == len(leaders.batches) - 1
+            log.accept(batch, epoch=leaders.epoch, durability="os")
+            await wait_for(directory, lambda: log.written_end == log.log_end)
+        machine.disk.die()                                     # the process is killed, the system goes on
+
+    async def look(runtime):
+        directory, log = await opened(runtime)
+        certain.append((log.certain, log.log_end == leaders.end))
+        await directory.close()
+
+    assert not machine.run(write)
+    machine.run(look)
+
+    assert certain == [(not stray, not stray)]
