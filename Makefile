@@ -1,4 +1,4 @@
-# make demo | test | test-debug | test-sanitize | bench | bench-peers | fuzz | simulate | lint | build
+# make demo | test | test-debug | test-sanitize | bench | bench-peers | fuzz | simulate | torture | lint | build
 #
 # Everything lives in $(VENV); nothing is installed outside it, except that a missing compiler or missing Python
 # headers are installed with apt-get when this runs as root on Debian or Ubuntu. PYTHON=python3.13 chooses another Python.
@@ -8,6 +8,7 @@ VENV ?= .venv
 SEEDS ?= 10000
 PROCESSES ?= 2
 FUZZ_EXAMPLES ?= 20000
+TORTURE_SECONDS ?= 3600
 PYTEST_ARGS ?=
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
@@ -16,7 +17,7 @@ DEBUG_TREE := build/debug
 SANITIZE_TREE := build/sanitize
 SANITIZE_TESTS ?= tests/core tests/fuzz tests/storage tests/leases tests/protocol
 
-.PHONY: demo test test-debug test-sanitize bench bench-peers bench-peers-install fuzz simulate lint build clean
+.PHONY: demo test test-debug test-sanitize bench bench-peers bench-peers-install fuzz simulate torture lint build clean
 .DELETE_ON_ERROR:
 
 demo: build
@@ -73,6 +74,11 @@ fuzz: build
 
 simulate: build
 	$(VENV)/bin/streamkit simulate --seeds $(SEEDS) --processes $(PROCESSES)
+
+# Real processes under every fault there is, for an hour; as root also lost power and cut wires. TORTURE_ARGS="--seed 7
+# --store etcd"; `$(VENV)/bin/python -m tests.end_to_end.torture --help` names the rest. `make test` runs a short form.
+torture: build
+	$(VENV)/bin/python -m tests.end_to_end.torture --seconds $(TORTURE_SECONDS) $(TORTURE_ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

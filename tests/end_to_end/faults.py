@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import signal
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from streamkit.errors import StreamkitError
 from tests.end_to_end import partition
+from tests.end_to_end.crew import Crew
 from tests.end_to_end.history import History
 from tests.end_to_end.kill_nodes import EtcdStore, Store
 from tests.end_to_end.nodes import ClusterNode, Nodes
@@ -42,6 +44,7 @@ class World:
     network: partition.Wires | None = None
     disks: dict[str, Volume] = field(default_factory=dict)
     boot_ids: dict[str, Path] = field(default_factory=dict)
+    crew: Crew | None = None
     pace: float = 1.0                      # of what may take longer or shorter
     wiped: int = 0
 
@@ -301,9 +304,28 @@ async def trouble_store_and_kill(world: World, node: ClusterNode) -> str:
     return f"etcd is in trouble, SIGKILL {node.name}"
 
 
+async def kill_worker(world: World, node: ClusterNode) -> str:
+    assert world.crew is not None, "there are workers"
+    name = world.draw.choice(world.crew.names)
+    world.crew.kill(name)
+    await world.pause(0.0, 4.0)
+    world.crew.start(name)
+    return f"SIGKILL worker {name}"
+
+
+async def stop_worker(world: World, node: ClusterNode) -> str:
+    """Longer than its membership lasts: what it has in its hands belongs to the other one when it wakes."""
+    assert world.crew is not None, "there are workers"
+    name = world.draw.choice(world.crew.names)
+    world.crew.signal(name, signal.SIGSTOP)
+    seconds = await world.pause(2.0, 8.0)
+    world.crew.signal(name, signal.SIGCONT)
+    return f"SIGSTOP worker {name} for {seconds:.1f} s"
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """weight: how often, against the others'. needs: "", "etcd", "network" or "disks"."""
+    """weight: how often, against the others'. needs: "", "workers", "etcd", "network" or "disks"."""
 
     act: Fault
     weight: int
@@ -318,6 +340,7 @@ FAULTS = {
     "right_clocks": Kind(right_clocks, 1), "lose_disk": Kind(lose_disk, 1),
     "cut_wires": Kind(cut_wires, 6, "network"), "lose_power": Kind(lose_power, 3, "disks"),
     "lie_and_lose_power": Kind(lie_and_lose_power, 3, "disks"), "lose_all_power": Kind(lose_all_power, 2, "disks"),
+    "kill_worker": Kind(kill_worker, 2, "workers"), "stop_worker": Kind(stop_worker, 2, "workers"),
     "trouble_store": Kind(trouble_store, 3, "etcd"), "trouble_store_and_kill": Kind(trouble_store_and_kill, 3, "etcd"),
 }  # fmt: skip
 # What may befall two nodes at a time: no majority is left, but nothing is damaged.

@@ -15,7 +15,7 @@ import hashlib
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 KEYS = 16
@@ -116,7 +116,7 @@ class History:
             seconds = began - missing_since
             self.stale_seconds_max = max(self.stale_seconds_max, seconds)
             if seconds > STALE_SECONDS_MAX:
-                self._note("stale", f"shard {shard}: a read lacked what was acknowledged {seconds:.1f} s before")
+                self.note_wrong("stale", f"shard {shard}: a read lacked what was acknowledged {seconds:.1f} s before")
         known.high_watermark = max(known.high_watermark, high_watermark)
         for record in records:
             self._note_seen(shard, record)
@@ -127,7 +127,7 @@ class History:
             seen.append(0)
         mark = _mark(record.value)
         if seen[record.sequence] not in (0, mark):
-            self._note("phantom", f"shard {shard}: at {record.sequence} was another record before {record.value!r}")
+            self.note_wrong("phantom", f"shard {shard}: at {record.sequence} was not {record.value!r} before")
         seen[record.sequence] = mark
 
     # ---- while it runs ----------------------------------------------------------------------------------------
@@ -157,18 +157,25 @@ class History:
         expected, time_ms = 0, 0
         for record in records:
             if record.sequence != expected:
-                self._note("lost", f"shard {shard}: after {expected - 1} comes {record.sequence}")
+                self.note_wrong("lost", f"shard {shard}: after {expected - 1} comes {record.sequence}")
             expected = record.sequence + 1
             if record.append_time_ms < time_ms:
-                self._note("reordered", f"shard {shard}: {record.sequence} is older than the record before it")
+                self.note_wrong("reordered", f"shard {shard}: {record.sequence} is older than the record before it")
             time_ms = record.append_time_ms
             self._note_seen(shard, record)
             if record.value is not None:
                 self._check_record(shard, record, last)
         if self.shards[shard].end > expected:
-            self._note("lost", f"shard {shard} ends at {expected}; {self.shards[shard].end - 1} was acknowledged")
+            self.note_wrong("lost", f"shard {shard} ends at {expected}; {self.shards[shard].end - 1} was acknowledged")
         if self.shards[shard].high_watermark > expected:
-            self._note("lost", f"shard {shard} ends at {expected}; readers were told of more")
+            self.note_wrong("lost", f"shard {shard} ends at {expected}; readers were told of more")
+
+    def records(self) -> Iterator[tuple[int, int]]:
+        """(shard, sequence) of every record that was read; notes of the log's own are none."""
+        for shard, known in enumerate(self.shards):
+            for sequence, mark in enumerate(known.seen):
+                if mark > _CONTROL:
+                    yield shard, sequence
 
     def _check_record(self, shard: int, record: Stored, last: dict[tuple[str, str], int]) -> None:
         value, place = record.value, shard << 48 | record.sequence + 1
@@ -177,19 +184,19 @@ class History:
         key, _, digits = rest.partition(" ")
         by = self.producers.get(name)
         if by is None or not digits.isdigit() or int(digits) >= len(by.places) or by.value(int(digits)) != value:
-            self._note("phantom", f"shard {shard}: nobody put {value!r}, which is at {record.sequence}")
+            self.note_wrong("phantom", f"shard {shard}: nobody put {value!r}, which is at {record.sequence}")
             return
         number = int(digits)
         said = by.places[number]
         if said == _FOUND:
-            self._note("duplicated", f"{value!r} is there twice, the second time in shard {shard} at {record.sequence}")
+            self.note_wrong("duplicated", f"{value!r} is there twice, again at {shard}/{record.sequence}")
         elif said >= 0 and said & _SEQUENCE and said != place:
-            self._note("reordered", f"{value!r} is at {shard}/{record.sequence}, not where its put was told")
+            self.note_wrong("reordered", f"{value!r} is at {shard}/{record.sequence}, not where its put was told")
         elif said >= 0 and said >> 48 != shard:
-            self._note("reordered", f"{value!r} is in shard {shard}, not where its put was told")
+            self.note_wrong("reordered", f"{value!r} is in shard {shard}, not where its put was told")
         by.places[number] = _FOUND
         if last.get((name, key), -1) > number:
-            self._note("reordered", f"shard {shard}: {value!r} lies after number {last[name, key]} of its key")
+            self.note_wrong("reordered", f"shard {shard}: {value!r} lies after number {last[name, key]} of its key")
         last[name, key] = number
 
     def finish(self) -> None:
@@ -197,11 +204,11 @@ class History:
         for by in self.producers.values():
             for number, said in enumerate(by.places):
                 if said >= 0:
-                    self._note("lost", f"acknowledged {by.value(number)!r} is not there")
+                    self.note_wrong("lost", f"acknowledged {by.value(number)!r} is not there")
                 elif said == _UNANSWERED:
-                    self._note("unanswered", f"{by.value(number)!r} was put, and neither acknowledged nor refused")
+                    self.note_wrong("unanswered", f"{by.value(number)!r} was put, and neither acknowledged nor refused")
 
-    def _note(self, kind: str, words: str) -> None:
+    def note_wrong(self, kind: str, words: str) -> None:
         self.wrong[kind] += 1
         if self.wrong[kind] <= _NOTED_MAX:
             self.words.append(f"{kind}: {words}")

@@ -4,12 +4,13 @@
     python -m tests.end_to_end.torture --seconds 600 --seed 7 --store etcd
     python -m tests.end_to_end.torture --seconds 120 --only kill,fail_sync
 
-Three nodes, mostly one victim at a time; after each fault puts must go on in every shard. As root each
-node has a file system of its own whose power can be cut and, with the SQLite store, a network namespace whose wires can
-be cut; `--plain` does without. At the end everything is healed, every put gets its answer, all records are read back,
-and the copies are compared byte for byte. What is done is drawn from the seed, when it happens is not: a run cannot be
-replayed to the millisecond. Exit code 1: something was lost, duplicated, reordered, stale or never put, or a node did
-not do what it promises; the folder with logs and data is then kept.
+Two producers, a reader of each shard and two workers; three nodes, mostly one victim at a time; after each fault puts
+must go on in every shard. As root each node has a file system of its own whose power can be cut and, with the SQLite
+store, a network namespace whose wires can be cut; `--plain` does without. At the end everything is healed, every put
+gets its answer, all records are read back, and the copies are compared byte for byte. What is done is drawn from the
+seed, when it happens is not: a run cannot be replayed to the millisecond. Exit code 1: something was lost,
+duplicated, reordered, stale or never put, or a node did not do what it promises; the folder with logs and data is
+then kept.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ from streamkit.model.shard import Shard
 from streamkit.producer.producer import AsyncProducer
 from streamkit.protocol.frames import Fetched
 from tests.end_to_end import kill_nodes
+from tests.end_to_end.crew import crew
 from tests.end_to_end.faults import FAULTS, PAIRED, PATIENCE_SECONDS, World
 from tests.end_to_end.history import History, Stored
 from tests.end_to_end.kill_broker import STREAM
-from tests.end_to_end.nodes import ClusterNode, Nodes, Placing, nodes
+from tests.end_to_end.nodes import ClusterNode, Placing, nodes
 from tests.end_to_end.partition import NAMES, wires
 from tests.end_to_end.power_loss import volumes
 from tests.end_to_end.processes import end_in_order
@@ -97,7 +99,8 @@ async def produce(name: str, url: str, history: History, rate: float, stopping: 
         finally:
             room.release()
 
-    async with AsyncProducer(STREAM, url=url, linger_ms=5) as producer:
+    producer = AsyncProducer(STREAM, url=url, linger_ms=5)
+    try:
         while not stopping.is_set():
             for _ in range(4):
                 await room.acquire()
@@ -109,6 +112,11 @@ async def produce(name: str, url: str, history: History, rate: float, stopping: 
         await producer.flush()
         while following:
             await asyncio.wait(following)
+    finally:
+        for task in following:             # none, unless this was interrupted
+            task.cancel()
+        with contextlib.suppress(StreamkitError):
+            await producer.close(0)
 
 
 async def read(url: str, shard: Shard, history: History, stopping: asyncio.Event) -> None:
@@ -159,26 +167,34 @@ async def read_back(url: str, history: History) -> None:
 
 
 @contextlib.asynccontextmanager
-async def load(cluster: Nodes, history: History, *, producers: int, rate: float) -> AsyncIterator[None]:
+async def load(world: World, folder: Path, *, producers: int, rate: float, workers: bool) -> AsyncIterator[None]:
     """rate: records a second, of each producer. At the end: every record put has its answer, all are checked."""
-    await create_stream(cluster, SHARDS)
-    url = ",".join(node.url for node in cluster)
+    history = world.history
+    await create_stream(world.cluster, SHARDS)
+    url = ",".join(node.url for node in world.cluster)
     async with AsyncClient(url) as client:
         shards = (await client.describe_stream(STREAM)).shards
     enough, read_enough = asyncio.Event(), asyncio.Event()
     putting = [asyncio.create_task(produce(f"p{n}", url, history, rate, enough)) for n in range(producers)]
     reading = [asyncio.create_task(read(url, shard, history, read_enough)) for shard in shards]
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(_cancel, [*putting, *reading])
+        if workers:
+            world.crew = stack.enter_context(crew(url, STREAM, folder, history))
         yield
         enough.set()
         await asyncio.wait_for(asyncio.gather(*putting), _ANSWER_SECONDS_MAX)
         read_enough.set()
         await asyncio.wait_for(asyncio.gather(*reading), PATIENCE_SECONDS)
         await read_back(url, history)
-    finally:
-        for task in (*putting, *reading):
-            task.cancel()
-        await asyncio.gather(*putting, *reading, return_exceptions=True)
+        if world.crew is not None:
+            await world.crew.finish(PATIENCE_SECONDS)
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def goes_on(history: History, count: int = 5) -> None:
@@ -227,8 +243,8 @@ def made_world(folder: Path, kind: str, outcome: Outcome, *, plain: bool) -> Ite
 
 def possible(world: World, only: Collection[str] = ()) -> list[str]:
     """The kinds of fault that can happen here, each as often as it weighs."""
-    there = {"": True, "etcd": isinstance(world.store, kill_nodes.EtcdStore), "network": world.network is not None,
-             "disks": bool(world.disks)}  # fmt: skip
+    there = {"": True, "workers": world.crew is not None, "etcd": isinstance(world.store, kill_nodes.EtcdStore),
+             "network": world.network is not None, "disks": bool(world.disks)}  # fmt: skip
     return [
         name for name, kind in FAULTS.items() if there[kind.needs] and (not only or name in only)
         for _ in range(kind.weight)
@@ -249,6 +265,8 @@ async def harm(world: World, kind: str, outcome: Outcome, began: float, *, paire
     what = ", and ".join(await asyncio.gather(*acts))
     await goes_on(world.history)
     pause = world.history.longest_gap
+    if world.crew is not None:
+        world.crew.look()
     outcome.faults.append((kind, pause))
     outcome.node_bytes_max = max([outcome.node_bytes_max, *(_peak_bytes(node) for node in world.cluster)])
     print(f"{at:8.1f} s  {what}; a shard stood still for {pause:.2f} s", flush=True)
@@ -277,20 +295,20 @@ async def heal(world: World) -> None:
 
 async def run(
     folder: Path, seconds: float, seed: int, *, store: str = "sqlite", plain: bool = True, only: Collection[str] = (),
-    each_once: bool = False, producers: int = 2, rate: float = 200.0, pace: float = 1.0,
+    each_once: bool = False, producers: int = 2, rate: float = 200.0, pace: float = 1.0, workers: bool = True,
 ) -> Outcome:  # fmt: skip
     """each_once: every kind that is possible here, once, in a drawn order, for however long that takes."""
     outcome, began = Outcome(seed), time.monotonic()
     with made_world(folder, store, outcome, plain=plain) as world:
         world.pace = pace
-        kinds = possible(world, only)
-        in_turn = sorted(set(kinds))
-        world.draw.shuffle(in_turn)
         try:
-            async with load(world.cluster, outcome.history, producers=producers, rate=rate):
+            async with load(world, folder, producers=producers, rate=rate, workers=workers):
+                kinds = possible(world, only)
                 outcome.history.watch_gaps()
                 await goes_on(outcome.history)
                 if each_once:
+                    in_turn = sorted(set(kinds))
+                    world.draw.shuffle(in_turn)
                     for kind in in_turn:
                         await harm(world, kind, outcome, began)
                 while not each_once and time.monotonic() - began < seconds:
