@@ -445,9 +445,14 @@ class Copies:
         if copy is None:
             return SealedShard(uuid, False)
         sealed = await copy.seal(epoch)
+        # Behind damage nobody can read, so nobody could adopt it. A copy that is damaged does not vote: what was
+        # acknowledged is on one that does.
+        damages = copy.log.damages
+        end = min([sealed.log_end, *(found.sequence for found in damages if found.sequence >= sealed.high_watermark)])
         return SealedShard(
-            uuid, True, sealed.epoch, sealed.member.incarnation, sealed.certain, sealed.log_start, sealed.log_end,
-            sealed.high_watermark, sealed.epochs, sealed.doubtful,
+            uuid, True, sealed.epoch, sealed.member.incarnation, sealed.certain and not damages, sealed.log_start, end,
+            sealed.high_watermark, tuple(pair for pair in sealed.epochs if pair[1] < end or end == sealed.log_end),
+            sealed.doubtful,
         )  # fmt: skip
 
     async def read_log(self, uuid: bytes, start: int, bytes_max: int) -> Fetched:

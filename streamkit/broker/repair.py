@@ -2,6 +2,7 @@
 
     found at the start, by a read, or by the scrubber ▸ another copy that has the range ▸ written, read back, forgotten
     it does not fit where the damage is               ▸ the whole segment from that copy, in the place of ours
+    a leader's, not committed, and nobody has it      ▸ another leads: what cannot be read cannot be carried on
     a leader, one shard after the other               ▸ sums of the same range at every copy ▸ a difference is reported
 
 Nothing is ever removed because it looks odd. A damaged range that nobody else can give stays as it is, and the copy
@@ -13,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+
+import msgspec
 
 from streamkit._core.batch import read_header
 from streamkit.broker.copies import Copies
@@ -104,6 +107,27 @@ class Repair:
             logger.error("segment.unrepaired", extra={"facts": {
                 "path": damage.path, "sequence": damage.sequence, "next_sequence": damage.next_sequence,
             }})  # fmt: skip
+        if copy.server is not None and damage.sequence >= copy.high_watermark:
+            await self._abdicate(copy)
+
+    async def _abdicate(self, copy: Copy) -> None:
+        """Nothing behind that damage is ever committed by this leader; the next one leaves it out, see `Copies`."""
+        entry, us = copy.entry, self._copies.node
+        if copy.is_standing or entry.target_leader not in ("", us):
+            return
+        ends: dict[str, int] = {}
+        for member in copy.replica_set.members:
+            if member.node != us and self._copies.peers.connected(member.node):
+                try:
+                    said = await self._copies.ask_seal(member.node, copy.uuid, 0)
+                except StreamkitError:
+                    continue
+                if said.known and said.certain and said.incarnation == member.incarnation:
+                    ends[member.node] = said.log_end
+        if ends and copy.server is not None and copy.entry is entry:
+            heir = max(ends, key=lambda node: ends[node])
+            logger.warning("shard.abdicated", extra={"facts": {"shard": copy.uuid.hex(), "to": heir}})
+            await self._copies.swap(copy, msgspec.structs.replace(entry, target_leader=heir))
 
     async def _mend_from(self, copy: Copy, damage: Damage, node: str) -> bool:
         directory, log = self._copies.directory, copy.log

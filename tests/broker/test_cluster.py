@@ -20,6 +20,7 @@ from streamkit.model.stream import StreamConfig
 from streamkit.producer.producer import AsyncProducer
 from streamkit.protocol.frames import Fetched
 from streamkit.replication.follower import Follower
+from streamkit.storage import Damage
 from tests.broker.cluster_nodes import Nodes, cluster, eventually
 
 
@@ -285,3 +286,47 @@ async def test_a_node_that_reaches_nobody_ends_no_leader(tmp_path: Path, monkeyp
         await eventually(lambda: gone > 10)
         assert alone.copies.replica_sets.entries[shard.uuid] == entry
         await put_numbers(client, range(10))
+
+
+async def test_a_leader_that_cannot_read_what_nobody_else_has_lets_another_lead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        leader = await nodes.led(shard.uuid)
+        await put_numbers(client, range(10))
+        await nodes.alike(shard.uuid)
+        node = nodes.nodes[leader].cluster
+        assert node is not None
+        copy, end = nodes.copies(shard.uuid)[leader], nodes.copies(shard.uuid)[leader].log.log_end
+
+        async def nobody_has_it(*_: Any) -> bool:
+            return False
+
+        monkeypatch.setattr(node.repair, "_mend_from", nobody_has_it)
+        copy.log.note_damage(Damage("x", 0, end, end + 1, "made up"))
+        await eventually(lambda: nodes.leader(shard.uuid) not in ("", leader))
+        await put_numbers(client, range(10, 20))
+        assert await read_numbers(client, 20) == list(range(20))
+
+
+async def test_a_copy_promises_nothing_that_lies_behind_its_damage(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        leader = await nodes.led(shard.uuid)
+        await put_numbers(client, range(10))
+        await nodes.alike(shard.uuid)
+        name = next(name for name in nodes.nodes if name != leader)
+        node, copy = nodes.nodes[name].cluster, nodes.copies(shard.uuid)[name]
+        assert node is not None
+        end, known = copy.log.log_end, copy.follower.high_watermark
+        assert end > 3
+        copy.follower.high_watermark = 2
+        copy.log.damages.append(Damage("x", 0, 1, 2, "committed, so others have it"))
+        copy.log.damages.append(Damage("x", 0, 3, 4, "perhaps not"))
+        said = await node.copies._sealed(shard.uuid, 0)
+        assert (said.log_end, said.certain, said.epochs) == (3, False, ((1, 0),))
+        copy.log.damages.clear()
+        said = await node.copies._sealed(shard.uuid, 0)
+        assert (said.log_end, said.epochs) == (end, ((1, 0),))
+        copy.follower.high_watermark = known
