@@ -25,8 +25,9 @@ def encode(fields: tuple[Any, ...]) -> bytes:
         shard, timeout_ms, batch = rest
         return frame(kind, request_id, struct.pack("<16sII", shard, timeout_ms, 0), batch)
     if kind == PUT_OK:
-        base, time, epoch, duplicate = rest
-        return frame(kind, request_id, struct.pack("<QQII", base, time, epoch, (0, 1, 3)[duplicate]))
+        base, time, epoch, duplicate, replicas, synced = rest
+        bits = (0, 1, 3)[duplicate] | synced << 2 | replicas << 8
+        return frame(kind, request_id, struct.pack("<QQII", base, time, epoch, bits))
     if kind == FETCH:
         shard, start, bytes_max, wait_ms, lease_epoch, session, application = rest
         header = struct.pack("<16sQIIQQ", shard, start, bytes_max, wait_ms, lease_epoch, session)
@@ -90,7 +91,7 @@ def _fields(kind: int, header: bytes, payload: bytes) -> tuple[tuple[Any, ...], 
         return (shard, timeout_ms, payload), None
     if kind == PUT_OK:
         base, time, epoch, bits = struct.unpack("<QQII", header[:24])
-        return (base, time, epoch, (0, 1, 2, 2)[bits & 3]), None
+        return (base, time, epoch, (0, 1, 2, 2)[bits & 3], bits >> 8 & 255, bool(bits & 4)), None
     if kind == FETCH:
         try:
             application = header[48:].decode()

@@ -10,6 +10,7 @@ import pytest
 
 from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.columns import Column
+from streamkit._core.framing import PutReceipt
 from streamkit._core.outcome import ColumnsHandle
 from streamkit.model.shard import even_ranges
 
@@ -33,7 +34,7 @@ def drain(accumulator: Accumulator) -> int:
     for shard in range(SHARDS):
         while (sealed := accumulator.take(shard, close_open=True)) is not None:
             count += sealed.count
-            sealed.stored(0, 0)
+            sealed.stored(PutReceipt(0, 0, 1))
     return count
 
 

@@ -72,7 +72,7 @@ cdef class Accumulator:
     cdef int codec
     cdef uint32_t map_version
     cdef object home                 # event loop that settles
-    cdef list origins                # for each shard: (sequence, append_time_ms, duplicate) -> PutResult
+    cdef list origins                # for each shard: (receipt, index in its batch) -> PutResult
     cdef object wake                 # called when `touched` may have become non-empty
     cdef bint wake_asked             # until take_touched
     cdef Delivery spare              # made before the mutex is taken: nothing is allocated in Python under it

@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from streamkit._core.columns import Column
+from streamkit._core.framing import PutReceipt
 from streamkit._core.hashing import ShardTable
 from streamkit._core.outcome import ColumnsHandle, Delivery, PutHandle
 
@@ -26,7 +27,7 @@ class SealedBatch:
     @property
     def payload(self) -> bytes | memoryview: ...
     def renumber(self, producer_id: int, producer_epoch: int, sequence: int) -> None: ...
-    def stored(self, base_sequence: int, append_time_ms: int, duplicate: int = 0) -> None: ...
+    def stored(self, receipt: PutReceipt) -> None: ...
     def failed(self, error: Exception) -> list[Delivery | ColumnsHandle]: ...
 
 class Accumulator:
@@ -41,7 +42,7 @@ class Accumulator:
         ranges: Iterable[tuple[int, int] | None],
         *,
         budget: Budget,
-        origins: list[Callable[[int, int, int], Any]],
+        origins: list[Callable[[PutReceipt, int], Any]],
         wake: Callable[[], object],
         home: asyncio.AbstractEventLoop | None = None,
         batch_bytes_max: int = 524288,
@@ -70,7 +71,7 @@ class Accumulator:
         self,
         ranges: Iterable[tuple[int, int] | None],
         *,
-        origins: list[Callable[[int, int, int], Any]],
+        origins: list[Callable[[PutReceipt, int], Any]],
         map_version: int,
     ) -> None: ...
     def take_apart(self, sealed: SealedBatch, targets: ShardTable) -> list[int]: ...

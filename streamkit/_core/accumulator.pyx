@@ -886,15 +886,11 @@ cdef class SealedBatch:
         else:
             seal_header(self.at, header, self.size)
 
-    def stored(self, uint64_t base_sequence, int64_t append_time_ms, int duplicate=0) -> None:
-        """The broker has it: every handle completes. duplicate: 2 when its sequence is not known any more."""
-        cdef Delivery delivery
+    def stored(self, receipt not None) -> None:
+        """The broker has it, says a PutReceipt: every handle completes."""
         if self.slab.delivery != NULL:
-            delivery = <Delivery>self.slab.delivery
-            delivery.base_sequence = base_sequence
-            delivery.append_time_ms = append_time_ms
-            delivery.duplicate = duplicate
-        self.settle(None, base_sequence)
+            (<Delivery>self.slab.delivery).receipt = receipt
+        self.settle(None, receipt.base_sequence)
 
     def failed(self, error not None) -> list:
         """It will not be stored, or nobody knows: every handle fails with `error`. Who may not have looked yet."""

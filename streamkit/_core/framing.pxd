@@ -11,7 +11,8 @@
 #   message   header 0                                            payload: msgpack of protocol.messages
 #   put       header 24: shard uuid 16, u32 timeout_ms, u32 0     payload: one batch
 #   put_ok    header 24: u64 base_sequence, u64 append_time_ms, u32 epoch,
-#                        u32 bits (0 repeated batch, 1 repeated, its place no longer known)
+#                        u32 bits (0 repeated batch, 1 repeated, its place no longer known, 2 synced,
+#                                  8..15 copies that hold it at least; 0: not told)
 #   fetch     header 48 and the application's name in UTF-8: shard uuid 16, u64 start, u32 bytes_max,
 #                        u32 wait_ms, u64 lease_epoch (0: a plain reader), u64 session (0: a plain reader)
 #   fetch_ok  header 40: u64 high_watermark, u64 log_start, u64 log_end, u64 next_sequence,
@@ -181,6 +182,8 @@ cdef class PutReceipt:
     cdef readonly uint32_t request_id
     cdef readonly uint32_t epoch
     cdef readonly uint32_t duplicate
+    cdef readonly uint32_t replicas
+    cdef readonly bint synced
     cdef readonly uint64_t base_sequence
     cdef readonly uint64_t append_time_ms
 

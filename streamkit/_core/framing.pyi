@@ -36,8 +36,11 @@ class PutReceipt:
     append_time_ms: int
     epoch: int
     duplicate: int
+    replicas: int
+    synced: bool
     def __init__(
-        self, base_sequence: int, append_time_ms: int, epoch: int, duplicate: int = 0, request_id: int = 0
+        self, base_sequence: int, append_time_ms: int, epoch: int, duplicate: int = 0, request_id: int = 0,
+        replicas: int = 0, synced: bool = False,
     ) -> None: ...
 
 class FetchFrame:
@@ -125,7 +128,8 @@ class FrameWriter:
     def message(self, request_id: int, payload: bytes) -> None: ...
     def put(self, request_id: int, shard: bytes, timeout_ms: int, batch: Buffer) -> None: ...
     def put_ok(
-        self, request_id: int, base_sequence: int, append_time_ms: int, epoch: int, duplicate: int = 0
+        self, request_id: int, base_sequence: int, append_time_ms: int, epoch: int, duplicate: int = 0,
+        replicas: int = 0, synced: bool = False,
     ) -> None: ...
     def fetch(
         self,

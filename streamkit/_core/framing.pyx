@@ -86,19 +86,24 @@ cdef class PutFrame:
 
 @cython.freelist(256)
 cdef class PutReceipt:
-    """A batch is stored. duplicate: 0 no, 1 it was stored before at base_sequence, 2 before and its place is forgotten."""
+    """A batch is stored. duplicate: 0 no, 1 it was stored before at base_sequence, 2 before and its place is forgotten.
+
+    replicas: so many copies hold it at least, 0: not told. synced: on their disks, not only with their kernels.
+    """
 
     def __init__(self, uint64_t base_sequence, uint64_t append_time_ms, uint32_t epoch, uint32_t duplicate=0,
-                 uint32_t request_id=0):
+                 uint32_t request_id=0, uint32_t replicas=0, bint synced=False):
         self.base_sequence = base_sequence
         self.append_time_ms = append_time_ms
         self.epoch = epoch
         self.duplicate = duplicate
         self.request_id = request_id
+        self.replicas = replicas
+        self.synced = synced
 
     def __repr__(self):
         return (f"PutReceipt(base_sequence={self.base_sequence}, append_time_ms={self.append_time_ms}, "
-                f"epoch={self.epoch}, duplicate={self.duplicate})")
+                f"epoch={self.epoch}, duplicate={self.duplicate}, replicas={self.replicas}, synced={self.synced})")
 
 
 @cython.freelist(64)
@@ -326,6 +331,8 @@ cdef class FrameReader:
             receipt.append_time_ms = (<const PutOkHeader*>header).append_time_ms
             receipt.epoch = (<const PutOkHeader*>header).epoch
             receipt.duplicate = min((<const PutOkHeader*>header).bits & 3, <uint32_t>2)
+            receipt.synced = (<const PutOkHeader*>header).bits >> 2 & 1
+            receipt.replicas = (<const PutOkHeader*>header).bits >> 8 & 0xFF
             return receipt
         if start.kind == KIND_FETCH:
             return self.build_fetch(start, header)
@@ -525,12 +532,13 @@ cdef class FrameWriter:
         self.add(batch, size)
 
     def put_ok(self, uint32_t request_id, uint64_t base_sequence, uint64_t append_time_ms, uint32_t epoch,
-               uint32_t duplicate=0):
+               uint32_t duplicate=0, uint32_t replicas=0, bint synced=False):
         cdef PutOkHeader* header = <PutOkHeader*>self.begin(KIND_PUT_OK, request_id, PUT_OK_HEADER_BYTES, 0)
         header.base_sequence = base_sequence
         header.append_time_ms = append_time_ms
         header.epoch = epoch
-        header.bits = duplicate | (duplicate >> 1)       # 0, 1, 2 become bits 00, 01, 11
+        # duplicate 0, 1, 2 become bits 00, 01, 11
+        header.bits = duplicate | (duplicate >> 1) | <uint32_t>synced << 2 | (replicas & 0xFF) << 8
 
     def fetch(self, uint32_t request_id, bytes shard not None, uint64_t start, uint32_t bytes_max, uint32_t wait_ms,
               uint64_t lease_epoch=0, uint64_t session=0, str application=""):

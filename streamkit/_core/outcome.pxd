@@ -17,11 +17,9 @@ cdef class Outcome:
     cdef int check_process(self) except -1
 
 cdef class Delivery(Outcome):
-    cdef object origin               # (sequence, append_time_ms, duplicate) -> PutResult
+    cdef object origin               # (receipt, index of the record in the batch) -> PutResult
+    cdef object receipt              # the PutReceipt of the batch, once it is stored
     cdef readonly object error
-    cdef uint64_t base_sequence
-    cdef int64_t append_time_ms
-    cdef int duplicate
     cdef uint32_t count              # handles given out
     cdef uint32_t seen               # of these, whose failure somebody looked at
     cdef list parts                  # None, or for each record (Delivery, index) of the batch that took it over

@@ -184,7 +184,7 @@ cdef class PutHandle:
         if delivery.state == FAILED:
             self.look()
             raise again(delivery.error)
-        return delivery.origin(delivery.base_sequence + self.index, delivery.append_time_ms, delivery.duplicate)
+        return delivery.origin(delivery.receipt, self.index)
 
     def exception(self, timeout_s=None):
         """The error that failed the record, or None. Waits like result()."""

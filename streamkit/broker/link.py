@@ -135,9 +135,10 @@ class Link(asyncio.BufferedProtocol):
     # -- answers -------------------------------------------------------------------------------------------
 
     def acknowledge(
-        self, request_id: int, base_sequence: int, append_time_ms: int, epoch: int, duplicate: int
-    ) -> None:
-        self.wire.writer.put_ok(request_id, base_sequence, append_time_ms, epoch, duplicate)
+        self, request_id: int, base_sequence: int, append_time_ms: int, epoch: int, duplicate: int, replicas: int,
+        synced: bool,
+    ) -> None:  # fmt: skip
+        self.wire.writer.put_ok(request_id, base_sequence, append_time_ms, epoch, duplicate, replicas, synced)
 
     def answering(self, byte_count: int) -> None:
         """That much more is to be taken by the peer."""

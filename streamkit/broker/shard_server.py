@@ -40,8 +40,8 @@ class ShardServer:
     """Shards are many and mostly idle: everything that only a busy one needs is made on first use."""
 
     __slots__ = (
-        "_acks", "_leader", "_local", "_replica", "_watchers", "counters", "duplicates", "epoch", "feeds", "gone",
-        "high_watermark", "immediate", "log", "put_bytes", "put_records", "reads", "record_bytes_max", "retired",
+        "_acks", "_kept", "_leader", "_local", "_replica", "_watchers", "counters", "duplicates", "epoch", "feeds",
+        "gone", "high_watermark", "immediate", "log", "put_bytes", "put_records", "reads", "record_bytes_max", "retired",
         "shard", "stream_name", "trimmed_records",
     )  # fmt: skip
 
@@ -70,6 +70,7 @@ class ShardServer:
             epoch=shard.epoch, replica=replica, replicas={replica: self._ends()}, durability=stream.config.durability
         )
         self.high_watermark = self._leader.high_watermark
+        self._kept = self._leader.copies_needed, self._leader.durability is Durability.FSYNC
         self._acks: deque[_Waiting] | None = None
         self._local: list[tuple[int, asyncio.Future[None]]] | None = None
         self._watchers: dict[object, Callable[[], None]] | None = None
@@ -102,8 +103,9 @@ class ShardServer:
             acks = self._acks = deque()
         if end <= self.high_watermark and not acks:
             link.acknowledge(
-                frame.request_id, appended.base_sequence, appended.append_time_ms, self.epoch, appended.duplicate
-            )
+                frame.request_id, appended.base_sequence, appended.append_time_ms, self.epoch, appended.duplicate,
+                *self._kept,
+            )  # fmt: skip
             return
         size = len(frame)
         link.unacknowledged_bytes += size
@@ -219,6 +221,7 @@ class ShardServer:
     def _acknowledge(self, acks: deque[_Waiting], high_watermark: int) -> set[Link]:
         links: set[Link] = set()
         add, epoch = links.add, self.epoch
+        replicas, synced = self._kept
         now_s = asyncio.get_running_loop().time()
         last_arrived, same = acks[0][7], 0
         link: Link | None = None
@@ -228,7 +231,7 @@ class ShardServer:
                 link = owner
                 put_ok = owner.wire.writer.put_ok
                 add(owner)
-            put_ok(request_id, base_sequence, append_time_ms, epoch, duplicate)
+            put_ok(request_id, base_sequence, append_time_ms, epoch, duplicate, replicas, synced)
             owner.unacknowledged_bytes -= size
             if arrived_s == last_arrived:
                 same += 1

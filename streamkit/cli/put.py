@@ -72,6 +72,7 @@ class Tally:
                 {
                     "stream": result.stream, "shard": result.shard, "sequence_number": result.sequence_number,
                     "arrived": result.arrived.isoformat().replace("+00:00", "Z"), "duplicate": result.duplicate,
+                    "epoch": result.epoch, "replicas": result.replicas, "synced": result.synced,
                 },
             )  # fmt: skip
         elif self.show:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from streamkit._core.framing import PutReceipt
 from streamkit.errors import InvalidRequest, InvalidUse
 from streamkit.model import limits
 from streamkit.model.codec import AUTO, CONTENT_TYPE, JSON, Codec
@@ -34,7 +35,8 @@ class PutEntry:
 class PutResult(NamedTuple):
     """Where a record is. duplicate: an earlier try had stored it already.
 
-    sequence_number is empty when the shard no longer remembers where that try put it.
+    sequence_number is empty when the shard no longer remembers where that try put it. epoch: of the leader that
+    acknowledged it, which had it on `replicas` copies at least; synced: on their disks, not only with their kernels.
     """
 
     stream: str
@@ -42,17 +44,24 @@ class PutResult(NamedTuple):
     sequence_number: str
     arrived: datetime
     duplicate: bool
+    epoch: int = 0
+    replicas: int = 0
+    synced: bool = False
 
 
-def result_maker(stream: str, shard: Shard) -> Callable[[int, int, int], PutResult]:
-    """(sequence, append_time_ms, duplicate as in PutReceipt) → PutResult, for the records of one shard."""
+def result_maker(stream: str, shard: Shard) -> Callable[[PutReceipt, int], PutResult]:
+    """(receipt, index of the record in its batch) → PutResult, for the records of one shard."""
 
-    def make(sequence: int, append_time_ms: int, duplicate: int) -> PutResult:
-        number = "" if duplicate == 2 else sequence_number(
-            sequence, ordinal=shard.ordinal, created_ms=shard.created_ms, arrived_ms=append_time_ms
+    def make(receipt: PutReceipt, index: int) -> PutResult:
+        append_time_ms = receipt.append_time_ms
+        number = "" if receipt.duplicate == 2 else sequence_number(
+            receipt.base_sequence + index, ordinal=shard.ordinal, created_ms=shard.created_ms,
+            arrived_ms=append_time_ms,
         )
         arrived = _EPOCH + timedelta(milliseconds=append_time_ms)
-        return PutResult(stream, shard.id, number, arrived, bool(duplicate))
+        return PutResult(
+            stream, shard.id, number, arrived, bool(receipt.duplicate), receipt.epoch, receipt.replicas, receipt.synced
+        )
 
     return make
 

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from streamkit._core.accumulator import Accumulator, Budget
+from streamkit._core.framing import PutReceipt
 from streamkit._core.hashing import ShardTable
 from streamkit._core.histogram import Histogram
 from streamkit._core.outcome import ColumnsHandle, Delivery
@@ -26,7 +27,7 @@ from streamkit.errors import Closed, NotFound, StreamkitError, StreamNotFound, W
 from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamDescription
 from streamkit.producer.config import COMPRESSIONS, ProducerConfig
-from streamkit.producer.entry import result_maker
+from streamkit.producer.entry import PutResult, result_maker
 from streamkit.producer.lane import Flight, Flush, Lane, Moved, answer_as_error
 from streamkit.producer.verdict import Verdict, judge
 from streamkit.protocol.messages import ProducerGiven
@@ -259,7 +260,7 @@ class Sender:
             lane.backoff.reset()
             self.records_stored += flight.batch.count
             self.duplicates += flight.batch.count if answer.duplicate else 0
-            flight.batch.stored(answer.base_sequence, answer.append_time_ms, answer.duplicate)
+            flight.batch.stored(answer)
             self._settle(flight)
         else:
             lane.refused(flight, error)
@@ -475,7 +476,7 @@ class Sender:
             for lane in self._lanes
         ]
 
-    def _origins(self) -> list[Callable[[int, int, int], Any]]:
+    def _origins(self) -> list[Callable[[PutReceipt, int], PutResult]]:
         return [result_maker(self.stream.name, lane.shard) for lane in self._lanes]
 
     # ---- outcomes ----------------------------------------------------------------------------------------

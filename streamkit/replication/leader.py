@@ -45,6 +45,11 @@ class Leader:
         self._majority = len(replicas) // 2 + 1
         self.high_watermark = max(high_watermark, self._held_by_all())
 
+    @property
+    def copies_needed(self) -> int:
+        """So many copies hold whatever is acknowledged; with durability `leader` its memory alone."""
+        return 1 if self.durability is Durability.LEADER else self._majority
+
     def step(self, event: Progressed | EpochStarted) -> Effects:
         """Late, repeated and foreign news change nothing: networks do that."""
         if event.epoch != self.epoch:

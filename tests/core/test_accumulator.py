@@ -16,6 +16,7 @@ from streamkit._core import debug
 from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.batch import Batch, check_batch, read_header
 from streamkit._core.columns import Column
+from streamkit._core.framing import PutReceipt
 from streamkit._core.outcome import ColumnsHandle
 from streamkit.errors import Closed, InvalidRequest, InvalidUse, RecordTooLarge, WrongShard
 from streamkit.model.shard import even_ranges
@@ -26,7 +27,10 @@ ROOM = 1 << 26
 
 def made(shards: int = 3, room: int = ROOM, **settings: Any) -> Accumulator:
     settings.setdefault("wake", lambda: None)
-    origins = [lambda sequence, time_ms, duplicate, i=i: (i, sequence, time_ms, duplicate) for i in range(shards)]
+    origins = [
+        lambda receipt, index, i=i: (i, receipt.base_sequence + index, receipt.append_time_ms, receipt.duplicate)
+        for i in range(shards)
+    ]
     return Accumulator(even_ranges(shards), budget=Budget(room), origins=origins, **settings)
 
 
@@ -43,7 +47,7 @@ def drained(accumulator: Accumulator) -> list[list[Any]]:
             low, high = even_ranges(accumulator.shards)[shard]
             assert low <= int.from_bytes(header.hash_low, "big") <= int.from_bytes(header.hash_high, "big") < high
             found[-1] += oracles.decode(payload)
-            sealed.stored(sequence, 1_000)
+            sealed.stored(PutReceipt(sequence, 1_000, 1))
             sequence += sealed.count
     return found
 
@@ -98,7 +102,7 @@ def test_a_handle_tells_where_its_record_is() -> None:
     sealed = accumulator.take(0, close_open=True)
     assert not any(handle.done() for handle in handles)
 
-    sealed.stored(70, 123, 1)
+    sealed.stored(PutReceipt(70, 123, 1, 1))
 
     assert [handle.result() for handle in handles] == [(0, 70 + i, 123, 1) for i in range(3)]
     assert handles[0].exception() is None
@@ -128,7 +132,7 @@ def test_callbacks_run_once_settled_and_their_errors_stop_nobody(caplog: pytest.
     handle.add_done_callback(lambda _: 1 / 0)
     handle.add_done_callback(seen.append)
 
-    accumulator.take(0, close_open=True).stored(0, 0)
+    accumulator.take(0, close_open=True).stored(PutReceipt(0, 0, 1))
     handle.add_done_callback(seen.append)
 
     assert seen == [handle, handle]
@@ -145,7 +149,7 @@ def test_the_budget_refuses_and_gives_back() -> None:
 
     sealed = accumulator.take(0, close_open=True)
     assert accumulator.put("k", b"v" * 100) is None
-    sealed.stored(0, 0)
+    sealed.stored(PutReceipt(0, 0, 1))
 
     assert accumulator.budget.used == 0
     assert accumulator.put("k", b"v" * 100) is not None
@@ -173,7 +177,7 @@ def test_a_view_outlives_its_batch() -> None:
     accumulator.put("k", b"value")
     sealed = accumulator.take(0, close_open=True)
     view = sealed.payload
-    sealed.stored(0, 0)
+    sealed.stored(PutReceipt(0, 0, 1))
     del sealed
 
     assert Batch(view).values() == [b"value"]
@@ -187,7 +191,7 @@ def test_shards_that_compress_badly_are_left_alone_for_a_while() -> None:
         accumulator.put("k", value)
         sealed = accumulator.take(0, close_open=True)
         codec = read_header(sealed.payload).codec
-        sealed.stored(0, 0)
+        sealed.stored(PutReceipt(0, 0, 1))
         return codec
 
     assert codec_of(b"v" * 2_000) == "lz4"
@@ -405,7 +409,7 @@ def drained_once(accumulator: Accumulator) -> list[list[Any]]:
         sealed = accumulator.take(shard, close_open=True)
         found.append(oracles.decode(bytes(sealed.payload)) if sealed is not None else [])
         if sealed is not None:
-            sealed.stored(0, 0)
+            sealed.stored(PutReceipt(0, 0, 1))
     return found
 
 

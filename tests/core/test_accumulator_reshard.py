@@ -13,6 +13,7 @@ from streamkit._core import debug
 from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.batch import check_batch
 from streamkit._core.columns import Column
+from streamkit._core.framing import PutReceipt
 from streamkit._core.hashing import ShardTable, hash_key
 from streamkit._core.outcome import ColumnsHandle
 from streamkit.errors import Closed, WrongShard
@@ -24,7 +25,7 @@ WHOLE, LOW, HIGH = (0, HASH_KEYS), (0, HALF), (HALF, HASH_KEYS)
 
 
 def origins(count: int) -> list[Any]:
-    return [lambda sequence, time_ms, duplicate, i=i: (i, sequence) for i in range(count)]
+    return [lambda receipt, index, i=i: (i, receipt.base_sequence + index) for i in range(count)]
 
 
 def made(**settings: Any) -> Accumulator:
@@ -57,7 +58,7 @@ def drained(accumulator: Accumulator, shard: int) -> list[Any]:
         header = check_batch(bytes(sealed.payload))
         assert header.map_version == 2
         records += oracles.decode(bytes(sealed.payload))
-        sealed.stored(100 + len(records) - sealed.count, 1_000)
+        sealed.stored(PutReceipt(100 + len(records) - sealed.count, 1_000, 1))
     return records
 
 
@@ -119,7 +120,7 @@ def test_a_handle_waits_until_all_records_of_its_batch_are_settled() -> None:
     split(accumulator)
     move(accumulator, taken(accumulator))
     (low,), (high,) = taken(accumulator, 1), taken(accumulator, 2)
-    low.stored(0, 1_000)
+    low.stored(PutReceipt(0, 1_000, 1))
     assert not any(handle.done() for handle in handles)  # type: ignore[union-attr]
     (outcome,) = high.failed(Closed("gone"))
     assert told == [handles[0]]
@@ -141,7 +142,7 @@ def test_a_batch_may_be_taken_apart_again_and_again() -> None:
             accumulator.take_apart(sealed, ShardTable(ranges))
         child = merged
     (sealed,) = taken(accumulator, 5)
-    sealed.stored(7, 1_000)
+    sealed.stored(PutReceipt(7, 1_000, 1))
     assert [handle.result(0) for handle in handles] == [(5, 7 + i) for i in range(5)]  # type: ignore[union-attr]
 
 
@@ -156,7 +157,7 @@ def test_a_batch_without_a_target_stays_whole() -> None:
     assert (accumulator.budget.used, accumulator.records) == (used, records)
     assert not accumulator.waiting(1)
     assert not accumulator.waiting(2)
-    sealed.stored(0, 1_000)
+    sealed.stored(PutReceipt(0, 1_000, 1))
     assert handles[59].result(0) == (0, 59)  # type: ignore[union-attr]
 
 

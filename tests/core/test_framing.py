@@ -44,7 +44,9 @@ acknowledgements = st.tuples(uuids, uuids, u32, st.integers(0, 4), u64, u64)
 frames = st.one_of(
     st.tuples(st.just(framing.MESSAGE), u32, bodies),
     st.tuples(st.just(framing.PUT), request_ids, uuids, u32, bodies),
-    st.tuples(st.just(framing.PUT_OK), request_ids, u64, u64, u32, st.integers(0, 2)),
+    st.tuples(
+        st.just(framing.PUT_OK), request_ids, u64, u64, u32, st.integers(0, 2), st.integers(0, 255), st.booleans()
+    ),
     st.tuples(st.just(framing.FETCH), request_ids, uuids, u64, u32, u32, u64, u64, st.text(max_size=128)),
     st.tuples(st.just(framing.FETCH_OK), request_ids, u64, u64, u64, u64, st.lists(batches, max_size=4)),
     st.tuples(st.just(framing.REPLICATE), st.just(0), st.lists(sections, min_size=1, max_size=4)),
@@ -63,7 +65,7 @@ def plain(frame: Any) -> tuple[Any, ...]:
             return framing.PUT, frame.request_id, frame.shard, frame.timeout_ms, bytes(frame.batch)
         case PutReceipt():
             return (framing.PUT_OK, frame.request_id, frame.base_sequence, frame.append_time_ms, frame.epoch,
-                    frame.duplicate)  # fmt: skip
+                    frame.duplicate, frame.replicas, frame.synced)  # fmt: skip
         case FetchFrame():
             return (framing.FETCH, frame.request_id, frame.shard, frame.start, frame.bytes_max, frame.wait_ms,
                     frame.lease_epoch, frame.session, frame.application)  # fmt: skip
@@ -238,7 +240,7 @@ def test_an_http_verb_later_on_is_a_bad_length_not_a_browser() -> None:
 
 def test_kinds_that_may_not_come_are_refused() -> None:
     reader = FrameReader(LENGTH_MAX, accepts=1 << framing.MESSAGE)
-    assert reader.feed(oracle.encode((framing.PUT_OK, 1, 0, 0, 0, 0))) == []
+    assert reader.feed(oracle.encode((framing.PUT_OK, 1, 0, 0, 0, 0, 0, False))) == []
     assert reader.failure is not None and reader.failure.facts["reason"] == "state"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from streamkit.client.client import AsyncClient
 from streamkit.consumer.reader import AsyncReader
+from streamkit.model.stream import Durability
 from streamkit.producer.producer import AsyncProducer
 from tests.broker.cluster_nodes import Nodes, cluster
 
@@ -67,6 +68,23 @@ async def put_through(nodes: Nodes, trouble: Callable[[AsyncClient], Awaitable[N
 def assert_in_order(read: dict[str, list[int]]) -> None:
     for key, values in read.items():
         assert values == list(range(int(key[1:]), KEYS * len(values), KEYS)), key
+
+
+@pytest.mark.parametrize(
+    ("replicas", "durability", "held"),
+    [(3, "fsync", (2, True)), (3, "os", (2, False)), (3, "leader", (1, False)), (1, "fsync", (1, True))],
+)
+async def test_a_result_says_on_how_many_copies_the_record_is_and_whether_it_was_synced(
+    tmp_path: Path, replicas: int, durability: Durability, held: tuple[int, bool]
+) -> None:
+    names = "abc"[:replicas]
+    async with cluster(tmp_path, *names, replicas=replicas) as nodes, nodes.client() as client:
+        shard = (await client.create_stream("orders", durability=durability)).shards[0]
+        async with AsyncProducer("orders", client=client) as producer:
+            result = await (await producer.put(b"x", key="k"))
+        leader = nodes.copies(shard.uuid)[await nodes.led(shard.uuid)]
+        assert (result.replicas, result.synced) == held
+        assert result.epoch == leader.epoch > 0
 
 
 async def test_nodes_that_stop_one_after_the_other_cost_nothing_but_time(nodes: Nodes) -> None:
