@@ -10,12 +10,11 @@
 
 import asyncio
 import base64
-import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -106,12 +105,13 @@ class Etcd:
                 time.sleep(0.02)
 
     def _healthy(self, member):
+        context = None
         if member.tls:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", member.port), 2):
-                return True
-            return False
+            context = ssl.create_default_context(cafile=member.tls["ca"])
+            context.load_cert_chain(member.tls["certificate"], member.tls["key"])
+        url = f"{'https' if member.tls else 'http'}://127.0.0.1:{member.port}/health"
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{member.port}/health", timeout=2) as answer:
+            with urllib.request.urlopen(url, timeout=2, context=context) as answer:
                 return json.load(answer)["health"] == "true"
         except (OSError, ValueError):
             return False
