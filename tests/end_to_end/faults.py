@@ -13,11 +13,14 @@ import random
 import signal
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from streamkit.client.client import AsyncClient
 from streamkit.errors import StreamkitError
+from streamkit.protocol import messages as m
 from tests.end_to_end import partition
 from tests.end_to_end.crew import Crew
 from tests.end_to_end.history import History
@@ -72,14 +75,45 @@ class World:
             await asyncio.to_thread(self.store.heal)
 
     async def whole(self) -> None:
-        """Until every shard has all its copies, and they hold everything."""
-        began = time.monotonic()
-        while True:
-            status = await asyncio.to_thread(self.cluster.run, "cluster", "status")
-            if status[0]["healthy"] and not status[0]["troubles"]:
-                return
-            assert time.monotonic() - began < PATIENCE_SECONDS, f"the cluster does not become whole: {status}"
-            await asyncio.sleep(0.3)
+        """Until every node holds, and may vote for, all that was committed when this was asked."""
+        began, wanted = time.monotonic(), None
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(AsyncClient(node.url)) for node in self.cluster]
+            while True:
+                said = "nodes do not answer"
+                with contextlib.suppress(StreamkitError):
+                    told = [await client.call(m.DescribeCopies()) for client in clients]
+                    copies = [copy for node in told if isinstance(node, m.CopiesDescribed) for copy in node.copies]
+                    wanted = wanted or _committed(copies)
+                    behind = _behind(copies, wanted, len(clients))
+                    cluster = await clients[0].call(m.DescribeCluster())
+                    assert isinstance(cluster, m.ClusterDescribed), "the answer to that"
+                    if not behind and not cluster.troubles:
+                        return
+                    said = f"{behind}; {cluster.troubles}"
+                assert time.monotonic() - began < PATIENCE_SECONDS, f"the cluster does not become whole: {said}"
+                await asyncio.sleep(0.1)
+
+
+def _committed(copies: list[m.CopyInfo]) -> dict[bytes, int]:
+    """Shard → its high watermark."""
+    ends: dict[bytes, int] = {}
+    for copy in copies:
+        ends[copy.shard] = max(copy.high_watermark, ends.get(copy.shard, 0))
+    return ends
+
+
+def _behind(copies: list[m.CopyInfo], wanted: dict[bytes, int], count: int) -> list[str]:
+    """What lacks until each of `count` nodes holds all of it, and each shard is led."""
+    good = Counter(
+        copy.shard for copy in copies
+        if copy.certain and min(copy.log_end, copy.high_watermark) >= wanted.get(copy.shard, 0)
+    )  # fmt: skip
+    led = {copy.shard for copy in copies if copy.role == "leader"}
+    return [
+        f"{shard.hex()}: {good[shard]} of {count} copies hold {end}{'' if shard in led else ', none leads'}"
+        for shard, end in wanted.items() if good[shard] < count or shard not in led
+    ]  # fmt: skip
 
 
 Fault = Callable[[World, ClusterNode], Awaitable[str]]
