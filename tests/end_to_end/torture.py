@@ -242,7 +242,7 @@ def made_world(folder: Path, kind: str, outcome: Outcome, *, plain: bool) -> Ite
 
 
 def possible(world: World, only: Collection[str] = ()) -> list[str]:
-    """The kinds of fault that can happen here, each as often as it weighs."""
+    """The kinds of fault that can happen here, each as often as it weighs, like a deck of cards."""
     there = {"": True, "workers": world.crew is not None, "etcd": isinstance(world.store, kill_nodes.EtcdStore),
              "network": world.network is not None, "disks": bool(world.disks)}  # fmt: skip
     return [
@@ -311,8 +311,11 @@ async def run(
                     world.draw.shuffle(in_turn)
                     for kind in in_turn:
                         await harm(world, kind, outcome, began)
+                deck: list[str] = []
                 while not each_once and time.monotonic() - began < seconds:
-                    await harm(world, world.draw.choice(kinds), outcome, began, paired=_PAIRED)
+                    if not deck:           # every kind comes, however short the run
+                        deck = world.draw.sample(kinds, len(kinds))
+                    await harm(world, deck.pop(), outcome, began, paired=_PAIRED)
                     await world.pause(0.0, 1.0)
                 await heal(world)
                 await goes_on(outcome.history)
