@@ -59,7 +59,7 @@ class ClusterNemesis(Nemesis):
             "upgrade": self.upgrade,
         }  # fmt: skip
         self._acts |= Aim(
-            world, cluster, workload, self.draw, self._after, self._ask, self._lose_power
+            world, cluster, workload, self.draw, self.victim, self._after, self._run, self._ask, self._lose_power
         ).acts
 
     async def heal(self) -> None:

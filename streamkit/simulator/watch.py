@@ -4,6 +4,8 @@
     nothing falls            the promise of a copy, and what it calls committed, as long as its process lives
     committed is final       a batch below any copy's high watermark is the same bytes on every copy, for good
     copies agree             at rest, the copies of a shard end at the same place and have the same digest
+    majorities               what a leader calls committed, and the start of an epoch that settled a change of members,
+                             lies on the disks of a majority of the members
     bounds                   puts that wait for copies that are away, and what is kept for those, stay bounded
 
 It reads attributes of the shipped classes and changes nothing.
@@ -45,6 +47,8 @@ class Watch:
     committed: dict[bytes, dict[int, tuple[int, bytes]]] = field(default_factory=dict)
     seen: dict[tuple[str, bytes, bytes], _Seen] = field(default_factory=dict)
     promises: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
+    changing: dict[bytes, int] = field(default_factory=dict)       # the epoch in which members change
+    vouched: dict[tuple[bytes, int], int] = field(default_factory=dict)
     compared: int = 0
 
     async def run(self) -> None:
@@ -52,6 +56,7 @@ class Watch:
         while True:
             for place in self.cluster.places:
                 self.look(place)
+            self.look_at_majorities()
             await asyncio.sleep(_LOOK_SECONDS)
 
     def wrong(self, text: str) -> None:
@@ -122,6 +127,43 @@ class Watch:
             if before != found:
                 self.wrong(f"{uuid.hex()[:8]} at {header.base_sequence}: the committed batch on {node} is another")
         return at
+
+    # ---- majorities -------------------------------------------------------------------------------------------------
+
+    def look_at_majorities(self) -> None:
+        """Copies whose node is away hold what they are to hold, and so do those that lie on a disk which was damaged;
+        what is only in memory may go with the power."""
+        if self.cluster.world.faults.durability != "fsync":
+            return
+        found = {
+            (uuid, copy.log.incarnation): copy for place in self.cluster.places
+            if not self.cluster.world.disk(place.name).damaged for uuid, copy in self.copies(place).items()
+        }  # fmt: skip
+        for (uuid, _), copy in found.items():
+            entry = copy.entry
+            if entry.previous:
+                self.changing[uuid] = entry.epoch
+            elif self.changing.get(uuid) == entry.epoch:
+                del self.changing[uuid]
+                self._check_majority(found, uuid, entry, entry.epoch, 0)
+            high_watermark = copy.high_watermark
+            leads = copy.server is not None and entry.epoch == copy.epoch and high_watermark > copy.epoch_start
+            if leads and self.vouched.get((uuid, copy.epoch), 0) < high_watermark:
+                self.vouched[uuid, copy.epoch] = high_watermark
+                self._check_majority(found, uuid, entry, copy.log.epoch_at(high_watermark - 1), high_watermark)
+
+    def _check_majority(
+        self, found: dict[tuple[bytes, bytes], Copy], uuid: bytes, entry: ReplicaSetEntry, epoch: int, end: int
+    ) -> None:
+        """A majority has on disk what ends at `end` and is of that epoch; 0: the epoch's start, wherever it is."""
+        members = entry.replica_set.members
+        lacking = [
+            member.node for member in members
+            if (copy := found.get((uuid, member.incarnation))) is not None and not _holds(copy, epoch, end)
+        ]  # fmt: skip
+        if 2 * (len(members) - len(lacking)) <= len(members):
+            what = f"committed {uuid.hex()[:8]} up to {end}" if end else f"settled the members of {uuid.hex()[:8]}"
+            self.wrong(f"{entry.leader} {what} in epoch {entry.epoch}, and no majority holds it: not {lacking}")
 
     # ---- once all is quiet ------------------------------------------------------------------------------------------
 
@@ -211,3 +253,10 @@ class Watch:
 
 def _name(place: Place, uuid: bytes) -> str:
     return f"{place.name}'s copy of {uuid.hex()[:8]}"
+
+
+def _holds(copy: Copy, epoch: int, end: int) -> bool:
+    log = copy.log
+    if end:
+        return log.durable_end >= end and log.epoch_at(end - 1) == epoch
+    return any(found == epoch and start < log.durable_end for found, start in log.epochs)

@@ -25,6 +25,7 @@ ALSO = {
     "streamkit.simulator.faults": {"random"},
     "streamkit.simulator.workload": {"random"},
     "streamkit.simulator.nemesis": {"random"},
+    "streamkit.simulator.aimed": {"random"},
     "streamkit.simulator.run": {"multiprocessing", "concurrent", "random", "time"},   # seeds are shared out
 }
 PURE = {"protocol", "replication", "leases", "security", "observability", "model"}
