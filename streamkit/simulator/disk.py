@@ -192,6 +192,7 @@ class SimulatedDisk:
         self.used_bytes = 0
         self.lying = False                                     # syncs are answered, and nothing is synced
         self.misdirected = 0                                   # so many of the next writes land one sector too far
+        self.astray = False                                    # one of them did
         self.stale = 0                                         # so many of the next reads find what was there before
         self.damaged = False                                   # it lost or changed what it had promised to keep
 
@@ -249,7 +250,7 @@ class SimulatedDisk:
         }
         self.durable_names = dict(self.names)
         self.name_changes.clear()
-        self.lying, self.misdirected, self.stale = False, 0, 0
+        self.lying, self.misdirected, self.astray, self.stale = False, 0, False, 0
         self.damaged = True
         self._count()
 
@@ -296,7 +297,7 @@ class SimulatedDisk:
             self.die()
         if self.misdirected and len(data) >= SECTOR_BYTES:
             self.misdirected -= 1
-            self.damaged = True
+            self.astray = self.damaged = True
             position += SECTOR_BYTES
         grown = max(0, position + len(data) - inode.content.size)
         if self.used_bytes + grown > self.faults.capacity_bytes:

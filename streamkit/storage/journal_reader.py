@@ -16,6 +16,8 @@ from streamkit.runtime.interfaces import File
 from streamkit.storage.journal_files import HEADER_BYTES
 
 ALIGNMENT = 4096
+SECTOR_BYTES = 512
+_MAGIC = b"SKG1"
 KIND_BATCH = 1
 KIND_REFERENCE = 2
 _HEAD = struct.Struct("<4sIQQIIQII16x")
@@ -65,7 +67,7 @@ def read_group(file: File, position: int, file_number: int, file_bytes: int, num
     if len(head) < _HEAD.size:
         return None
     magic, crc, number, written_to, previous_crc, header_bytes, data_bytes, entries, durables = _HEAD.unpack(head)
-    if magic != b"SKG1" or written_to != file_number or number < number_min:
+    if magic != _MAGIC or written_to != file_number or number < number_min:
         return None
     tables = _DURABLE.size * durables + _ENTRY.size * entries
     if header_bytes != _HEAD.size + tables or header_bytes > _HEADER_BYTES_MAX:
@@ -97,7 +99,8 @@ def read_groups(file: File, number: int) -> Iterator[JournalGroup | JournalHole]
     while position < size:
         group = read_group(file, position, number, size, expected)
         if group is None or (expected and group.number != expected):
-            later = _find_group(file, position + ALIGNMENT, number, size, expected + 1)
+            # The very next one may be there: a write that went astray takes a whole group with it.
+            later = _find_group(file, position + SECTOR_BYTES, number, size, expected)
             if later is None:
                 return
             yield JournalHole(position, later.position)
@@ -107,13 +110,16 @@ def read_groups(file: File, number: int) -> Iterator[JournalGroup | JournalHole]
 
 
 def _find_group(file: File, position: int, file_number: int, size: int, number_min: int) -> JournalGroup | None:
+    """The first sound group at or after `position`, at any sector."""
     window = 1 << 20
     while position < size:
         data = file.read(window, position)
-        for at in range(0, len(data), ALIGNMENT):
-            if data[at : at + 4] == b"SKG1":
+        at = data.find(_MAGIC)
+        while at >= 0:
+            if at % SECTOR_BYTES == 0:
                 group = read_group(file, position + at, file_number, size, number_min)
                 if group is not None:
                     return group
+            at = data.find(_MAGIC, at + 1)
         position += window
     return None

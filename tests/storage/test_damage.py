@@ -348,3 +348,29 @@ def test_a_foreign_identity_is_refused_by_name():
 
     with pytest.raises(CorruptFile, match=r"node\.id"):
         machine.run(lambda runtime: LogDirectory.open("data", runtime=runtime, config=SMALL))
+
+
+@pytest.mark.parametrize("size", [300, 3000])          # larger ones skip the journal: docs/decisions/0010
+def test_a_journal_write_that_landed_a_sector_too_far_is_found_after_a_power_loss(size):
+    machine = Machine(7)
+    batches = [seal([bytes([i]) * size], producer=(9, 1, i)) for i in range(6)]
+
+    async def write(runtime):
+        directory = await LogDirectory.open("data", runtime=runtime, config=machine.config)
+        await directory.create_shards([SHARD])
+        log = directory.shards[SHARD]
+        for batch in batches:
+            machine.disk.misdirected = int(batch is batches[-1])
+            log.append(batch, now_ms=1, epoch=1, durability="fsync")
+            await wait_for(directory, lambda: log.durable_end == log.log_end)
+        assert machine.disk.damaged
+
+    machine.run(write)
+    machine.lose_power()
+
+    async def look(directory, log, runtime):
+        if log.certain:
+            found = [body_of(batch) for batch in await read_all(log) if not is_control(batch)]
+            assert found == list(map(body_of, batches))
+
+    reopened(machine, look)
