@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from streamkit.broker.retention import retain_once
+from streamkit.broker.retention import PassedTime, retain_once
 from streamkit.errors import SequenceTrimmed
 from streamkit.model.stream import StreamConfig
 from tests.broker.conftest import batch_of
@@ -64,3 +64,45 @@ async def test_a_restart_does_not_make_segments_look_old(start, connect):
     assert len(node._streams.shards[shard.uuid].log.segments) > 2
     assert await trimmed(node, shard, now_ms) == 0
     assert await trimmed(node, shard, now_ms + 25 * HOUR_MS) == 1
+
+
+class TurnedClock:
+    def __init__(self):
+        self.wall_ms, self.monotonic = 1_000 * HOUR_MS, 77
+
+    def pass_by(self, milliseconds, leap_ms=0):
+        self.wall_ms += milliseconds + leap_ms
+        self.monotonic += milliseconds
+
+    def now_ms(self):
+        return self.wall_ms
+
+    def monotonic_ms(self):
+        return self.monotonic
+
+
+def test_a_clock_that_leaps_forward_makes_nothing_older():
+    clock = TurnedClock()
+    began, passed = clock.wall_ms, PassedTime(clock)
+
+    clock.pass_by(30_000)
+    assert passed.now_ms() == began + 30_000
+    clock.pass_by(30_000, leap_ms=HOUR_MS)
+    assert passed.now_ms() == began + 60_000
+    clock.pass_by(30_000)
+    assert passed.now_ms() == began + 90_000, "nor at the next look"
+    clock.pass_by(30_000, leap_ms=-HOUR_MS)
+    assert passed.now_ms() == began + 120_000 == clock.wall_ms
+
+
+def test_a_clock_that_goes_back_and_is_put_right_or_is_slewed_is_followed():
+    clock = TurnedClock()
+    began, passed = clock.wall_ms, PassedTime(clock)
+
+    clock.pass_by(30_000, leap_ms=-HOUR_MS)
+    assert passed.now_ms() == began + 30_000 - HOUR_MS
+    clock.pass_by(30_000, leap_ms=HOUR_MS)
+    assert passed.now_ms() == began + 60_000
+    for _ in range(100):
+        clock.pass_by(30_000, leap_ms=15)
+        assert passed.now_ms() == clock.wall_ms

@@ -114,7 +114,7 @@ def harmed(tmp_path):
     steering = Steering(tmp_path / "control", tmp_path / "a")
     with nodes(
         tmp_path, sqlite_url(tmp_path), "a", environment=steering.environment, cluster__accept_fewer=True,
-        storage__retention_check_seconds=1,
+        storage__retention_check_seconds=1, storage__segment_bytes=1 << 20,
     ) as made:  # fmt: skip
         yield made["a"], steering
 
@@ -178,23 +178,26 @@ async def test_puts_are_refused_while_a_disk_is_full_and_go_on_when_there_is_roo
     assert b"patient" in [value for value, _ in await stored(node.url)]
 
 
-async def test_a_clock_that_jumps_an_hour_expires_nothing_and_append_times_never_go_back(harmed):
+async def test_a_clock_that_jumps_hours_expires_nothing_and_append_times_never_go_back(harmed):
     node, steering = harmed
-    await make_stream(node.url)
+    async with AsyncClient(node.url) as client:
+        await client.create_stream(STREAM, shards=1, retention_hours=24)
     began_ms = time.time_ns() // 1_000_000
+    values = [b"%d" % number + os.urandom(400_000) for number in range(12)]     # several segments
     async with AsyncProducer(STREAM, url=node.url, linger_ms=1) as producer:
-        for number, hours in enumerate([0, 1, -1, 1, 0]):
-            steering.turn_clock(hours * CLOCK_MS)
-            await asyncio.wait_for(await producer.put(b"%d" % number, key="k"), PATIENCE_SECONDS)
-        turned = steering["clocks_turned"]
-        steering.turn_clock(CLOCK_MS)
+        for number, value in enumerate(values):
+            steering.turn_clock([0, CLOCK_MS, -CLOCK_MS, CLOCK_MS, 0][number % 5])
+            await asyncio.wait_for(await producer.put(value, key="k"), PATIENCE_SECONDS)
+        steering.turn_clock(30 * CLOCK_MS)
+        turned, count = steering["clocks_turned"], 0
         while steering["clocks_turned"] < turned + 200:        # retention has looked at the clock meanwhile
-            await asyncio.sleep(0.01)
             await asyncio.wait_for(await producer.put(b"after", key="k"), PATIENCE_SECONDS)
+            await asyncio.sleep(0.01)
+            count += 1
     found = await stored(node.url)
     times = [at for _, at in found]
 
-    assert [value for value, _ in found][:6] == [b"0", b"1", b"2", b"3", b"4", b"after"]
+    assert [value for value, _ in found] == values + [b"after"] * count
     assert times == sorted(times)
     assert times[0] < began_ms + CLOCK_MS // 2 < times[1] == times[2], "a clock that went back does not move time"
 
