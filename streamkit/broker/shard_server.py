@@ -41,8 +41,8 @@ class ShardServer:
 
     __slots__ = (
         "_acks", "_kept", "_leader", "_local", "_replica", "_watchers", "counters", "duplicates", "epoch", "feeds",
-        "gone", "high_watermark", "immediate", "log", "put_bytes", "put_records", "reads", "record_bytes_max", "retired",
-        "shard", "stream_name", "trimmed_records",
+        "gone", "high_watermark", "immediate", "log", "put_bytes", "put_records", "reads", "record_bytes_max",
+        "retired", "shard", "stream_name", "trimmed_records",
     )  # fmt: skip
 
     def __init__(
