@@ -49,7 +49,6 @@ class World:
     boot_ids: dict[str, Path] = field(default_factory=dict)
     crew: Crew | None = None
     pace: float = 1.0                      # of what may take longer or shorter
-    wiped: int = 0
 
     async def victim(self) -> ClusterNode:
         """Any node, or one that leads a shard: more happens then."""
@@ -295,7 +294,6 @@ async def _lose_power(world: World, node: ClusterNode, *, lying: bool) -> str:
             raise
         await asyncio.to_thread(node.refused)
         await asyncio.to_thread(node.wipe)
-        world.wiped += 1
         words += "; it refused what was left, and began with an empty disk"
         await world.start(node)
     await world.whole()
