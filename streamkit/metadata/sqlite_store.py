@@ -30,7 +30,7 @@ from streamkit.runtime.tasks import Tasks
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.1           # how late a watcher learns of another process's change, or of an expiry
-_CALM_POLL_SECONDS = 0.1      # the same when nothing has changed for a while: a wake-up costs more than the look
+_CALM_POLL_SECONDS = 0.25     # the same when nothing has changed for a while: a wake-up costs more than the look
 _CALM_AFTER_SECONDS = 3.0
 _BUSY_SECONDS = 10.0
 _BUSY_SHARED_SECONDS = 2.0     # several processes: who holds the lock may have been stopped

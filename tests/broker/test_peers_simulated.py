@@ -56,9 +56,9 @@ def test_an_idle_link_costs_a_few_callbacks_a_second_however_many_shards_it_serv
         await asyncio.sleep(60)
 
         heard = a.peers._peers["b"].link.wire.beats - beats
-        assert 230 <= heard <= 245, "four beats a second, each way"
-        assert (bottle.loop.callbacks - before) / 60 < 60
-        assert a.peers.heard_ms("b") <= 260
+        assert 115 <= heard <= 122, "two beats a second, each way"
+        assert (bottle.loop.callbacks - before) / 60 < 30
+        assert a.peers.heard_ms("b") <= 510
 
     run(test)
 
