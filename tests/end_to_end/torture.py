@@ -23,6 +23,7 @@ import random
 import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -355,6 +356,12 @@ def main() -> int:
         outcome = asyncio.run(
             run(folder, arguments.seconds, seed, store=arguments.store, plain=plain, only=only, rate=arguments.rate)
         )
+    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        print(f"error: {error}; --plain does without file systems and namespaces of its own")
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; processes, mounts and namespaces are gone")
+        return 130
     finally:
         if outcome is None or not outcome.violations:
             shutil.rmtree(folder, ignore_errors=True)
