@@ -230,25 +230,27 @@ class Aim:
             if harm == "wipe":
                 self.world.disk(bridge.name).replace({})
             else:
-                self._rot_ends(bridge.name)
+                self._rot_much(bridge.name)
         faults.sync_seconds = before
         await asyncio.sleep(0.3)
         await self._until(lambda: bridge.serving, _RESTART_SECONDS)
         await asyncio.sleep(1.0 + self._seconds())
 
-    def _rot_ends(self, name: str) -> None:
-        """What was written last does not read back, wherever it lies."""
+    def _rot_much(self, name: str) -> None:
+        """Much of what was written does not read back, wherever it lies."""
         disk = self.world.disk(name)
         for path, size in disk.files().items():
             if size and ("journal" in path or path.endswith(".log")):
-                for _ in range(4):
-                    disk.rot(path, size - 1 - self.draw.randrange(min(size, 2000)), 1 << self.draw.randrange(8))
+                for _ in range(60):
+                    disk.rot(path, self.draw.randrange(size), 1 << self.draw.randrange(8))
 
     async def _voter_loses_power(self) -> None:
         if (found := self._leader()) is None:
             return
         leader = found[0]
         self._part(leader.name)
+        if leader.handle is not None:
+            leader.handle.faults.reachable = False         # it would hear who leads next
         promising: list[Place] = []
 
         def look() -> bool:
@@ -262,19 +264,23 @@ class Aim:
 
         if await self._until(look, 1.5, _PROMISE_POLL_SECONDS):
             voter = promising[0]
-            await asyncio.sleep(0.0004)
+            await asyncio.sleep(0.004 * self.draw.random())
             self.lose_power([voter])
             await asyncio.sleep(0.01)
             self._part(*(place.name for place in self.cluster.places if place not in (voter, leader)))
             await self._until(lambda: voter.serving, _RESTART_SECONDS)
-            await asyncio.sleep(self._seconds())
+            await asyncio.sleep(0.5 + self._seconds())
+        if leader.handle is not None:
+            leader.handle.faults.reachable = True
 
     async def _catch_up_cut_off(self) -> None:
         if (found := self._leader()) is None or not (others := self._others(found[1], found[0])):
             return
         leader, copy = found
         place = self._place(self.draw.choice(others))
-        self._part(*[other for other in others if other != place.name][:1])
+        away = next((self._place(other).process for other in others if other != place.name), None)
+        if away is not None:
+            self.world.stop(away)
         await asyncio.sleep(0.2)
         self.lose_power([place])
 
@@ -284,6 +290,8 @@ class Aim:
 
         await self._until(votes, _RESTART_SECONDS)
         self._part(leader.name)
+        if away is not None:
+            self.world.resume(away)
         await asyncio.sleep(0.5 + self._seconds())
 
     # ---- changes of members -----------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ CLUSTER_ACTS = (
     *ACTS, "power_loss_two", "power_loss_all", "slow_node", "upgrade",
     *DAMAGE_ACTS, *LINK_ACTS, *STORE_ACTS, *ADMIN_ACTS,
 )  # fmt: skip
+AIMED_DAMAGE_ACTS = ("relay_wipe", "relay_rot")        # the rest of what `aimed.py` does harms no disk
 BESIDE_LIES = (*CLIENT_ACTS, "lying_disk", "clock_jump", "compact_store", "split", "merge")
 
 
@@ -61,7 +62,7 @@ class Faults:
     @property
     def damages(self) -> bool:
         """Whether one node of a cluster may lose or change what lies on its disk."""
-        return self.nodes > 1 and any(act in self.acts for act in DAMAGE_ACTS)
+        return self.nodes > 1 and any(act in self.acts for act in DAMAGE_ACTS + AIMED_DAMAGE_ACTS)
 
     @property
     def may_stall(self) -> bool:
