@@ -301,9 +301,13 @@ class Workload:
 
         async def main() -> None:
             client = self.client("final", runtime)
-            stream = await _find_stream(client)
+            while True:
+                stream = await _find_stream(client)
+                uuids = {shard.ordinal: shard.uuid for shard in stream.shards}
+                if all(ordinal in uuids for _, ordinal in self._placed):
+                    break
+                await asyncio.sleep(0.05)      # a node that has not heard yet of the newest shards
             self.shards = stream.shards
-            uuids = {shard.ordinal: shard.uuid for shard in stream.shards}
             for shard in stream.shards:
                 self.history.parents[shard.uuid] = tuple(uuids[parent] for parent in shard.parents)
                 await self._follow(client, shard, until_end=True)
