@@ -301,12 +301,13 @@ class Workload:
 
         async def main() -> None:
             client = self.client("final", runtime)
-            while True:
-                stream = await _find_stream(client)
-                uuids = {shard.ordinal: shard.uuid for shard in stream.shards}
-                if all(ordinal in uuids for _, ordinal in self._placed):
-                    break
-                await asyncio.sleep(0.05)      # a node that has not heard yet of the newest shards
+            stream = await _find_stream(client)
+            placed = {ordinal for _, ordinal in self._placed}
+            while not placed <= {shard.ordinal for shard in stream.shards}:
+                await asyncio.sleep(0.05)      # the node that was asked has not heard of the newest shards yet
+                with contextlib.suppress(StreamkitError):
+                    stream = await client.describe_stream(STREAM)
+            uuids = {shard.ordinal: shard.uuid for shard in stream.shards}
             self.shards = stream.shards
             for shard in stream.shards:
                 self.history.parents[shard.uuid] = tuple(uuids[parent] for parent in shard.parents)
