@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,11 @@ from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamConfig
 from streamkit.producer.producer import AsyncProducer
 from streamkit.protocol.frames import Fetched
+from streamkit.protocol.messages import DescribeNode
 from streamkit.replication.follower import Follower
 from streamkit.storage import Damage
 from tests.broker.cluster_nodes import Nodes, cluster, eventually
+from tests.broker.conftest import batch_of
 
 
 async def put_numbers(client: AsyncClient, numbers: Sequence[int], stream: str = "orders") -> None:
@@ -147,6 +150,29 @@ async def test_two_of_three_are_enough_and_one_is_not(tmp_path: Path) -> None:
         assert await read_numbers(client, 200) == list(range(200))
 
 
+async def test_a_repeated_put_is_answered_no_sooner_than_the_first(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = await only_shard(client)
+        leader = await nodes.led(shard.uuid)
+        followers = [name for name in nodes.nodes if name != leader]
+        for name in followers:
+            await nodes.stop(name)
+        async with nodes.client(leader) as near:
+            producer = await near.new_producer()
+            batch = batch_of(b"once", producer_id=producer.producer_id)
+            log = nodes.copies(shard.uuid)[leader].log
+            end = log.log_end
+            first = near.put_batch((await near.describe_stream("orders")).shards[0], batch)
+            await eventually(lambda: log.log_end > end)
+            again = near.put_batch(shard, batch)
+            await near.call(DescribeNode())            # whoever put before has been heard
+            assert not first.done() and not again.done()
+
+            await nodes.start(*followers)
+            receipts = await asyncio.gather(first, again)
+            assert [(receipt.base_sequence, receipt.duplicate) for receipt in receipts] == [(end, 0), (end, 1)]
+
+
 async def test_a_deleted_stream_leaves_nothing_on_any_node(tmp_path: Path) -> None:
     async with cluster(tmp_path) as nodes, nodes.client() as client:
         shard = await only_shard(client)
@@ -187,7 +213,8 @@ async def test_who_kept_hold_of_a_former_leader_cannot_write_into_its_log(tmp_pa
         await eventually(lambda: copy.server is None)
         log_end = copy.log.log_end
         with pytest.raises(NotLeader):
-            await server.append(seal([(b"", b"too late", b"", None, None)]), 0)
+            async with asyncio.timeout(10):
+                await server.append(seal([(b"", b"too late", b"", None, None)]), 0)
         assert copy.log.log_end >= log_end and server.log.closing is None
 
 

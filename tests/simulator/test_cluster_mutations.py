@@ -22,9 +22,17 @@ Rules that whole runs did not show the need of, and where it is shown instead:
                                                    `children_late`
     who stands, and when                           0062: a matter of liveness; a mistake costs a moment, never a record
 
-Tried in a few dozen runs each without being seen, and shown nowhere as rules of their own: the cut of what differs
-from an adopted log and the look at its epochs (the log refuses what does not join on), a swap whose answer was lost, a
-member changed without an epoch or before it caught up, a damaged copy's vote, a repeated put answered at once.
+Tried in a few dozen runs each without being seen in one; the tests named here fail without them:
+
+    what differs from the adopted log is cut       R4: the log refuses what does not join on;
+                                                   tests/replication/test_driven
+    what is adopted is what was sealed             R4: tests/broker/test_copy
+    a swap whose answer was lost is read again     tests/metadata/test_replica_sets
+    a learner has caught up before it is a member  R7: tests/broker/test_cluster
+    a change of members is a new epoch             R7: tests/replication/test_replica_set
+    a damaged copy does not vote                   R5: tests/broker/test_copy_votes
+    a repeated put waits for the first             1.6: tests/broker/test_cluster
+    a former leader's coordinator writes no more   R8: tests/broker/test_cluster
 """
 
 import copy
