@@ -12,6 +12,7 @@ Read `recover_shard` first.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from streamkit._core.files import crc32c
@@ -226,7 +227,7 @@ def recover_shard(
     found.changed = found.changed or mark is not None           # what lies before the mark is not synced
     found.epoch, found.last_append_ms, found.closing_end = begin.epoch, begin.last_append_ms, begin.closing_end
     # The file is replaced before `super` is: it may speak of what comes after, which the walk finds if it is there.
-    found.epochs = mark.epochs if mark else [pair for pair in _read_epochs(disk, path) if pair[1] < begin.sequence]
+    found.epochs = mark.epochs if mark else _find_epochs(disk, path, found, seed, begin)
     scan = _Scan(disk, path, seed, found, durable, producers_max, mark)
     scan.run()
     if found.damages:
@@ -458,23 +459,60 @@ class _Scan:
                 self._replay_producers(base, *place, start)
 
     def _replay_producers(self, base: int, sequence: int, position: int, start: tuple[int, int, int]) -> None:
-        file = self.disk.open(f"{self.path}/{segment_name(base)}")
-        try:
-            size = start[2] if base == start[0] else file.size()
-            window = _WINDOW_BYTES
-            while position < size:
-                data = file.read(min(window, size - position), position)
-                walked = walk(data, position, sequence, self.seed, with_body=False)
-                for _, first, records, _, append_ms, _, _, who, epoch, number in walked.batches:
-                    if who:
-                        self.found.producers.replay(who, epoch, number, records, first, append_ms)
-                if walked.position == position:
-                    if walked.stop != SHORT or walked.needed <= window:
-                        return
-                    window = walked.needed
-                position, sequence = walked.position, walked.sequence
-        finally:
-            file.close()
+        end = start[2] if base == start[0] else None
+        for walked in _walk_headers(self.disk, self.path, base, sequence, position, self.seed, end):
+            for _, first, records, _, append_ms, _, _, who, epoch, number in walked.batches:
+                if who:
+                    self.found.producers.replay(who, epoch, number, records, first, append_ms)
+
+
+def _walk_headers(
+    disk: Disk, path: str, base: int, sequence: int, position: int, seed: int, end: int | None
+) -> Iterator[Walk]:
+    """Window after window of a segment's batches from `position` on, up to the first unsound header. end: of what
+    counts of the file; None: its size."""
+    file = disk.open(f"{path}/{segment_name(base)}")
+    try:
+        size = file.size() if end is None else end
+        window = _WINDOW_BYTES
+        while position < size:
+            walked = walk(file.read(min(window, size - position), position), position, sequence, seed, with_body=False)
+            yield walked
+            if walked.position == position:
+                if walked.stop != SHORT or walked.needed <= window:
+                    return
+                window = walked.needed
+            position, sequence = walked.position, walked.sequence
+    finally:
+        file.close()
+
+
+def _find_epochs(disk: Disk, path: str, found: Found, seed: int, begin: ShardFacts) -> list[tuple[int, int]]:
+    """The epochs of what lies before `begin`: from their file; when that is unsound, from the batches themselves.
+
+    Logs are compared by them: with none, the newest log would count as the oldest. What cannot be read counts as of the
+    last epoch, which nobody else has there, and the copy as damaged.
+    """
+    epochs = [pair for pair in _read_epochs(disk, path) if pair[1] < begin.sequence]
+    if begin.epoch == (epochs[-1][0] if epochs else 0):
+        return epochs
+    logger.error("epochs.damaged", extra={"facts": {"path": path, "epoch": begin.epoch, "sequence": begin.sequence}})
+    epochs, sequence = [], found.facts.log_start
+    for base in found.bases:
+        if sequence < base or base >= begin.sequence:
+            break
+        sequence, end = base, begin.position if base == begin.segment_base else None
+        for walked in _walk_headers(disk, path, base, base, 0, seed, end):
+            for _, first, _, _, _, epoch, *_ in walked.batches:
+                if not epochs or epochs[-1][0] < epoch:
+                    epochs.append((epoch, first))
+            sequence = walked.sequence
+    if sequence < begin.sequence:
+        found.facts = replace(found.facts, certain=False, doubtful=False, damaged=True)
+    if not epochs or epochs[-1][0] < begin.epoch:
+        epochs.append((begin.epoch, min(sequence, max(begin.sequence - 1, 0))))
+    found.changed = True
+    return epochs
 
 
 def _read_snapshot(disk: Disk, path: str, producers_max: int) -> tuple[ProducerTable, int, int] | None:

@@ -374,3 +374,49 @@ def test_a_journal_write_that_landed_a_sector_too_far_is_found_after_a_power_los
             assert found == list(map(body_of, batches))
 
     reopened(machine, look)
+
+
+async def put_in_epochs(runtime, machine, known):
+    directory = await LogDirectory.open("data", runtime=runtime, config=machine.config)
+    await directory.create_shards([SHARD])
+    log = directory.shards[SHARD]
+    for epoch in (1, 3, 4, 9):
+        log.start_epoch(epoch, 1, True)
+        for i in range(9):
+            log.append(seal([bytes(3000)], producer=(9, epoch, i)), now_ms=1, epoch=epoch, durability="fsync")
+            await wait_for(directory, lambda: log.segment_end == log.log_end)
+    known.update(epochs=list(log.epochs), end=log.log_end, segments=[segment.base for segment in log.segments])
+    await directory.close()
+
+
+@pytest.mark.parametrize("position", [0, 3, 5, 9, 30, None])
+def test_epochs_whose_file_is_unsound_are_read_from_the_batches(position):
+    machine, known = Machine(), {}
+    machine.run(lambda runtime: put_in_epochs(runtime, machine, known))
+    if position is None:
+        machine.disk.names.pop(f"{PATH}/epochs")
+        machine.disk.durable_names.pop(f"{PATH}/epochs")
+    else:
+        machine.disk.rot(f"{PATH}/epochs", position, 4)
+
+    async def look(directory, log, runtime):
+        assert (log.epochs, log.epoch, log.log_end, log.certain) == (known["epochs"], 9, known["end"], True)
+
+    reopened(machine, look)
+    machine.lose_power()
+    reopened(machine, look)
+
+
+def test_epochs_that_cannot_be_read_anywhere_count_as_the_last_and_the_copy_does_not_vote():
+    machine, known = Machine(), {}
+    machine.run(lambda runtime: put_in_epochs(runtime, machine, known))
+    machine.disk.rot(f"{PATH}/epochs", 9, 4)
+    broken = known["segments"][1]
+    machine.disk.rot(f"{PATH}/{broken:020d}.log", 20, 1)
+
+    async def look(directory, log, runtime):
+        assert not log.certain and log.facts.damaged
+        true = [epoch for epoch, start in known["epochs"] if start < broken]
+        assert log.epochs == [*known["epochs"][: len(true)], (9, broken)]
+
+    reopened(machine, look)
