@@ -72,7 +72,7 @@ cdef class ShardCore:
     cdef public uint64_t synced_end            # synced in segments by a checkpoint
     cdef readonly uint64_t segment_end         # in the segment file: the tail before it may go
     cdef readonly uint64_t os_end  # end of the last batch that did not ask for a sync
-    cdef readonly uint32_t epoch   # of the last batch
+    cdef public uint32_t epoch     # of the last batch; raised by a repair that knows better
     cdef readonly uint64_t last_append_ms
     cdef readonly list segments    # oldest first; the last one is appended to
     cdef readonly list epochs      # (epoch, start sequence), oldest first

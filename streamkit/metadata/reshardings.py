@@ -145,13 +145,15 @@ class Reshardings:
         What this node knows of streams may be older than the plan, so the store is asked. First the plan goes: while it
         is there as it was, nobody has carried it out. Raises StreamBusy, StoreUnavailable.
         """
-        entry = self.entries.get(name)
+        entry, revision = self.entries.get(name), self._revisions.get(name, 0)
         if entry is None:
             return True
         key = _STREAMS + name
         value, _ = await self._store.read(key)
         if value is not None and fits(decode_stream(key, value), entry):
             return False
+        if self._revisions.get(name) != revision:
+            return name not in self.entries                    # carried out meanwhile: its children are in use
         await self.abandon(name)
         await self.remove_children(entry)
         return True

@@ -287,6 +287,7 @@ class ShardLog(ShardCore):
         if starts.get(epoch, sequence) >= sequence:
             starts[epoch] = sequence
             self.epochs[:] = sorted(starts.items())
+            self.epoch = max(self.epoch, epoch)
 
     def resume_after(self, segment: Segment, position: int, sequence: int) -> tuple[int, int]:
         """(position, sequence) of the first batch behind damage at `position`; the segment's end when there is none."""

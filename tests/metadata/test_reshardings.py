@@ -99,3 +99,22 @@ async def test_a_change_that_was_heard_of_while_a_dead_plan_went_is_kept_by_the_
     two.a.discard_dead = changed
     await two.a.begin("orders", lambda stream: split(stream, 1))
     assert two.catalog.stream("orders").config.retention_hours == 48
+
+
+async def test_a_plan_that_is_carried_out_while_it_is_looked_at_keeps_its_children(two, monkeypatch):
+    await two.a.begin("orders", lambda stream: split(stream, 0))
+    await settle()
+    store = two.nodes[0].store
+    read = store.read
+
+    async def late(key):
+        monkeypatch.setattr(store, "read", read)
+        await two.b.note_ends("orders", {0: 10})
+        found = await read(key)
+        await settle()
+        return found
+
+    monkeypatch.setattr(store, "read", late)
+    assert await two.a.discard_dead("orders")
+    shards = two.other.stream("orders").shards
+    assert len(shards) == 4 and {shard.uuid for shard in shards} == set(two.nodes[1].sets.entries)

@@ -449,3 +449,33 @@ def test_a_hole_where_a_write_went_astray_costs_a_copy_in_a_memory_mode_its_vote
     machine.run(look)
 
     assert certain == [(not stray, not stray)]
+
+
+def test_a_log_whose_end_is_repaired_with_records_of_a_later_epoch_goes_on_in_it():
+    machine = Machine(5)
+    common = [stamped(seal([b""]), 0, 1, 1000, 3), stamped(seal([b"a"]), 1, 1, 1001)]
+    ours = [*common, stamped(seal([b"b"]), 2, 1, 1002), stamped(seal([b"c"]), 3, 1, 1003)]
+    theirs = [*common, stamped(seal([b""]), 2, 2, 1002, 3), stamped(seal([b"d"]), 3, 2, 1003)]
+
+    async def write(runtime):
+        directory, log = await opened(runtime)
+        log.accept(b"".join(ours), epoch=1, durability="fsync")
+        await wait_for(directory, lambda: log.segment_end == log.log_end)
+        await directory.close()
+
+    machine.run(write)
+    for path in [path for path in machine.disk.files() if path.endswith(".log")]:
+        machine.disk.names.pop(path)
+        machine.disk.durable_names.pop(path)
+
+    async def repair(runtime):
+        directory, log = await opened(runtime)
+        [damage] = log.damages
+        assert (damage.sequence, damage.next_sequence, log.log_end) == (0, 4, 4)
+        assert await directory.repair(log, damage, b"".join(theirs))
+        assert (log.epoch, log.epochs) == (2, [(1, 0), (2, 2)])
+        log.accept(stamped(seal([b"e"]), 4, 2, 1004), epoch=2, durability="fsync")
+        assert log.log_end == 5
+        await directory.close()
+
+    machine.run(repair)
