@@ -149,6 +149,14 @@ class ClusterStreams(Streams):
                     raise
             await asyncio.sleep(_LOOK_SECONDS)
 
+    async def _settle(self, left: StreamDescription) -> None:
+        """Another node may be at it: what is being made is waited for."""
+        await (self._make(left) if left.status is StreamStatus.CREATING else self._drop(left))
+
+    async def _give_up(self, stream: StreamDescription) -> None:
+        """Leaders are at work, or come: it is not taken away again, and the controller ends what is left undone."""
+        logger.info("stream.unfinished", extra={"facts": {"stream": stream.name}})
+
     async def _make(self, stream: StreamDescription) -> StreamDescription:
         """The stream and its replica sets are in the store: wait until every shard has a leader."""
         deadline = asyncio.get_running_loop().time() + _LEADERS_SECONDS
@@ -156,11 +164,14 @@ class ClusterStreams(Streams):
         while waiting := [uuid for uuid in waiting if not self._is_led(uuid)]:
             if asyncio.get_running_loop().time() > deadline:
                 raise TimedOut(
-                    f"{len(waiting)} of {len(stream.shards)} shards of {stream.name} have no leader yet",
-                    try_="streamkit cluster status", sent=True, timeout_ms=int(_LEADERS_SECONDS * 1000),
+                    f"{len(waiting)} of {len(stream.shards)} shards of {stream.name} have no leader yet; it is made "
+                    "as soon as they have", try_="streamkit cluster status", sent=True, timeout_ms=int(_LEADERS_SECONDS * 1000),
                 )  # fmt: skip
             await asyncio.sleep(_LOOK_SECONDS)
-        return await self.catalog.set_status(stream.name, StreamStatus.ACTIVE)
+        found = self.stream(stream.name)                   # others may have ended it, or begun to delete it
+        if found.status is StreamStatus.CREATING:
+            found = await self.catalog.set_status(stream.name, StreamStatus.ACTIVE)
+        return found
 
     def _is_led(self, uuid: bytes) -> bool:
         entry = self.replica_sets.entries.get(uuid)
@@ -178,8 +189,11 @@ class ClusterStreams(Streams):
 
     async def ensure_applications(self) -> None:
         """The coordinator's own stream is made once there are nodes enough for it."""
-        if APPLICATIONS_STREAM not in self.catalog.streams:
+        found = self.catalog.streams.get(APPLICATIONS_STREAM)
+        if found is None:
             await self._create(APPLICATIONS_STREAM, StreamConfig())
+        elif found.status is StreamStatus.CREATING:
+            await self._make(found)                        # whoever began may have come to an end
 
     # -- what shards hold ----------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ class Streams:
             self._check_open()
             left = self.catalog.streams.get(name)
             if left is not None and left.status is not StreamStatus.ACTIVE:
-                await self._drop(left)                     # an earlier change failed half-way, and nobody is at it
+                await self._settle(left)
             stream = await self.catalog.create(name, config)
             try:
                 stream = await self._make(stream)
@@ -145,6 +145,10 @@ class Streams:
             stream = await self.catalog.set_status(name, StreamStatus.DELETING)
             await self._drop(stream)
         logger.info("stream.deleted", extra={"facts": {"stream": name, "shards": len(stream.shards)}})
+
+    async def _settle(self, left: StreamDescription) -> None:
+        """An earlier change of it failed half-way, and nobody is at it."""
+        await self._drop(left)
 
     async def _give_up(self, stream: StreamDescription) -> None:
         """It could not be made: the name is free again, at the latest with the next attempt or the next start."""

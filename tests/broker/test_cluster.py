@@ -15,9 +15,9 @@ from streamkit._core.batch import seal
 from streamkit.broker.elections import Elections
 from streamkit.client.client import AsyncClient
 from streamkit.consumer.reader import AsyncReader
-from streamkit.errors import NotLeader
+from streamkit.errors import NotLeader, StoreUnavailable, StreamBusy, StreamExists
 from streamkit.model.shard import Shard
-from streamkit.model.stream import StreamConfig
+from streamkit.model.stream import StreamConfig, StreamStatus
 from streamkit.producer.producer import AsyncProducer
 from streamkit.protocol.frames import Fetched
 from streamkit.protocol.messages import DescribeNode
@@ -148,6 +148,37 @@ async def test_two_of_three_are_enough_and_one_is_not(tmp_path: Path) -> None:
         await nodes.led(shard.uuid)
         await put_numbers(client, range(100, 200))
         assert await read_numbers(client, 200) == list(range(200))
+
+
+async def test_what_could_not_be_called_active_yet_is_not_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client("a") as client:
+        streams = nodes.nodes["a"].cluster.streams  # type: ignore[union-attr]
+
+        async def unreachable(*_: Any) -> None:
+            raise StoreUnavailable("the store does not answer", outcome="unknown")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(streams.catalog, "set_status", unreachable)
+            with pytest.raises(StoreUnavailable):
+                await client.create_stream("orders")
+        assert streams.catalog.streams["orders"].status is StreamStatus.CREATING
+
+        with pytest.raises(StreamExists):
+            await client.create_stream("orders")
+        await put_numbers(client, range(10))
+        assert await read_numbers(client, 10) == list(range(10))
+
+
+async def test_nodes_that_make_the_same_stream_at_once_make_it_once(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as nodes, nodes.client("a") as a, nodes.client("b") as b, nodes.client("c") as c:
+        for name in ("orders", "visits", "clicks"):
+            made = await asyncio.gather(*(client.create_stream(name) for client in (a, b, c)), return_exceptions=True)
+            [stream] = [each for each in made if not isinstance(each, BaseException)]
+            assert all(isinstance(each, StreamExists | StreamBusy) for each in made if each is not stream)
+            await put_numbers(b, range(10), name)
+            assert (await c.describe_stream(name)).shards[0].uuid == stream.shards[0].uuid
 
 
 async def test_a_repeated_put_is_answered_no_sooner_than_the_first(tmp_path: Path) -> None:
