@@ -165,7 +165,8 @@ class ClusterStreams(Streams):
             if asyncio.get_running_loop().time() > deadline:
                 raise TimedOut(
                     f"{len(waiting)} of {len(stream.shards)} shards of {stream.name} have no leader yet; it is made "
-                    "as soon as they have", try_="streamkit cluster status", sent=True, timeout_ms=int(_LEADERS_SECONDS * 1000),
+                    "as soon as they have", try_="streamkit cluster status", sent=True,
+                    timeout_ms=int(_LEADERS_SECONDS * 1000),
                 )  # fmt: skip
             await asyncio.sleep(_LOOK_SECONDS)
         found = self.stream(stream.name)                   # others may have ended it, or begun to delete it
@@ -275,6 +276,9 @@ class ClusterStreams(Streams):
             await asyncio.sleep(_LOOK_SECONDS)
         self._elsewhere |= found
         return found
+
+    async def catch_up(self) -> None:
+        await self.catalog.look_at_all()
 
     async def prepare(self, message: JoinApplication) -> None:
         """Ask leaders elsewhere what the start of an application means in their shards; `resolve` then knows."""

@@ -34,6 +34,9 @@ class ClusterDirectory(Streams, Protocol):
     def coordinator(self) -> tuple[str, str]:
         """(node, native address); ("", "") while nobody is known to lead the applications' log."""
 
+    async def catch_up(self) -> None:
+        """Know every stream that was there when this was called. Raises StoreUnavailable."""
+
     async def prepare(self, message: messages.JoinApplication) -> None:
         """Find out what the positions in it mean in shards that other nodes lead."""
 
@@ -81,6 +84,8 @@ class Coordination:
         while self._server is server:
             coordinator = Coordinator(ShardCommandLog(server, self._clock), self._streams, self._clock, self._config)
             try:
+                # Applications know streams that this node may not have heard of yet: those are not gone.
+                await self._streams.catch_up()
                 await coordinator.open()
             except NotLeader:
                 return

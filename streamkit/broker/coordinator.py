@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from streamkit.broker.found_streams import found_stream, is_same, start_of
+from streamkit.broker.found_streams import found_stream, is_older, is_same, start_of
 from streamkit.errors import (
     Conflict,
     CorruptFile,
@@ -553,6 +553,8 @@ class Coordinator:
                 if not is_same(application, stream):
                     gone.append(name)      # deleted and created again: another stream of the same name
             known = name in application.streams and name not in gone
+            if known and is_older(application, stream):
+                continue
             new = [shard for shard in stream.shards if not known or shard.uuid not in application.leases]
             try:
                 told = found_stream(stream, {s.uuid: self._streams.resolve(s.uuid, "trim_horizon", 0) for s in new})

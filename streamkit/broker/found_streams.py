@@ -19,6 +19,15 @@ def is_same(application: Application, stream: StreamDescription) -> bool:
     return created_ms in (0, stream.created_ms) and (created_ms > 0 or any(s.uuid in known for s in stream.shards))
 
 
+def is_older(application: Application, stream: StreamDescription) -> bool:
+    """Whether the application knows of more than this map: numbers grow, and the newest shards are open, so none left.
+
+    A coordinator that has just taken over on another node may hear of a resharding after it has replayed it.
+    """
+    known = application.streams[stream.name].values()
+    return max(known, default=-1) > max(shard.ordinal for shard in stream.shards)
+
+
 def found_stream(stream: StreamDescription, starts: Mapping[bytes, int]) -> events.FoundStream:
     """The stream as the lease rules want it. starts: of the shards that are new to the application."""
     uuids = {shard.ordinal: shard.uuid for shard in stream.shards}

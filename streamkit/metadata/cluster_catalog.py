@@ -227,6 +227,11 @@ class ClusterCatalog(Catalog):
         """What the store holds of the stream now. Raises StoreUnavailable."""
         await self._look(name)
 
+    async def look_at_all(self) -> None:
+        # One that is gone is heard of by the watch.
+        for entry in await self._store.list(STREAMS):
+            self._view.wrote(*entry)
+
     async def _look(self, name: str) -> bool:
         """Whether the stream is there; `streams` shows its newest entry then."""
         value, revision = await self._store.read(STREAMS + name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -421,6 +422,26 @@ async def test_streams_that_go_and_come_again(bench):
     bench.clock.ms += 1_000
     await bench.coordinator.tick()
     assert {lease.stream for lease in (await bench.describe()).leases} == {"s", "t"}
+
+
+async def test_a_coordinator_that_has_not_heard_of_a_resharding_forgets_no_lease(bench):
+    view = await bench.join()
+    older = bench.streams.known["s"]
+    newest = replace(older.shards[1], ordinal=2, uuid=b"newest shard    ", parents=(1,))
+    bench.streams.known["s"] = replace(older, map_version=2, shards=(*older.shards, newest))
+    bench.streams.ends[newest.uuid] = 50
+    bench.clock.ms += 1_000
+    await bench.coordinator.tick()
+    leases = (await bench.describe()).leases
+    assert len(leases) == 3
+
+    bench.streams.known["s"] = older
+    await bench.restart()
+    for _ in range(3):
+        bench.clock.ms += 1_000
+        await bench.coordinator.tick()
+        await bench.beat(view)
+    assert [lease.ordinal for lease in (await bench.describe()).leases] == [0, 1, 2]
 
 
 async def test_an_application_is_deleted_only_when_nobody_works(bench):
