@@ -6,9 +6,11 @@ found again.
 
 from __future__ import annotations
 
+import contextlib
+
 from streamkit.errors import LimitReached, StreamBusy
-from streamkit.metadata.catalog import encode_stream
-from streamkit.metadata.cluster_catalog import ENTRY_BYTES_MAX, ClusterCatalog
+from streamkit.metadata.catalog import decode_stream, encode_stream
+from streamkit.metadata.cluster_catalog import ENTRY_BYTES_MAX, STREAMS, ClusterCatalog
 from streamkit.metadata.reshard import ReshardEntry, encode_entry, resharded, with_ends
 from streamkit.metadata.reshardings import Reshardings
 from streamkit.metadata.store import Store, Swap
@@ -60,9 +62,18 @@ class ClusterReshardings(Reshardings):
         )
 
     async def remove_children(self, entry: ReshardEntry) -> None:
-        sets = self._cluster.replica_sets.delete_many(_uuids(entry))
-        for at in range(0, len(sets), self._store.operations_max):
-            await self._cluster.commit(sets[at : at + self._store.operations_max], entry.stream)
+        """Unless the plan was carried out: who deleted it is not always known (see `swap_certainly`), its map tells."""
+        key, most = STREAMS + entry.stream, self._store.operations_max - 1
+        for _ in range(_TRIES + len(entry.children) // most):
+            value, revision = await self._store.read(key)
+            shards = decode_stream(key, value).shards if value is not None else ()
+            removals = self._cluster.replica_sets.delete_many(_uuids(entry))[:most]
+            if not removals or not {shard.uuid for shard in shards}.isdisjoint(_uuids(entry)):
+                return
+            if value is not None:
+                removals.append(Swap(key, revision, value))    # as it was read: reads may be older than they should
+            with contextlib.suppress(StreamBusy):
+                await self._cluster.commit(removals, entry.stream)
 
     def removals(self, gone: set[bytes]) -> list[Swap]:
         most = self._store.operations_max - 1                  # and the stream itself

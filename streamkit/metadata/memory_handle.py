@@ -44,6 +44,7 @@ class MemoryHandle:
     def __init__(self, store: MemoryStore, node: str, random: Random | None) -> None:
         self.node = node
         self.faults = StoreFaults()
+        self.stale_reads = 0               # how many reads and lists were older than they should have been
         self.operations_max = store.operations_max
         self._store = store
         self._random = random
@@ -52,6 +53,7 @@ class MemoryHandle:
     async def read(self, key: str) -> tuple[bytes | None, int]:
         await self._arrive()
         if self.faults.stale_ms:
+            self.stale_reads += 1
             for entry in self._store.past_entries(key, self._age_ms()):
                 if entry.key == key:
                     return entry.value, entry.revision
@@ -61,6 +63,7 @@ class MemoryHandle:
     async def list(self, prefix: str) -> list[Entry]:
         await self._arrive()
         if self.faults.stale_ms:
+            self.stale_reads += 1
             return [*self._store.past_entries(prefix, self._age_ms())]
         return [*self._store.entries(prefix)]
 

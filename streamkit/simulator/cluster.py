@@ -119,7 +119,7 @@ class Place:
         faults = self.world.faults
         if isinstance(error, NodeRefused):
             self.refused = f"{type(error).__name__}: {error}"
-            stale = self.handle is not None and self.handle.faults.stale_ms
+            stale = self.handle is not None and self.handle.stale_reads
             if not isinstance(error, DuplicateNode) and not stale and not self.world.disk(self.name).damaged:
                 self.cluster.history.wrong.append(f"{self.name} was refused with its own directory: {error}")
             return

@@ -118,3 +118,46 @@ async def test_a_plan_that_is_carried_out_while_it_is_looked_at_keeps_its_childr
     assert await two.a.discard_dead("orders")
     shards = two.other.stream("orders").shards
     assert len(shards) == 4 and {shard.uuid for shard in shards} == set(two.nodes[1].sets.entries)
+
+
+async def test_a_deletion_that_another_node_made_by_carrying_the_plan_out_removes_no_children(two, monkeypatch):
+    """A deletion of a key counts as done whoever did it."""
+    await two.a.begin("orders", lambda stream: split(stream, 0))
+    await settle()
+    entry = two.a.entries["orders"]
+    await two.b.note_ends("orders", {0: 10})
+    await settle()
+    before = set(two.nodes[0].sets.entries)
+
+    await two.a.remove_children(entry)
+    assert set(two.nodes[0].sets.entries) == before and len(before) == 4
+
+
+async def test_an_old_map_removes_no_children_either(two, monkeypatch):
+    await two.a.begin("orders", lambda stream: split(stream, 0))
+    await settle()
+    entry, store = two.a.entries["orders"], two.nodes[0].store
+    read = store.read
+    old = await read("streams/orders")
+
+    async def older(key):
+        monkeypatch.setattr(store, "read", read)
+        return old
+
+    await two.b.note_ends("orders", {0: 10})
+    await settle()
+    monkeypatch.setattr(store, "read", older)
+    await two.a.remove_children(entry)
+    assert len(two.nodes[0].sets.entries) == 4
+
+
+async def test_children_of_a_plan_that_came_to_nothing_are_removed(two):
+    await two.a.begin("orders", lambda stream: split(stream, 0))
+    await settle()
+    entry = two.a.entries["orders"]
+    await two.a.make_children(entry)
+    await two.a.abandon("orders")
+    assert len(two.nodes[0].sets.entries) == 4
+
+    await two.a.remove_children(entry)
+    assert {shard.uuid for shard in two.catalog.stream("orders").shards} == set(two.nodes[0].sets.entries)
