@@ -170,6 +170,9 @@ async def _until_stalled(watch: Watch) -> None:
 async def _come_to_rest(world: World, workload: Workload, watch: Watch) -> None:
     seconds = _ROTTEN_SECONDS if world.faults.rot else QUIET_SECONDS
     await _within(seconds, workload.producers_done(), "every put is answered")
+    if watch.cluster.many:
+        # What nobody could tell the outcome of may become committed until then, and be read by others.
+        await _within(seconds, watch.settled(), "every copy holds everything")
     await _within(seconds, workload.read_all(), "everything can be read")
     if world.faults.workers:
         await _within(seconds, workload.workers_done(), "checkpoints reach the end of every shard")
