@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConfig:
-    connect_timeout_ms: int = 5_000          # until the broker has answered the greeting
+    connect_timeout_ms: int = 3_000          # until the broker has answered the greeting
     connect_stagger_ms: int = 250            # of several nodes, the next is tried when one took so long to answer
     silence_ms: int = 1_000                  # nothing heard while requests wait: ask for a word, and wait as long again
     request_timeout_ms: int = 30_000         # for an answer; a fetch may take its wait_ms on top
