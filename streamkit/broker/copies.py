@@ -275,6 +275,7 @@ class Copies:
             return
         copy = self.copies[uuid] = Copy(self, log, entry)
         self._index(copy, entry)
+        copy.announce()
         if self.on_entry is not None:
             self.on_entry(copy)
 

@@ -220,6 +220,10 @@ class Copy:
                 if not future.done():
                     future.set_result(None)
 
+    def announce(self) -> None:
+        """It begins here, perhaps in the place of another that had told its leader what it held."""
+        self._answer(self.entry.leader, Answer(Verdict.MISMATCH, self.entry.epoch, self.log.log_end))
+
     def promised(self, epoch: int) -> None:
         """That promise is on disk."""
         self._carry(self.follower.step(Promised(epoch)), self.speaker)

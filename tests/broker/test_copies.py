@@ -107,3 +107,4 @@ async def test_a_copy_that_is_taken_off_the_list_and_listed_anew_in_one_moment_i
             assert copies.copies[shard.uuid].log.incarnation == new
             assert not copies.copies[shard.uuid].log.dropped
             assert copies.directory.shards[shard.uuid] is copies.copies[shard.uuid].log
+            await nodes.alike(shard.uuid)              # nothing is put, and the leader has heard nothing new
