@@ -270,7 +270,8 @@ class _Scan:
                 self._lose(segment_name(base), 0, base, "missing records")
             if base == start[0] == facts.segment_base and start[2] == facts.position:
                 segment.update(position=start[2], end=start[1], batches=facts.batches, measured=1,
-                               first_append_ms=facts.first_append_ms, headers_crc=facts.headers_crc)  # fmt: skip
+                               first_append_ms=facts.first_append_ms, headers_crc=facts.headers_crc,
+                               last_append_ms=facts.last_append_ms if facts.batches else 0)  # fmt: skip
             else:
                 segment.update(batches=0, measured=1, first_append_ms=0, headers_crc=0)
                 self.sequence = max(self.sequence, base)

@@ -425,7 +425,7 @@ class ShardLog(ShardCore):
             trailer = read_trailer(segment.file.read(TRAILER_SIZE, segment.position), self.seed)
             after = self.segments[self.segments.index(segment) + 1]
             # Not known at all: then the shard's newest time, because a guess must never make records look old.
-            segment.last_append_ms = trailer["last_append_ms"] if trailer else (
+            segment.last_append_ms = (trailer["last_append_ms"] if trailer else 0) or (
                 self._first_time(after) or self.last_append_ms
             )
         return segment.last_append_ms

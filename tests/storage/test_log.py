@@ -374,3 +374,38 @@ def test_inspection_tells_what_lies_in_the_files_without_a_node():
 
     machine = Machine()
     with_log(main, machine)
+
+
+def test_a_segment_that_got_its_last_batch_before_a_restart_is_no_older_for_it():
+    """The batch that comes after the restart does not fit into it: it is sealed as it was found."""
+    machine, known = Machine(3), {}
+
+    async def fill(runtime):
+        directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
+        await directory.create_shards([SHARD])
+        log = directory.shards[SHARD]
+        while log.segment_end < SMALL.segment_bytes // 3000 - 1:
+            log.append(seal([bytes(2900)]), now_ms=1_000_000 + log.log_end, epoch=1, durability="fsync")
+            await wait_for(directory, lambda: log.segment_end == log.log_end)
+        known["newest_ms"] = log.last_append_ms
+        await directory.close()
+
+    async def go_on(runtime):
+        directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
+        log = directory.shards[SHARD]
+        assert len(log.segments) == 1
+        log.append(seal([bytes(20_000)]), now_ms=2_000_000, epoch=1, durability="fsync")
+        await wait_for(directory, lambda: log.segment_end == log.log_end)
+        assert len(log.segments) == 2
+        await directory.close()
+
+    async def retain(runtime):
+        directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
+        log = directory.shards[SHARD]
+        assert [age.last_append_ms for age in log.segment_ages()] == [known["newest_ms"]]
+        log.retain(now_ms=2_000_000, retention_ms=1_000_000, retention_bytes=None)
+        assert log.trim_to == 0
+        await directory.close()
+
+    for life in (fill, go_on, retain):
+        machine.run(life)
