@@ -8,6 +8,7 @@ import time
 import pytest
 
 from streamkit.client.client import AsyncClient
+from streamkit.errors import ConnectionFailed, NotLeader
 from streamkit.protocol import messages as m
 from tests.end_to_end import kill_nodes
 from tests.end_to_end.kill_broker import STREAM
@@ -195,9 +196,18 @@ async def test_workers_go_on_when_the_coordinators_node_is_killed(cluster, tmp_p
 
 
 async def checkpoints(cluster):
-    async with AsyncClient(cluster.url) as client:
-        answer = await client.call(m.DescribeApplication(APPLICATION))
-        return {lease.ordinal: lease.checkpoint for lease in answer.leases}
+    """Of every shard. A node that has not heard yet who coordinates now names one that is gone: it is asked again."""
+    found = {}
+
+    async def told():
+        with contextlib.suppress(ConnectionFailed, NotLeader):
+            async with AsyncClient(cluster.url) as client:
+                answer = await client.call(m.DescribeApplication(APPLICATION))
+            found.update({lease.ordinal: lease.checkpoint for lease in answer.leases})
+        return bool(found)
+
+    await until("the coordinator tells the checkpoints", told)
+    return found
 
 
 async def coordinator_of(cluster):
