@@ -123,7 +123,14 @@ async def test_another_worker_takes_over_from_the_checkpoint_and_the_old_owner_i
             seconds = await bob_owns_everything(begun)
 
             assert seconds < MEMBERSHIP_MS / 1000 + 5
-            began = {line[1]: int(line[3]) for line in begun.lines() if line[0] == "bob" and line[2] == "begins"}
+            began = {}
+
+            async def has_begun():                 # the coordinator knows of a grant before the worker acts on it
+                lines = [line for line in begun.lines() if line[0] == "bob" and line[2] == "begins"]
+                began.update({line[1]: int(line[3]) for line in lines})
+                return all(shards[ordinal].id in began for ordinal in before)
+
+            await begun.until("bob begins each", has_begun)
             for ordinal, lease in before.items():
                 assert began[shards[ordinal].id] >= lease.checkpoint, "bob goes on from ann's checkpoint"
             late = tuple(
