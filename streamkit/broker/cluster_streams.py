@@ -50,6 +50,7 @@ _TRIES = 5
 class ClusterStreams(Streams):
     """shards: those that this node leads now; elections put them in and take them out."""
 
+    catalog: ClusterCatalog
     copies: Copies
     coordination: Coordination
     reshards: Reshards

@@ -43,6 +43,7 @@ from streamkit.protocol.peers import (
     SealedShard,
 )
 from streamkit.replication.effects import Verdict
+from streamkit.replication.replica_set import Member
 from streamkit.runtime.interfaces import Clock, Random
 from streamkit.storage import LogDirectory, NewShard, ShardLog
 
@@ -370,6 +371,14 @@ class Copies:
         future: asyncio.Future[SealedShard] = loop.create_future()
         self._seals[node].append((uuid, epoch, future))
         return await future
+
+    async def voter(self, member: Member, uuid: bytes) -> SealedShard | None:
+        """What that copy holds, if it may vote; None when it may not, or cannot be asked."""
+        try:
+            said = await self.ask_seal(member.node, uuid, 0)
+        except StreamkitError:
+            return None
+        return said if said.known and said.certain and said.incarnation == member.incarnation else None
 
     def _send_seals(self, node: str) -> None:
         asked = self._seals.pop(node)

@@ -22,7 +22,6 @@ from streamkit.broker.copy import Copy
 from streamkit.errors import StreamkitError
 from streamkit.metadata.members import is_on_disk
 from streamkit.protocol.peers import Hear, Heard
-from streamkit.replication.replica_set import Member
 
 logger = logging.getLogger("streamkit.broker")
 
@@ -228,16 +227,9 @@ class Elections:
         deadline = self._loop.time() + _MAKING_SECONDS
         waiting = [member for member in copy.replica_set.members if member.node != self._copies.node]
         while waiting and self._loop.time() < deadline and copy.entry.epoch == 0 and not copy.closed:
-            found = await asyncio.gather(*(self._is_made(member, copy) for member in waiting))
-            waiting = [member for member, made in zip(waiting, found, strict=True) if not made]
+            found = await asyncio.gather(*(self._copies.voter(member, copy.uuid) for member in waiting))
+            waiting = [member for member, made in zip(waiting, found, strict=True) if made is None]
             if waiting:
                 await asyncio.sleep(_BRISK_SECONDS)
         replicas = copy.replica_set
         return replicas.is_sealed_by([member for member in replicas.voters if member not in waiting])
-
-    async def _is_made(self, member: Member, copy: Copy) -> bool:
-        try:
-            said = await self._copies.ask_seal(member.node, copy.uuid, 0)
-        except StreamkitError:
-            return False
-        return said.known and said.certain and said.incarnation == member.incarnation

@@ -22,7 +22,6 @@ import msgspec
 
 from streamkit.broker.copies import Copies
 from streamkit.broker.copy import Copy
-from streamkit.errors import StreamkitError
 from streamkit.metadata.members import is_on_disk, new_incarnation
 from streamkit.metadata.replica_sets import ReplicaSetEntry
 from streamkit.replication.replica_set import Member, ReplicaSet
@@ -111,18 +110,12 @@ class Reconfiguration:
             if member.incarnation == copy.incarnation or (
                 feed is not None and feed.matched is not None and feed.lag_bytes <= _CLOSE_BYTES
                 and self._copies.peers.connected(member.node)
-                and (member in replicas.members or await self._may_vote(copy, member))
+                # One that may not vote is filled by a leader alone; were its vote needed for the next epoch, there
+                # would be none.
+                and (member in replicas.members or await self._copies.voter(member, copy.uuid) is not None)
             ):
                 found.add(member)
         return found
-
-    async def _may_vote(self, copy: Copy, member: Member) -> bool:
-        # One that may not is filled by a leader alone; were its vote needed for the next epoch, there would be none.
-        try:
-            said = await self._copies.ask_seal(member.node, copy.uuid, 0)
-        except StreamkitError:
-            return False
-        return said.known and said.certain and said.incarnation == member.incarnation
 
 
 def next_entry(

@@ -55,6 +55,8 @@ class Repair:
         """For ever: mend what is damaged."""
         while True:
             copies = list(self._copies.copies.values())
+            self._verified = {log: None for log in self._verified if not log.dropped}
+            self._hopeless = {(uuid, damage) for uuid, damage in self._hopeless if uuid in self._copies.copies}
             for start in range(0, len(copies), _LOOK_COPIES):
                 for copy in copies[start : start + _LOOK_COPIES]:
                     if not copy.closed:
@@ -117,13 +119,10 @@ class Repair:
             return
         ends: dict[str, int] = {}
         for member in copy.replica_set.members:
-            if member.node != us and self._copies.peers.connected(member.node):
-                try:
-                    said = await self._copies.ask_seal(member.node, copy.uuid, 0)
-                except StreamkitError:
-                    continue
-                if said.known and said.certain and said.incarnation == member.incarnation:
-                    ends[member.node] = said.log_end
+            if member.node == us or not self._copies.peers.connected(member.node):
+                continue
+            if (said := await self._copies.voter(member, copy.uuid)) is not None:
+                ends[member.node] = said.log_end
         if ends and copy.server is not None and copy.entry is entry:
             heir = max(ends, key=lambda node: ends[node])
             logger.warning("shard.abdicated", extra={"facts": {"shard": copy.uuid.hex(), "to": heir}})

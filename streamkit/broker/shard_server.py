@@ -40,7 +40,7 @@ class ShardServer:
     """Shards are many and mostly idle: everything that only a busy one needs is made on first use."""
 
     __slots__ = (
-        "_acks", "_kept", "_leader", "_local", "_replica", "_watchers", "counters", "duplicates", "epoch", "feeds",
+        "_acks", "_leader", "_local", "_replica", "_watchers", "counters", "duplicates", "epoch", "feeds",
         "gone", "high_watermark", "immediate", "log", "put_bytes", "put_records", "reads", "record_bytes_max",
         "retired", "shard", "stream_name", "trimmed_records",
     )  # fmt: skip
@@ -70,7 +70,6 @@ class ShardServer:
             epoch=shard.epoch, replica=replica, replicas={replica: self._ends()}, durability=stream.config.durability
         )
         self.high_watermark = self._leader.high_watermark
-        self._kept = self._leader.copies_needed, self._leader.durability is Durability.FSYNC
         self._acks: deque[_Waiting] | None = None
         self._local: list[tuple[int, asyncio.Future[None]]] | None = None
         self._watchers: dict[object, Callable[[], None]] | None = None
@@ -104,7 +103,7 @@ class ShardServer:
         if end <= self.high_watermark and not acks:
             link.acknowledge(
                 frame.request_id, appended.base_sequence, appended.append_time_ms, self.epoch, appended.duplicate,
-                *self._kept,
+                self._leader.copies_needed, self._leader.durability is Durability.FSYNC,
             )  # fmt: skip
             return
         size = len(frame)
@@ -221,7 +220,7 @@ class ShardServer:
     def _acknowledge(self, acks: deque[_Waiting], high_watermark: int) -> set[Link]:
         links: set[Link] = set()
         add, epoch = links.add, self.epoch
-        replicas, synced = self._kept
+        replicas, synced = self._leader.copies_needed, self._leader.durability is Durability.FSYNC
         now_s = asyncio.get_running_loop().time()
         last_arrived, same = acks[0][7], 0
         link: Link | None = None

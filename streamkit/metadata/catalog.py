@@ -280,11 +280,6 @@ class Catalog:
                 self._revisions[name] = revision
         return revision
 
-    async def look_at_all(self) -> None:
-        """Know every stream that was there when this was called. Raises StoreUnavailable."""
-        for entry in await self._store.list(_STREAMS):
-            await self.look(entry.key.removeprefix(_STREAMS))
-
     async def look(self, name: str) -> None:
         """What the store holds of the stream now. Raises StoreUnavailable."""
         value, revision = await self._store.read(_STREAMS + name)

@@ -228,7 +228,10 @@ class ClusterCatalog(Catalog):
         await self._look(name)
 
     async def look_at_all(self) -> None:
-        # One that is gone is heard of by the watch.
+        """Know every stream that was there when this was called; one that is gone is heard of by the watch.
+
+        Raises StoreUnavailable.
+        """
         for entry in await self._store.list(STREAMS):
             self._view.wrote(*entry)
 

@@ -101,7 +101,7 @@ class SimulatedLoop(Turns, asyncio.AbstractEventLoop):  # type: ignore[misc] # i
         self.unhandled: list[str] = []
         self._outside = Process("outside")         # keeps the tasks that belong to no process
 
-    call_soon_threadsafe = Turns.call_soon         # type: ignore[assignment]
+    call_soon_threadsafe = Turns.call_soon         # type: ignore[assignment] # there is one thread
 
     # ---- running ---------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from streamkit.storage.checkpoint import (
     write_super,
 )
 from streamkit.storage.cut import Place, Stored, begin_cut, epoch_before, find_place, finish_cut
+from streamkit.storage.disk_errors import FULL, FULL_RETRY_SECONDS
 from streamkit.storage.marks import Marks, remove_marks
 from streamkit.storage.pledges import Pledges
 from streamkit.storage.repair import (
@@ -39,8 +40,6 @@ from streamkit.storage.shard_log import Damage, ShardLog
 from streamkit.storage.super_slots import ShardFacts
 
 T = TypeVar("T")
-_FULL = (28, 122)                  # ENOSPC, EDQUOT
-_FULL_RETRY_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,7 @@ class Changes:
             await self._executor.run(write_checkpoint, self._disk, self._root, [snapshot])
         except Exception as cause:
             self._take_back(snapshot)
-            raise self._failed(cause, getattr(cause, "errno", 0) not in _FULL) from cause
+            raise self._failed(cause, getattr(cause, "errno", 0) not in FULL) from cause
         self._apply(snapshot)
 
     async def _write_facts(self, log: ShardLog, facts: ShardFacts) -> None:
@@ -316,9 +315,9 @@ class Changes:
                 found = await self._executor.run(self._finish, log, facts)
                 break
             except Exception as cause:
-                if getattr(cause, "errno", 0) not in _FULL or self.ending:
+                if getattr(cause, "errno", 0) not in FULL or self.ending:
                     raise self._failed(cause, True) from cause         # decided, and not done: only a restart can tell
-                await asyncio.sleep(_FULL_RETRY_SECONDS)               # it may be done again from its start
+                await asyncio.sleep(FULL_RETRY_SECONDS)               # it may be done again from its start
         damages = [damage for damage in log.damages if damage.sequence < facts.sequence and keeps]
         log.facts, log.generation, log.certain = found.facts, found.generation, found.facts.certain
         log.trim_to, log.damages, log.sealed_new = found.facts.log_start, damages, []

@@ -29,13 +29,14 @@ from streamkit.storage.checkpoint import (
     write_super,
 )
 from streamkit.storage.config import StorageConfig
+from streamkit.storage.disk_errors import FULL
 from streamkit.storage.flusher import GroupCommit
 from streamkit.storage.identity import ClusterFacts
 from streamkit.storage.marks import Marks
 from streamkit.storage.pledges import Pledged, Pledges, read_pledges
 from streamkit.storage.shard_log import Damage, ShardLog
 from streamkit.storage.super_slots import NodeFacts, ShardFacts
-from streamkit.storage.tending import FULL, Tended
+from streamkit.storage.tending import Tended
 
 logger = logging.getLogger("streamkit.storage")
 _FIRST_JOURNAL_BYTES = 2 << 20          # the first file of a start is small: most have little to write

@@ -14,7 +14,8 @@ from typing import Protocol
 from streamkit._core.log import Segment
 from streamkit._core.segment import SHORT, find_batch, walk
 from streamkit.runtime.interfaces import Clock, Disk, Executor, File
-from streamkit.storage.shard_log import MEDIUM_ERRORS, Damage, ShardLog
+from streamkit.storage.disk_errors import MEDIUM
+from streamkit.storage.shard_log import Damage, ShardLog
 
 logger = logging.getLogger("streamkit.storage")
 _STEP_BYTES = 256 * 1024
@@ -93,7 +94,7 @@ class Scrubber:
                 except OSError as cause:
                     logger.warning("scrub.unreadable", extra={"facts": {"path": place.path, "errno": cause.errno}})
                     lost = Damage(place.path, place.position, place.sequence, place.end, "unreadable")
-                    damages = [lost] if cause.errno in MEDIUM_ERRORS else []
+                    damages = [lost] if cause.errno in MEDIUM else []
                     place.position = place.limit
                 if log.dropped or log.changes != changes or segment.end <= log.trim_to:
                     break                                      # what was read is not the log any more

@@ -18,13 +18,13 @@ from streamkit._core.index import SparseIndex
 from streamkit._core.log import NodeLog, Segment, ShardCore
 from streamkit._core.producers import ProducerTable
 from streamkit._core.segment import END, SHORT, TRAILER_SIZE, find_batch, read_trailer, walk
-from streamkit.errors import CorruptFile, DiskFailed, DiskFull, SequenceTrimmed
+from streamkit.errors import CorruptFile, SequenceTrimmed
 from streamkit.runtime.interfaces import Disk, Executor, File
+from streamkit.storage.disk_errors import MEDIUM, cannot_open
 from streamkit.storage.retention import SegmentAge, drop_point
 from streamkit.storage.super_slots import ShardFacts
 
 logger = logging.getLogger("streamkit.storage")
-MEDIUM_ERRORS = (5, 61, 74, 84, 117)           # EIO, ENODATA, EBADMSG, EILSEQ, EUCLEAN: all else passes
 _WINDOW_BYTES = 1 << 20
 _FLUSHED_SECONDS = 0.002           # how long to wait before looking again whether the flusher got further,
 _FLUSHED_LOOKS = 500               # and how often
@@ -123,7 +123,7 @@ class ShardLog(ShardCore):
                 sequence=segment.base, next_sequence=segment.end,
             ) from None  # fmt: skip
         except OSError as cause:
-            raise _disk_error(cause, self.segment_path(segment)) from cause
+            raise cannot_open(cause, self.segment_path(segment)) from cause
         self.node.close_surplus_files(segment)
 
     def roll(self, now_ms: int) -> Segment:
@@ -148,7 +148,7 @@ class ShardLog(ShardCore):
         try:
             self._disk.sync_directory(self.path)
         except OSError as cause:
-            raise _disk_error(cause, self.path) from cause
+            raise cannot_open(cause, self.path) from cause
         segment.named = True
 
     @property
@@ -560,7 +560,7 @@ class ShardLog(ShardCore):
         try:
             return list(scan_damage(file, path, self.seed, base, end, limit))
         except OSError as cause:
-            if cause.errno not in MEDIUM_ERRORS:
+            if cause.errno not in MEDIUM:
                 raise
             return [Damage(path, 0, base, end, "unreadable")]
         finally:
@@ -591,14 +591,3 @@ def scan_damage(file: File, path: str, seed: int, base: int, end: int, limit: in
     if sequence < end:
         damages.append(Damage(path, position, sequence, end, "the file ends early"))
     return damages
-
-
-def _disk_error(cause: OSError, path: str) -> Exception:
-    if cause.errno in (28, 122):                               # ENOSPC, EDQUOT
-        return DiskFull(
-            f"no space left to open {path}", try_="free space or add a disk", free_bytes=0, floor_bytes=0, path=path
-        )
-    return DiskFailed(
-        f"cannot open {path}: {cause.strerror}", try_="look at the disk, then restart the node",
-        path=path, errno=cause.errno,
-    )  # fmt: skip

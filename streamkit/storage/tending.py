@@ -19,11 +19,10 @@ from streamkit.storage import journal_files
 from streamkit.storage.changes import Changes
 from streamkit.storage.checkpoint import Snapshot, SyncFailed, take_snapshot, write_checkpoint, write_super
 from streamkit.storage.config import StorageConfig
+from streamkit.storage.disk_errors import FULL, FULL_RETRY_SECONDS
 from streamkit.storage.shard_log import ShardLog
 
 logger = logging.getLogger("streamkit.storage")
-FULL = (28, 122)                   # ENOSPC, EDQUOT
-FULL_RETRY_SECONDS = 0.05
 _JOURNAL_GROWTH = 8                # each journal file is so much larger than the one before, up to what is configured
 _FORBIDDEN = (1, 13, 30)           # EPERM, EACCES, EROFS
 _TEND_SECONDS = 1.0

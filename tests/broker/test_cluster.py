@@ -154,7 +154,7 @@ async def test_what_could_not_be_called_active_yet_is_not_taken_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with cluster(tmp_path) as nodes, nodes.client("a") as client:
-        streams = nodes.nodes["a"].cluster.streams  # type: ignore[union-attr]
+        streams = nodes.nodes["a"].cluster.streams
 
         async def unreachable(*_: Any) -> None:
             raise StoreUnavailable("the store does not answer", outcome="unknown")
@@ -304,7 +304,7 @@ async def test_records_of_another_leader_that_were_never_committed_repair_nothin
         await nodes.alike(shard.uuid)
         names = list(nodes.nodes)
         copy = nodes.copies(shard.uuid)[names[0]]
-        repair = nodes.nodes[names[0]].cluster.repair  # type: ignore[union-attr]
+        repair = nodes.nodes[names[0]].cluster.repair
         asked = copy, 1, copy.log.log_end, names[1]
         assert await repair._fetch(*asked)
 
@@ -317,7 +317,7 @@ async def test_records_of_another_leader_that_were_never_committed_repair_nothin
             return Fetched([memoryview(batch) for batch in foreign], known, 0, copy.log.log_end, copy.log.log_end)
 
         known = 0
-        repair._copies.peers.read_log = uncommitted  # type: ignore[method-assign]
+        repair._copies.peers.read_log = uncommitted
         assert await repair._fetch(*asked) == []
         known = copy.log.log_end
         assert await repair._fetch(*asked)

@@ -103,7 +103,7 @@ async def standing() -> Any:
     log = Log(3, 3, 4, 4)
     copies = Copies(log)
     entry = ReplicaSetEntry("orders", 7, "a", tuple((node, INCARNATIONS[node].hex()) for node in "abc"))
-    copy = Copy(copies, log, entry)  # type: ignore[arg-type]
+    copy = Copy(copies, log, entry)
     campaign = asyncio.ensure_future(copy.campaign(entry))
     await copies.cutting.wait()
     yield copy, copies, campaign

@@ -57,7 +57,7 @@ def make(certain: bool = True, damaged: bool = False) -> tuple[Copy, Node]:
     log.certain, log.facts = certain, SimpleNamespace(damaged=damaged)
     node = Node(log)
     entry = ReplicaSetEntry("orders", 6, "b", tuple((name, INCARNATIONS[name].hex()) for name in "abc"))
-    return Copy(node, log, entry), node  # type: ignore[arg-type]
+    return Copy(node, log, entry), node
 
 
 def caught_up() -> Any:
@@ -151,7 +151,7 @@ async def test_a_leader_mended_before_its_epoch_began_votes_afterwards(monkeypat
     copy, _ = make(certain=False)
     copy.follower.whole = False
     monkeypatch.setattr(Copy, "is_established", False)
-    copy.server = SimpleNamespace(high_watermark=4)  # type: ignore[assignment]
+    copy.server = SimpleNamespace(high_watermark=4)
     copy.mended()
     assert not await votes(copy)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamkit.broker import elections
+from streamkit.broker import copies, elections
 from streamkit.broker.elections import Elections
 from streamkit.errors import TimedOut
 from streamkit.metadata.replica_sets import ReplicaSetEntry
@@ -38,6 +38,8 @@ class Copy:
 class Copies:
     """The node a. made: what the others say of their copies."""
 
+    voter = copies.Copies.voter
+
     def __init__(self) -> None:
         self.node, self.random = "a", SimpleNamespace(uniform=lambda: 0.5)
         self.made: dict[str, tuple[bytes, bool]] = {}
@@ -62,8 +64,8 @@ async def test_nobody_leads_first_before_a_majority_is_made_that_can_ever_vote(
     made: dict[str, tuple[bytes, bool]], stands: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(elections, "_MAKING_SECONDS", 0.05)
-    copy, copies = Copy(), Copies()
-    copies.made = made
-    watcher = Elections(copies)  # type: ignore[arg-type]
-    await asyncio.wait_for(watcher._run_election(copy), 5)  # type: ignore[arg-type]
+    copy, node = Copy(), Copies()
+    node.made = made
+    watcher = Elections(node)
+    await asyncio.wait_for(watcher._run_election(copy), 5)
     assert bool(copy.stood) is stands

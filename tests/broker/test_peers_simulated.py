@@ -438,7 +438,7 @@ def test_a_high_watermark_that_moved_while_the_feed_probed_is_told_all_the_same(
         leader.high_watermark = 0                  # as if this copy's answer had not been the one that mattered
         b.held[SHARD].high_watermark = 0
         feed.restart()
-        while feed.asked_s is None:  # noqa: ASYNC110
+        while feed.asked_s is None:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
         leader.high_watermark = end
         feed.ready()

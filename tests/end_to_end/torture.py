@@ -91,7 +91,7 @@ async def produce(name: str, url: str, history: History, rate: float, stopping: 
 
     async def follow(number: int, handle: object) -> None:
         try:
-            result = await handle  # type: ignore[misc]
+            result = await handle
         except StreamkitError as error:
             history.note_failed(name, number, f"{type(error).__name__}: {error}"[:200])
         else:

@@ -17,14 +17,13 @@ from streamkit.broker.shard_server import ShardServer
 from streamkit.errors import StoreUnavailable
 from streamkit.metadata.replica_sets import ReplicaSets, key_of
 from streamkit.replication.candidate import Candidate
-from streamkit.replication.effects import Answer, Verdict
-from streamkit.replication.events import Sealed
+from streamkit.replication.effects import Verdict
 from streamkit.replication.follower import Follower
 from streamkit.replication.leader import Leader
 from streamkit.replication.replica import Ends
-from streamkit.replication.replica_set import ReplicaSet
 from streamkit.storage import LogDirectory, NewShard, ShardLog
 from streamkit.storage.changes import Changes
+from tests.replication import mutations as rules
 
 # ---- what is committed ---------------------------------------------------------------------------------------------
 
@@ -35,16 +34,6 @@ def a_leader_counts_its_own_copy_before_it_is_synced(patch):
 
 def a_copy_vouches_for_what_is_not_on_its_disk(patch):
     patch.setattr(Copy, "_safe_end", lambda self: self.log.log_end)
-
-
-def one_copy_is_a_majority(patch):
-    init = Leader.__init__
-
-    def alone(self, **settings):
-        init(self, **settings)
-        self._majority = 1
-
-    patch.setattr(Leader, "__init__", alone)
 
 
 def learners_are_counted(patch):
@@ -58,15 +47,6 @@ def learners_are_counted(patch):
 
 
 # ---- what a copy takes in and answers ------------------------------------------------------------------------------
-
-
-def older_epochs_are_taken(patch):
-    offered = Follower._offered
-
-    def unfenced(self, offer):
-        return offered(self, dataclasses.replace(offer, epoch=max(offer.epoch, self.promised)))
-
-    patch.setattr(Follower, "_offered", unfenced)
 
 
 def promises_never_reach_the_disk(patch):
@@ -87,20 +67,8 @@ def a_promise_is_told_and_not_kept(patch):
     patch.setattr(Copy, "seal", lying)
 
 
-def offers_join_on_anywhere(patch):
-    patch.setattr(Follower, "_joins_on", lambda self, offer: True)
-
-
-def what_differs_stays(patch):
-    offered = Follower._offered
-    patch.setattr(Follower, "_offered", lambda self, offer: offered(self, dataclasses.replace(offer, differs_at=None)))
-
-
 def all_that_is_here_is_vouched_for(patch):
-    def vouch(self, safe, *, again):
-        return None if self.cutting else Answer(Verdict.ACCEPTED, self.promised, safe)
-
-    patch.setattr(Follower, "_vouch", vouch)
+    rules.all_that_is_here_is_vouched_for(patch)
     accepted = Feed._accepted
 
     def trusting(self, answer):
@@ -153,22 +121,6 @@ def a_leader_is_written_over_whoever_was_faster(patch):
     patch.setattr(ReplicaSets, "swap_many", blind)
 
 
-def one_seal_is_enough(patch):
-    patch.setattr(ReplicaSet, "is_sealed_by", lambda self, voters: bool(voters))
-
-
-def our_own_log_is_adopted(patch):
-    def adopt(self):
-        self._best = self._answers[self.us]
-        return self._lead()
-
-    patch.setattr(Candidate, "_adopt", adopt)
-
-
-def the_longest_log_is_adopted_whatever_its_epoch(patch):
-    patch.setattr(Sealed, "last", property(lambda self: (0, self.log_end)))
-
-
 def no_epoch_start_is_written(patch):
     patch.setattr(ShardLog, "start_epoch", lambda *_: None)
 
@@ -187,23 +139,6 @@ def the_coordinator_opens_before_its_log_is_established(patch):
 
 
 # ---- who may vote --------------------------------------------------------------------------------------------------
-
-
-def everyone_may_vote(patch):
-    step = Candidate.step
-
-    def believing(self, event):
-        return step(self, dataclasses.replace(event, certain=True) if isinstance(event, Sealed) else event)
-
-    patch.setattr(Candidate, "step", believing)
-
-
-def votes_come_back_at_once(patch):
-    def at_once(self, offer):
-        self.certain = True
-        return True
-
-    patch.setattr(Follower, "_may_vote", at_once)
 
 
 def lost_memory_goes_unnoticed(patch):

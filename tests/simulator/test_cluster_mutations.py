@@ -44,6 +44,7 @@ from streamkit.simulator.disk import DiskFaults
 from streamkit.simulator.faults import Faults
 from streamkit.simulator.network import NetworkFaults
 from streamkit.simulator.run import run
+from tests.replication import mutations as rules
 from tests.simulator import cluster_mutations as without
 
 SEEDS_MAX = 40                         # most are seen in the first or second, the rarest in one of ten
@@ -101,13 +102,13 @@ RULES = [
          without.a_leader_counts_its_own_copy_before_it_is_synced, "power", NO_MAJORITY),
     Rule("R2 a follower vouches for what is on its disk",
          without.a_copy_vouches_for_what_is_not_on_its_disk, "power", NO_MAJORITY),
-    Rule("R3 a majority commits", without.one_copy_is_a_majority, "alone"),
+    Rule("R3 a majority commits", rules.one_copy_is_a_majority, "alone"),
     Rule("R7 a learner does not count", without.learners_are_counted, "change"),
-    Rule("R2 older epochs are refused", without.older_epochs_are_taken, "turns"),
+    Rule("R2 older epochs are refused", rules.no_fence, "turns"),
     Rule("R2 a promise outlives the process", without.promises_never_reach_the_disk, "restarts", ("promised",)),
     Rule("R4 who is sealed promises", without.a_promise_is_told_and_not_kept, "usurper", first=1),
-    Rule("R2 what comes must join on to what is here", without.offers_join_on_anywhere, "alone"),
-    Rule("R2 what differs is cut off", without.what_differs_stays, "alone"),
+    Rule("R2 what comes must join on to what is here", rules.offers_join_on_anywhere, "alone"),
+    Rule("R2 what differs is cut off", rules.what_differs_stays, "alone"),
     Rule("0061 only what was compared is vouched for", without.all_that_is_here_is_vouched_for, "turns"),
     Rule("R3 only what was compared is called committed", without.what_was_not_compared_is_called_committed, "turns",
          first=4),
@@ -115,10 +116,10 @@ RULES = [
          without.a_leader_goes_on_beside_a_newer_one, "alone", (*LOST, "no progress")),
     Rule("R4 the store's swap decides who leads",
          without.a_leader_is_written_over_whoever_was_faster, "store", ("is led by",)),
-    Rule("R4 a majority is sealed", without.one_seal_is_enough, "relay", first=1),
-    Rule("R4 the best log is adopted", without.our_own_log_is_adopted, "relay", first=1),
+    Rule("R4 a majority is sealed", rules.no_seal_quorum, "relay", first=1),
+    Rule("R4 the best log is adopted", rules.our_own_log_is_adopted, "relay", first=1),
     Rule("R4 the best log is that of the last epoch",
-         without.the_longest_log_is_adopted_whatever_its_epoch, "long turns"),
+         rules.the_longest_log_is_adopted_whatever_its_epoch, "long turns"),
     Rule("R4 an epoch begins with a batch of its own", without.no_epoch_start_is_written, "deaths",
          (*LOST, "no progress")),
     Rule("R4 what a copy knew to be committed is", without.what_others_knew_to_be_committed_is_forgotten, "deaths",
@@ -127,9 +128,9 @@ RULES = [
          ("fell from",)),
     Rule("R4 the coordinator waits until its log is established",
          without.the_coordinator_opens_before_its_log_is_established, "coordinator", ("was granted", "no progress")),
-    Rule("R5 uncertain copies do not vote", without.everyone_may_vote, "memory"),
+    Rule("R5 uncertain copies do not vote", rules.everyone_may_vote, "memory"),
     Rule("R5 a copy whose memory was lost is uncertain", without.lost_memory_goes_unnoticed, "memory", first=3),
-    Rule("R5 it is certain once it holds what the leader holds", without.votes_come_back_at_once, "catch up"),
+    Rule("R5 it is certain once it holds what the leader holds", rules.votes_come_back_at_once, "catch up"),
     Rule("R6 a copy on another disk is another copy",
          without.a_copy_on_an_empty_disk_is_the_one_that_was_there, "wipe"),
     Rule("0061 old members are kept until the change is safe",

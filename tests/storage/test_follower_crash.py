@@ -165,22 +165,28 @@ def test_a_follower_survives_crash_after_crash(seed):
     crash_and_check(seed, draw.randint(30, 150), power=seed % 3 != 0, rounds=5, level=level)
 
 
+def killed_in_memory_mode(seed):
+    """A machine whose process ended without a word after twenty batches that did not ask for a sync."""
+    machine, leaders = Machine(seed), Leaders(seed)
+
+    async def write(runtime):
+        directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
+        await directory.create_shards({SHARD: NewShard(INCARNATION)})
+        log = directory.shards[SHARD]
+        for _ in range(20):
+            leaders.put()
+        log.accept(b"".join(leaders.batches), epoch=leaders.epoch, durability="os")
+        assert log.written_end == 0, "not before the disk says that such batches are there"
+        await wait_for(directory, lambda: log.written_end == leaders.end)
+
+    machine.run(write)
+    return machine, leaders
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_copy_that_lost_records_stays_uncertain_however_often_its_restart_is_killed(seed):
     def lost():
-        machine, leaders = Machine(seed), Leaders(seed)
-
-        async def write(runtime):
-            directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
-            await directory.create_shards({SHARD: NewShard(INCARNATION)})
-            log = directory.shards[SHARD]
-            for _ in range(20):
-                leaders.put()
-            log.accept(b"".join(leaders.batches), epoch=leaders.epoch, durability="os")
-            assert log.written_end == 0, "not before the disk says that such batches are there"
-            await wait_for(directory, lambda: log.written_end == leaders.end)
-
-        machine.run(write)
+        machine, leaders = killed_in_memory_mode(seed)
         machine.lose_power()
         return machine, leaders
 
@@ -202,23 +208,13 @@ def test_a_copy_that_lost_records_stays_uncertain_however_often_its_restart_is_k
 
 
 def test_a_killed_process_in_memory_mode_leaves_a_certain_copy():
-    machine, leaders = Machine(4), Leaders(4)
-
-    async def write(runtime):
-        directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
-        await directory.create_shards({SHARD: NewShard(INCARNATION)})
-        for _ in range(20):
-            leaders.put()
-        log = directory.shards[SHARD]
-        log.accept(b"".join(leaders.batches), epoch=leaders.epoch, durability="os")
-        await wait_for(directory, lambda: log.written_end == leaders.end)
+    machine, leaders = killed_in_memory_mode(4)
 
     async def look(runtime):
         directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
         assert (directory.shards[SHARD].log_end, directory.shards[SHARD].certain) == (leaders.end, True)
         await directory.close()
 
-    machine.run(write)
     machine.run(look)
     machine.lose_power()                           # after a clean end nothing is missing
     machine.run(look)
@@ -227,18 +223,7 @@ def test_a_killed_process_in_memory_mode_leaves_a_certain_copy():
 @pytest.mark.parametrize("seed", range(4))
 def test_a_tail_that_no_kill_could_have_torn_makes_a_copy_in_memory_mode_uncertain_for_good(seed):
     def rotten():
-        machine, leaders = Machine(seed), Leaders(seed)
-
-        async def write(runtime):
-            directory = await LogDirectory.open("data", runtime=runtime, config=SMALL)
-            await directory.create_shards({SHARD: NewShard(INCARNATION)})
-            for _ in range(20):
-                leaders.put()
-            log = directory.shards[SHARD]
-            log.accept(b"".join(leaders.batches), epoch=leaders.epoch, durability="os")
-            await wait_for(directory, lambda: log.written_end == leaders.end)
-
-        machine.run(write)
+        machine, leaders = killed_in_memory_mode(seed)
         path, size = sorted((p, s) for p, s in machine.disk.files().items() if p.endswith(".log") and s)[-1]
         machine.disk.rot(path, size // 2, 1)
         return machine, leaders
