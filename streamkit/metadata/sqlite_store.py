@@ -12,6 +12,8 @@ processes of a host share until it boots again.
 
 Watching costs next to nothing: `PRAGMA data_version` reads a few bytes of memory that SQLite shares between processes,
 and only when it has moved is anything asked for.
+
+On a full disk the file <path>.reserve is given up, and what could not be written is done once more.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TypeVar
 
 from streamkit.errors import CorruptFile, DiskFailed, StoreUnavailable, StreamkitError
+from streamkit.metadata.reserve import Reserve
 from streamkit.metadata.store import Change, Entry, Listing, Swap
 from streamkit.runtime.interfaces import Runtime
 from streamkit.runtime.tasks import Tasks
@@ -35,6 +38,7 @@ _CALM_AFTER_SECONDS = 3.0
 _BUSY_SECONDS = 10.0
 _BUSY_SHARED_SECONDS = 2.0     # several processes: who holds the lock may have been stopped
 _DELETED_KEPT = 10_000         # revisions for which deletions are remembered
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)      # the latter: for the file beside it, at opening
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries(
@@ -89,6 +93,7 @@ class SqliteStore:
         self.path = path
         self._runtime = runtime
         self._shared = shared
+        self._reserve = Reserve(f"{path}.reserve", runtime.disk)
         self._connection: sqlite3.Connection | None = None
         self._peeking: sqlite3.Connection | None = None      # used on the event loop, for data_version alone
         self._turn = asyncio.Lock()           # one transaction at a time on the one connection
@@ -263,6 +268,7 @@ class SqliteStore:
             self._connection = connection
             with _Writing(self) as connection:
                 self._forget(connection)
+            self._reserve.make()
         except BaseException:
             self._connection = None
             connection.close()
@@ -384,7 +390,19 @@ class SqliteStore:
                 raise self._translated(error) from error
 
     async def _execute(self, work: Callable[..., T], *args: object) -> T:
-        return await self._runtime.executor.run(work, *args)
+        return await self._runtime.executor.run(self._attempt, work, *args)
+
+    def _attempt(self, work: Callable[..., T], *args: object) -> T:
+        """On the executor's thread. What a full disk undid is done once more in the reserve's room."""
+        try:
+            found = work(*args)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) not in _NO_ROOM:
+                raise
+            self._reserve.give_up()
+            return work(*args)
+        self._reserve.make_again()
+        return found
 
     def _translated(self, error: sqlite3.Error) -> StreamkitError:
         if isinstance(error, sqlite3.OperationalError):
@@ -424,13 +442,13 @@ class _Writing:
             for (key,) in due:
                 connection.execute(_SET, (key, None, store._next_revision(connection), None))
         except BaseException:
-            connection.execute("ROLLBACK")
+            self._roll_back()
             raise
         return connection
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         if kind is not None:
-            self._connection.execute("ROLLBACK")
+            self._roll_back()
             return
         self._store._committing = True
         try:
@@ -440,6 +458,10 @@ class _Writing:
                 self._connection.execute("ROLLBACK")
             raise
         self._store._committing = False
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:            # a full disk may have ended it already
+            self._connection.execute("ROLLBACK")
 
 
 class SqliteRegistration:
