@@ -1,0 +1,1 @@
+"""The Kinesis API on streamkit's streams."""
