@@ -21,6 +21,7 @@ from streamkit.metadata.cluster_catalog import ClusterCatalog
 from streamkit.metadata.cluster_reshardings import ClusterReshardings
 from streamkit.metadata.controller import Controller
 from streamkit.metadata.members import Identity, Members
+from streamkit.metadata.notes import Notes
 from streamkit.metadata.replica_sets import ReplicaSets
 from streamkit.metadata.store import Store
 from streamkit.metadata.stores import Certificates, open_url
@@ -72,7 +73,7 @@ async def open_cluster(node: Node, directory: LogDirectory) -> Cluster:
     )
     streams.copies = cluster.copies
     await streams.open()
-    server = node.serve(streams, catalog, coordination)
+    server = node.serve(streams, catalog, coordination, Notes(store, runtime.random))
     server.addresses = lambda: tuple(sorted(set(cluster.copies.addresses.values())))
     controller = Controller(
         store, runtime, node=node.name, members=members, replica_sets=replica_sets, catalog=catalog,

@@ -34,6 +34,7 @@ from streamkit.broker.streams import Streams
 from streamkit.config import Config
 from streamkit.errors import DiskFull, InvalidConfig, NodeDraining, StreamkitError
 from streamkit.metadata.catalog import APPLICATIONS_STREAM, Catalog
+from streamkit.metadata.notes import Notes
 from streamkit.metadata.reshardings import Reshardings
 from streamkit.metadata.sqlite_store import SqliteStore
 from streamkit.metadata.store import Store
@@ -162,7 +163,7 @@ class Node:
         coordinator = Coordinator(
             ShardCommandLog(internal, runtime.clock), streams, runtime.clock, self.coordinator_config()
         )
-        server = self.serve(streams, catalog, coordinator)
+        server = self.serve(streams, catalog, coordinator, Notes(store, runtime.random))
         push(coordinator.close)
         try:
             await coordinator.open()
@@ -177,10 +178,12 @@ class Node:
         if self.options.listen:
             await self.listen_to(server)
 
-    def serve(self, streams: Streams, catalog: Catalog, coordinator: Coordinator | Coordination) -> Server:
+    def serve(
+        self, streams: Streams, catalog: Catalog, coordinator: Coordinator | Coordination, notes: Notes
+    ) -> Server:
         service = Service(
             streams=streams, coordinator=coordinator, counters=self.counters, clock=self.runtime.clock,
-            node=self.name, describe_node=self.describe, on_application=self._keep_time,
+            node=self.name, notes=notes, describe_node=self.describe, on_application=self._keep_time,
         )
         self._server = server = Server(
             node=self.name, service=service, counters=self.counters, config=self._server_config()
@@ -245,7 +248,10 @@ class Node:
             )
             http = await HttpListener.open(
                 self.runtime.network, f"{listen.host}:{listen.health.port}", pages.answer,
-                HttpConfig(connections_max=listen.health.connections_max),
+                HttpConfig(
+                    http2=False, connections_max=listen.health.connections_max, head_bytes_max=16 * 1024,
+                    body_bytes_max=0,
+                ),
             )
             self.stack.push_async_callback(http.close)
             self.addresses.health = http.address

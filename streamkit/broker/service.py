@@ -21,6 +21,7 @@ from streamkit.broker.reshard import Reshards
 from streamkit.broker.shard_server import ShardServer
 from streamkit.broker.streams import Streams
 from streamkit.errors import InvalidRequest, NodeDraining, StreamkitError
+from streamkit.metadata.notes import Notes
 from streamkit.protocol import messages as m
 from streamkit.protocol.connection import Received
 from streamkit.protocol.conversion import create_from_wire, stream_to_wire
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streamkit.broker")
 
 _LIST_COUNT_MAX = 10_000
+_NOTES_BYTES_MAX = 2 * 1024 * 1024         # in one answer, and one note more
 COORDINATOR_MESSAGES = (
     m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication, m.ListApplications,
     m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases,
@@ -46,7 +48,7 @@ class Service:
 
     def __init__(
         self, *, streams: Streams, coordinator: Coordinator | Coordination, counters: Counters, clock: Clock, node: str,
-        describe_node: Callable[[], m.NodeDescribed], on_application: Callable[[], None],
+        notes: Notes, describe_node: Callable[[], m.NodeDescribed], on_application: Callable[[], None],
     ) -> None:
         """on_application: called when a worker joined; from then on the coordinator needs its ticks."""
         self.streams = streams
@@ -55,6 +57,7 @@ class Service:
         self.draining = False
         self._counters = counters
         self._clock = clock
+        self._notes = notes
         self._node = node
         self._describe_node = describe_node
         self._on_application = on_application
@@ -72,6 +75,9 @@ class Service:
             m.ResolvePosition: self._resolve_position,
             m.NewProducer: self._new_producer,
             m.DescribeNode: self._node_described,
+            m.ReadNote: self._read_note,
+            m.SwapNotes: self._swap_notes,
+            m.ListNotes: self._list_notes,
             **dict.fromkeys(COORDINATOR_MESSAGES, coordinator.handle),
             m.JoinApplication: self._join,
             **NO_CLUSTER,
@@ -230,3 +236,17 @@ class Service:
 
     async def _node_described(self, _: m.DescribeNode, __: int) -> m.NodeDescribed:
         return self._describe_node()
+
+    # -- notes ---------------------------------------------------------------------------------------------
+
+    async def _read_note(self, message: m.ReadNote, _: int) -> m.NoteRead:
+        return m.NoteRead(*await self._notes.read(message.key))
+
+    async def _swap_notes(self, message: m.SwapNotes, _: int) -> m.NotesSwapped:
+        swaps = [(swap.key, swap.revision, swap.value) for swap in message.swaps]
+        return m.NotesSwapped(await self._notes.swap(swaps))
+
+    async def _list_notes(self, message: m.ListNotes, _: int) -> m.NotesListed:
+        count_max = max(1, min(message.count_max, _LIST_COUNT_MAX))
+        notes, more = await self._notes.page(message.prefix, message.after, count_max, _NOTES_BYTES_MAX)
+        return m.NotesListed(tuple(m.NoteInfo(*note) for note in notes), more)

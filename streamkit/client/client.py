@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -29,6 +30,7 @@ from streamkit.errors import (
     StreamkitError,
 )
 from streamkit.model import limits
+from streamkit.model.note import Note, check_note_key, check_note_prefix, check_note_swaps
 from streamkit.model.position import Position, parse_position
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamConfig, StreamDescription, check_stream_name
@@ -46,7 +48,7 @@ A = TypeVar("A", bound=m.Message)
 # Asking these twice changes nothing, so a connection that breaks under one is made again once, silently.
 _REPEATABLE = (
     m.DescribeStream, m.ListStreams, m.DescribeShards, m.ResolvePosition, m.ListApplications, m.DescribeApplication,
-    m.DescribeNode,
+    m.DescribeNode, m.ReadNote, m.ListNotes,
 )  # fmt: skip
 _COORDINATED = (
     m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication, m.ListApplications,
@@ -206,6 +208,41 @@ class AsyncClient:
 
     async def describe_node(self) -> m.NodeDescribed:
         return await self._ask(m.DescribeNode(), m.NodeDescribed)
+
+    # ---- notes -------------------------------------------------------------------------------------------
+
+    async def read_note(self, key: str) -> tuple[bytes | None, int]:
+        """A small document kept beside the streams, and its revision; (None, 0) when there is none."""
+        answer = await self._ask(m.ReadNote(check_note_key(key)), m.NoteRead)
+        return answer.value, answer.revision
+
+    async def swap_notes(self, swaps: Sequence[tuple[str, int, bytes | None]]) -> int | None:
+        """Change notes together, each (key, its revision, new value): all of them, or none.
+
+        revision: 0 when it must not exist. value: None deletes it. Returns their new revision, or None when one of the
+        revisions did not match: read again, decide again. Raises InvalidRequest; ConnectionFailed, TimedOut and
+        StoreUnavailable leave it open whether the change was made, or will be: read before acting.
+        """
+        check_note_swaps(swaps)
+        message = m.SwapNotes(tuple(m.NoteSwap(*swap) for swap in swaps))
+        return (await self._ask(message, m.NotesSwapped)).revision
+
+    async def list_notes(self, prefix: str, *, after: str = "", count_max: int = 1000) -> list[Note]:
+        """The first notes whose keys begin with `prefix` and follow `after`, as (key, value, revision) in key order.
+
+        Fewer than count_max: there are no more. Each is as it was at some moment of the call, not all at the same one.
+        """
+        check_note_prefix(prefix)
+        check_note_prefix(after, "after")
+        found: list[Note] = []
+        more = True
+        while more and len(found) < count_max:
+            answer = await self._ask(
+                m.ListNotes(prefix, found[-1].key if found else after, count_max - len(found)), m.NotesListed
+            )
+            found += (Note(note.key, note.value, note.revision) for note in answer.notes)
+            more = answer.more and bool(answer.notes)
+        return found
 
     # ---- records -----------------------------------------------------------------------------------------
 

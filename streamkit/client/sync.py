@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from streamkit.client.client import AsyncClient
 from streamkit.client.config import ClientConfig
 from streamkit.client.pool import Connector
 from streamkit.model import limits
+from streamkit.model.note import Note
 from streamkit.model.position import Position
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamConfig, StreamDescription
@@ -126,6 +127,18 @@ class Client:
 
     def describe_node(self) -> m.NodeDescribed:
         return self._run(self._client.describe_node())
+
+    def read_note(self, key: str) -> tuple[bytes | None, int]:
+        """A small document kept beside the streams, and its revision; (None, 0) when there is none."""
+        return self._run(self._client.read_note(key))
+
+    def swap_notes(self, swaps: Sequence[tuple[str, int, bytes | None]]) -> int | None:
+        """Change notes together, each (key, its revision, new value): all or none. None: a revision was another."""
+        return self._run(self._client.swap_notes(swaps))
+
+    def list_notes(self, prefix: str, *, after: str = "", count_max: int = 1000) -> list[Note]:
+        """The first notes whose keys begin with `prefix` and follow `after`, in key order."""
+        return self._run(self._client.list_notes(prefix, after=after, count_max=count_max))
 
     def put_batch(self, shard: Shard, batch: Buffer, timeout_ms: int | None = None) -> PutReceipt:
         """Waits for the receipt."""

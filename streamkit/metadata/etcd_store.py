@@ -89,8 +89,8 @@ class EtcdStore:
     async def compare_and_swap_many(self, swaps: Sequence[Swap]) -> int | None:
         return await self._swap(swaps, 0)
 
-    async def list(self, prefix: str) -> list[Entry]:
-        return [*(await self._listing(prefix)).entries]
+    async def list(self, prefix: str, *, after: str = "", count_max: int | None = None) -> list[Entry]:
+        return [*(await self._listing(prefix, after, count_max)).entries]
 
     async def register(self, key: str, value: bytes, ttl_ms: int) -> EtcdRegistration | None:
         """etcd counts leases in seconds; two are the least it grants."""
@@ -150,17 +150,20 @@ class EtcdStore:
             return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key))
         return rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=swap.value, lease=lease))
 
-    async def _listing(self, prefix: str) -> Listing:
+    async def _listing(self, prefix: str, after: str = "", count_max: int | None = None) -> Listing:
         """In pages, all as of the revision of the first."""
         first = self._key(prefix)
         end, at = _after(first), 0
+        if after >= prefix:
+            first = self._key(after) + b"\0"
         found: list[Any] = []
-        while True:
-            answer = await self._link.read(rpc.RangeRequest(key=first, range_end=end, limit=_PAGE_KEYS, revision=at))
+        while first < end:
+            limit = _PAGE_KEYS if count_max is None else min(_PAGE_KEYS, count_max - len(found))
+            answer = await self._link.read(rpc.RangeRequest(key=first, range_end=end, limit=limit, revision=at))
             self._saw(answer)
             at = at or int(answer.header.revision)
             found.extend(answer.kvs)
-            if not answer.more:
+            if not answer.more or len(found) == count_max:
                 break
             first = answer.kvs[-1].key + b"\0"
         return Listing(tuple(Entry(self._name(pair.key), pair.value, int(pair.mod_revision)) for pair in found), at)

@@ -60,12 +60,13 @@ class MemoryHandle:
             return None, 0
         return self._store.value(key)
 
-    async def list(self, prefix: str) -> list[Entry]:
+    async def list(self, prefix: str, *, after: str = "", count_max: int | None = None) -> list[Entry]:
         await self._arrive()
         if self.faults.stale_ms:
             self.stale_reads += 1
-            return [*self._store.past_entries(prefix, self._age_ms())]
-        return [*self._store.entries(prefix)]
+            past = self._store.past_entries(prefix, self._age_ms())
+            return [entry for entry in past if entry.key > after][:count_max]
+        return [*self._store.entries(prefix, after, count_max)]
 
     async def compare_and_swap(self, key: str, revision: int, value: bytes | None) -> int | None:
         return await self.compare_and_swap_many((Swap(key, revision, value),))

@@ -69,8 +69,8 @@ class MemoryStore:
     async def compare_and_swap_many(self, swaps: Sequence[Swap]) -> int | None:
         return self.swap(swaps)
 
-    async def list(self, prefix: str) -> list[Entry]:
-        return [*self.entries(prefix)]
+    async def list(self, prefix: str, *, after: str = "", count_max: int | None = None) -> list[Entry]:
+        return [*self.entries(prefix, after, count_max)]
 
     def watch(self, prefix: str) -> AsyncGenerator[Change, None]:
         return self._watch(prefix, self._revision)
@@ -125,11 +125,10 @@ class MemoryStore:
         slot = self._slots.get(key)
         return (None, 0) if slot is None else (slot.value, slot.revision)
 
-    def entries(self, prefix: str) -> tuple[Entry, ...]:
+    def entries(self, prefix: str, after: str = "", count_max: int | None = None) -> tuple[Entry, ...]:
         self._expire()
-        return tuple(
-            Entry(key, slot.value, slot.revision) for key, slot in sorted(self._slots.items()) if key.startswith(prefix)
-        )
+        keys = sorted(key for key in self._slots if key.startswith(prefix) and key > after)[:count_max]
+        return tuple(Entry(key, self._slots[key].value, self._slots[key].revision) for key in keys)
 
     def swap(self, swaps: Sequence[Swap], ttl_ms: int | None = None) -> int | None:
         """ttl_ms: the keys go away by themselves."""

@@ -54,6 +54,7 @@ INSERT OR IGNORE INTO facts VALUES ('compacted', 0);
 _ALIVE = "value IS NOT NULL AND (expires_ms IS NULL OR expires_ms > ?)"
 _READ = f"SELECT value, revision FROM entries WHERE key = ? AND {_ALIVE}"
 _LIST = f"SELECT key, value, revision FROM entries WHERE key >= ? AND {_ALIVE} ORDER BY key"
+_LIST_AFTER = _LIST.replace("key >=", "key >")
 _CURRENT = "SELECT revision FROM entries WHERE key = ? AND value IS NOT NULL"
 _SET = """
 INSERT INTO entries(key, value, revision, expires_ms) VALUES (?, ?, ?, ?)
@@ -137,8 +138,8 @@ class SqliteStore:
         assert len({swap.key for swap in swaps}) == len(swaps), "one swap for each key"
         return await self._change(self._swap, swaps, None)
 
-    async def list(self, prefix: str) -> list[Entry]:
-        return [*(await self._run(self._listing, prefix)).entries]
+    async def list(self, prefix: str, *, after: str = "", count_max: int | None = None) -> list[Entry]:
+        return [*(await self._run(self._listing, prefix, after, count_max)).entries]
 
     async def register(self, key: str, value: bytes, ttl_ms: int) -> SqliteRegistration | None:
         revision = await self._change(self._swap, (Swap(key, 0, value),), ttl_ms)
@@ -320,14 +321,15 @@ class SqliteStore:
             connection.execute("UPDATE entries SET value = ?, revision = ? WHERE key = ?", (value, new, key))
         return new
 
-    def _listing(self, prefix: str) -> Listing:
+    def _listing(self, prefix: str, after: str = "", count_max: int | None = None) -> Listing:
         connection = self._open_connection()
         connection.execute("BEGIN")                        # a listing and its revision are of one moment
         try:
             last = connection.execute("SELECT last FROM revision").fetchone()[0]
-            found = []
-            for row in connection.execute(_LIST, (prefix, self._now_ms())):
-                if not row[0].startswith(prefix):
+            found: list[Entry] = []
+            query, first = (_LIST_AFTER, after) if after >= prefix else (_LIST, prefix)
+            for row in connection.execute(query, (first, self._now_ms())):
+                if not row[0].startswith(prefix) or len(found) == count_max:
                     break
                 found.append(Entry(*row))
         finally:

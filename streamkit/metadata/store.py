@@ -70,8 +70,11 @@ class Store(Protocol):
     async def compare_and_swap_many(self, swaps: Sequence[Swap]) -> int | None:
         """All of them under one revision, or none. Keys differ from one another."""
 
-    async def list(self, prefix: str) -> list[Entry]:
-        """Every key that begins with `prefix`, in key order, as of one moment."""
+    async def list(self, prefix: str, *, after: str = "", count_max: int | None = None) -> list[Entry]:
+        """Every key that begins with `prefix` and follows `after`, in key order, as of one moment.
+
+        count_max: the first so many of them.
+        """
 
     def watch(self, prefix: str) -> AsyncIterator[Change]:
         """Changes from the call on, in order; of several quick changes of a key only the last may be seen."""

@@ -69,12 +69,12 @@ REQUESTS: tuple[type, ...] = (
     m.NewProducer, m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication,
     m.ListApplications, m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.DescribeNode,
     m.DescribeCluster, m.DrainNode, m.MoveShard, m.AddNode, m.RemoveNode, m.DescribeCopies,
-    m.AcceptLoss,
+    m.AcceptLoss, m.ReadNote, m.SwapNotes, m.ListNotes,
 )  # fmt: skip
 ANSWERS: tuple[type, ...] = (
     m.Failure, m.Done, m.StreamDescribed, m.StreamsListed, m.ShardsDescribed, m.PositionResolved, m.ProducerGiven,
     m.Membership, m.Checkpointed, m.ApplicationsListed, m.ApplicationDescribed, m.NodeDescribed,
-    m.ClusterDescribed, m.ShardsMoving, m.CopiesDescribed,
+    m.ClusterDescribed, m.ShardsMoving, m.CopiesDescribed, m.NoteRead, m.NotesSwapped, m.NotesListed,
 )  # fmt: skip
 
 _REQUEST_FRAMES: tuple[type, ...] = (PutFrame, FetchFrame, *REQUESTS)

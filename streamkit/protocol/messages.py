@@ -22,6 +22,10 @@ class _Message(msgspec.Struct, array_like=True, frozen=True):
     """Base: a msgpack array, tag first."""
 
 
+class _Part(msgspec.Struct, array_like=True, frozen=True):
+    """Base of what only ever travels inside a message."""
+
+
 # ---- connection ------------------------------------------------------------------------------------------
 
 
@@ -365,11 +369,58 @@ class NodeDescribed(_Message, tag=51, frozen=True):
     durability_note: str
 
 
+# ---- notes -----------------------------------------------------------------------------------------------
+
+
+class NoteInfo(_Part, frozen=True):
+    """model.Note on the wire."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+class NoteSwap(_Part, frozen=True):
+    """revision: the note's now, 0: there is none; value None: it is deleted."""
+
+    key: str
+    revision: _Whole
+    value: bytes | None
+
+
+class ReadNote(_Message, tag=62, frozen=True):
+    key: str
+
+
+class NoteRead(_Message, tag=63, frozen=True):
+    """(None, 0): there is none."""
+
+    value: bytes | None
+    revision: int
+
+
+class SwapNotes(_Message, tag=64, frozen=True):
+    """All of them, or nothing."""
+
+    swaps: tuple[NoteSwap, ...]
+
+
+class NotesSwapped(_Message, tag=65, frozen=True):
+    revision: int | None                   # theirs now; None: the revision of one was another, nothing was done
+
+
+class ListNotes(_Message, tag=66, frozen=True):
+    prefix: str
+    after: str = ""                        # exclusive; notes in the order of their keys
+    count_max: int = 1000
+
+
+class NotesListed(_Message, tag=67, frozen=True):
+    notes: tuple[NoteInfo, ...]            # fewer than asked for when they are large
+    more: bool
+
+
 # ---- cluster ---------------------------------------------------------------------------------------------
-
-
-class _Part(msgspec.Struct, array_like=True, frozen=True):
-    """Base of what only ever travels inside a message."""
 
 
 class CopyInfo(_Part, frozen=True):
@@ -495,6 +546,7 @@ Message = (
     | PauseLease | ResumeLeases | DescribeNode | NodeDescribed
     | DescribeCluster | ClusterDescribed | DrainNode | MoveShard | AddNode | RemoveNode | ShardsMoving | AcceptLoss
     | DescribeCopies | CopiesDescribed
+    | ReadNote | NoteRead | SwapNotes | NotesSwapped | ListNotes | NotesListed
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -40,6 +40,9 @@ REQUESTS: tuple[m.Message, ...] = (
     m.PauseLease("app", "w", UUID, 1, "why"),
     m.ResumeLeases("app"),
     m.DescribeNode(),
+    m.ReadNote("made"),
+    m.SwapNotes((m.NoteSwap("made", 0, b"note"), m.NoteSwap("orders", 1, None))),
+    m.ListNotes("", "app", 5),
 )
 NUMBERS = st.sampled_from((0, 1, -1, 2, 1 << 31, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -(1 << 63)))
 NAMES = st.sampled_from(

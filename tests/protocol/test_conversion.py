@@ -64,6 +64,15 @@ def test_a_configuration_comes_back_as_it_was(config: StreamConfig) -> None:
     assert create_from_wire(create_to_wire("s", config)) == config
 
 
+def test_a_note_comes_back_byte_for_byte() -> None:
+    everything = bytes(range(256))
+    for message in (
+        m.SwapNotes((m.NoteSwap("é", 2**63 - 1, everything), m.NoteSwap("b", 0, None), m.NoteSwap("c", 0, b""))),
+        m.NotesListed((m.NoteInfo("é", everything, 7),), True), m.NoteRead(None, 0), m.NotesSwapped(None),
+    ):
+        assert m.decode(m.encode(message)) == message
+
+
 def test_a_stream_of_ten_thousand_shards_fits_a_message() -> None:
     found = tuple(
         Shard(ordinal=i, uuid=bytes([255] * 16), hash_start=low, hash_end=high, created_ms=2**42, closed_ms=2**42,
