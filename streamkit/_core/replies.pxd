@@ -1,0 +1,18 @@
+# Stored batches as the records of a GetRecords reply or of a SubscribeToShard event.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from streamkit._core.batch cimport Batch
+
+cdef struct Portion:                 # the records of one batch that are encoded
+    uint32_t first
+    uint32_t last                    # exclusive
+    size_t bound                     # bytes that they take at most, without what each record repeats
+
+cdef class EncodedRecords:
+    cdef readonly bytes body
+    cdef readonly Py_ssize_t count
+    cdef readonly uint64_t payload_bytes
+    cdef readonly int64_t next_sequence
+    cdef readonly int64_t last_append_ms
+    cdef readonly int64_t last_sequence
