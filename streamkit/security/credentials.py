@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,6 @@ from streamkit.security.sigv4 import Presented, Refused, SignedRequest, Verifier
 Permission = Literal["read", "write", "admin"]
 PERMISSIONS: tuple[Permission, ...] = ("read", "write", "admin")
 Mode = Literal["off", "keys"]
-SCOPE_TEXT_MAX = 64
 
 
 def is_account(text: str) -> bool:
@@ -86,10 +86,10 @@ class Authenticator:
         if self.mode == "off":
             return Identity(
                 presented.key_id if is_account(presented.key_id) else self.account,
-                presented.region[:SCOPE_TEXT_MAX] or self.region, presented.key_id, EVERYTHING,
+                presented.region or self.region, presented.key_id, EVERYTHING,
             )  # fmt: skip
         key = self.keys.get(presented.key_id)
-        if key is None or presented.token != key.token:
+        if key is None or not hmac.compare_digest(presented.token.encode(), key.token.encode()):
             raise Refused("UnrecognizedClientException", "The security token included in the request is invalid.")
         self._check_region(presented)
         self._verifier.verify(request, presented, key.secret, service, now_ms)
@@ -102,5 +102,5 @@ class Authenticator:
         if self.regions and presented.region not in self.regions:
             raise Refused(
                 "InvalidSignatureException",
-                f"Credential should be scoped to a valid region, not '{presented.region[:SCOPE_TEXT_MAX]}'.",
+                f"Credential should be scoped to a valid region, not '{presented.region}'.",
             )

@@ -32,7 +32,8 @@ SHOWN_MAX = 512
 CACHED_MAX = 1024
 TIME = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 HEXADECIMAL = re.compile(r"[0-9a-f]{64}")
-PARTS = re.compile(r"[,\s]+")
+REGION = re.compile(r"[A-Za-z0-9_-]{0,64}", re.ASCII)
+PARTS = re.compile(r"[,\s]+", re.ASCII)
 
 
 class Refused(Exception):
@@ -176,6 +177,8 @@ def _scope(credential: str) -> tuple[str, str, str, str]:
         )
     if parts[4] != TERMINATOR:
         raise invalid(f"Credential should end in '{TERMINATOR}', not in '{parts[4][:SHOWN_MAX]}'.")
+    if not REGION.fullmatch(parts[2]):
+        raise invalid(f"Credential should be scoped to a valid region, not '{parts[2][:SHOWN_MAX]}'.")
     return parts[0], parts[1], parts[2], parts[3]
 
 
@@ -220,12 +223,12 @@ class Verifier:
                 f"of '{presented.stamp}'."
             )
         _check_clock(presented, now_ms)
-        names = presented.signed_headers.split(";")
-        canonical = canonical_request(request, presented, names)
-        to_sign = "\n".join(
-            (ALGORITHM, presented.stamp, presented.scope, sha256(canonical.encode("latin-1")).hexdigest())
-        )
-        expected = hmac.digest(self.derived(presented, secret), to_sign.encode("latin-1"), "sha256").hex()
+        try:
+            canonical = canonical_request(request, presented, presented.signed_headers.split(";")).encode("latin-1")
+            to_sign = "\n".join((ALGORITHM, presented.stamp, presented.scope, sha256(canonical).hexdigest()))
+            expected = hmac.digest(self.derived(presented, secret), to_sign.encode("latin-1"), "sha256").hex()
+        except UnicodeEncodeError:
+            raise invalid("The request holds characters that no request has on the wire.") from None
         if not hmac.compare_digest(expected, presented.signature):
             raise invalid(
                 "The signature of the request is not the one that was computed here. Look at the secret key and at how "
