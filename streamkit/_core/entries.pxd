@@ -54,6 +54,7 @@ cdef class PutEntries:
     cdef Py_ssize_t kept             # entries that are there to look at
     cdef bint cbor
     cdef dict other_members(self)
+    cdef str path(self, Py_ssize_t entry, str name)
     cdef int choose(self, again, uint16_t* chosen) except -1
     cdef int seal_groups(self, Plan* plan) noexcept nogil
     cdef bytes write_reply(self, Line* lines, const uint16_t* line_of, bytes opening, bytes closing)

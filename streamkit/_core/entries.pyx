@@ -1,6 +1,6 @@
 """Put bodies into sealed batches, and the reply, without a Python object an entry.
 
-`PutEntries` scans a body once (bodies.pyx) and then answers from what the scan noted: what breaks the model, how
+`PutEntries` scans a body once (bodies.pyx, cbor.pyx) and then answers from what the scan noted: what breaks the model, how
 large it is, the sealed batches by shard, and the reply in the format of the request. Data is decoded straight into
 the batch. Serves the gateway's Kinesis face.
 """
@@ -17,9 +17,9 @@ import msgspec
 from streamkit._core.batch cimport (ATTRIBUTE_HASHES, BODY_BYTES_MAX, DELTA_NONE, HASH_BYTES, HEADER_BYTES,
                                     RECORD_HEADER_BYTES, BatchHeader, compress_body, join_batch, record_bytes,
                                     seal_header, widen_hashes, write_record)
-from streamkit._core.bodies cimport (ENTRIES_MAX, MEMBERS_MAX, SK_NUMBER_DIGITS, Body, Entry, Member, Text, cbor_value,
-                                     scan_cbor, scan_json, sk_base64_decode, sk_hash_number, sk_number_next,
-                                     sk_number_of)
+from streamkit._core.bodies cimport (ENTRIES_MAX, MEMBERS_MAX, SK_NUMBER_DIGITS, Body, Entry, Member, Text, scan_json,
+                                     sk_base64_decode, sk_hash_number, sk_number_next, sk_number_of)
+from streamkit._core.cbor cimport cbor_value, scan_cbor
 from streamkit._core.framing cimport PutReceipt
 from streamkit._core.hashing cimport ShardTable, big_endian, find_shard, md5
 
@@ -148,24 +148,26 @@ cdef class PutEntries:
             if len(found) >= VIOLATIONS_MAX:
                 break
             entry = &self.body.entries[i]
-            prefix = "" if self.body.single else f"records.{i + 1}.member."
             if entry.data.at == NULL:
-                found.append((prefix + "data", "null", NOT_NULL))
+                found.append((self.path(i, "data"), "null", NOT_NULL))
             elif entry.data_bytes > DATA_BYTES_MAX:
-                found.append((prefix + "data", f"'{entry.data_bytes} bytes'",
+                found.append((self.path(i, "data"), f"'{entry.data_bytes} bytes'",
                               f"Member must have length less than or equal to {DATA_BYTES_MAX}"))
             if entry.key.at == NULL:
                 if not key_optional:
-                    found.append((prefix + "partitionKey", "null", NOT_NULL))
+                    found.append((self.path(i, "partitionKey"), "null", NOT_NULL))
             elif entry.key.size == 0:
-                found.append((prefix + "partitionKey", "''", "Member must have length greater than or equal to 1"))
+                found.append((self.path(i, "partitionKey"), "''", "Member must have length greater than or equal to 1"))
             elif entry.key.size > KEY_CHARACTERS_MAX and characters(&entry.key) > KEY_CHARACTERS_MAX:
-                found.append((prefix + "partitionKey", f"'{text_of(&entry.key)}'",
+                found.append((self.path(i, "partitionKey"), f"'{text_of(&entry.key)}'",
                               f"Member must have length less than or equal to {KEY_CHARACTERS_MAX}"))
             if entry.hash.at != NULL and sk_hash_number(entry.hash.at, entry.hash.size, digest) < 0:
-                found.append((prefix + "explicitHashKey", f"'{text_of(&entry.hash)}'",
+                found.append((self.path(i, "explicitHashKey"), f"'{text_of(&entry.hash)}'",
                               f"Member must satisfy regular expression pattern: {HASH_PATTERN}"))
         return found[:VIOLATIONS_MAX]
+
+    cdef str path(self, Py_ssize_t entry, str name):
+        return name if self.body.single else f"records.{entry + 1}.member.{name}"
 
     def bad_hash_key(self):
         """The first ExplicitHashKey that is a number of 2**128 or more, as text; None when there is none."""
