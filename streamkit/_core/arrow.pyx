@@ -7,8 +7,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from streamkit._core.batch cimport ATTRIBUTE_HASHES, DELTA_NONE, HASH_BYTES, RECORD_HEADER_BYTES, Batch
-from streamkit._core.buffers cimport u16_at, u32_at
+from streamkit._core.batch cimport DELTA_NONE, Batch, Fields, locate_entry, locate_stored
 
 from streamkit.errors import InvalidUse
 
@@ -23,41 +22,41 @@ cdef struct Columns:                 # where arrow_fill writes; sized by arrow_c
     uint8_t* data
 
 
-cdef void arrow_sizes(Batch batch, size_t* key_bytes, size_t* data_bytes) noexcept nogil:
-    cdef uint32_t i, start = u32_at(batch.body + 4 * <size_t>batch.first - 4) if batch.first else 0
-    cdef size_t fixed = RECORD_HEADER_BYTES + (HASH_BYTES if batch.header.attributes & ATTRIBUTE_HASHES else 0)
-    cdef const uint8_t* at
+cdef inline void locate(Batch batch, uint32_t index, bint unwrapped, Fields* into) noexcept nogil:
+    if unwrapped:
+        locate_entry(batch, index, into)
+    else:
+        locate_stored(batch, index, into)
+
+
+cdef void arrow_sizes(Batch batch, bint unwrapped, size_t* key_bytes, size_t* data_bytes) noexcept nogil:
+    cdef Fields fields
+    cdef uint32_t i
     key_bytes[0] = data_bytes[0] = 0
     for i in range(batch.first, batch.last):
-        at = batch.records + start
-        key_bytes[0] += u16_at(at)
-        data_bytes[0] += u32_at(batch.body + 4 * <size_t>i) - start - fixed - u16_at(at) - u16_at(at + 2)
-        start = u32_at(batch.body + 4 * <size_t>i)
+        locate(batch, i, unwrapped, &fields)
+        key_bytes[0] += fields.key_bytes
+        data_bytes[0] += fields.value_bytes
 
 
-cdef void arrow_fill(Batch batch, Columns* into) noexcept nogil:
-    cdef uint32_t i, row, start = u32_at(batch.body + 4 * <size_t>batch.first - 4) if batch.first else 0
-    cdef size_t fixed = RECORD_HEADER_BYTES + (HASH_BYTES if batch.header.attributes & ATTRIBUTE_HASHES else 0)
-    cdef size_t inner, size, keys = 0, data = 0
+cdef void arrow_fill(Batch batch, bint unwrapped, Columns* into) noexcept nogil:
+    cdef Fields fields
+    cdef size_t keys = 0, data = 0
+    cdef uint32_t row
     cdef int32_t delta
-    cdef const uint8_t* at
     into.key_ends[0] = into.data_ends[0] = 0
     for row in range(batch.last - batch.first):
-        i = batch.first + row
-        at = batch.records + start
-        memcpy(&delta, at + 4, 4)
-        into.sequence[row] = <int64_t>(batch.header.base_sequence + i)
+        locate(batch, batch.first + row, unwrapped, &fields)
+        memcpy(&delta, fields.stored + 4, 4)
+        into.sequence[row] = <int64_t>(batch.header.base_sequence + fields.index)
         into.arrived[row] = <int64_t>batch.header.append_time_ms
         into.time[row] = into.arrived[row] if delta == DELTA_NONE else batch.header.event_time_ms + delta
-        memcpy(into.keys + keys, at + fixed, u16_at(at))
-        keys += u16_at(at)
+        memcpy(into.keys + keys, fields.key, fields.key_bytes)
+        keys += fields.key_bytes
         into.key_ends[row + 1] = <int32_t>keys
-        inner = fixed + u16_at(at) + u16_at(at + 2)
-        size = u32_at(batch.body + 4 * <size_t>i) - start - inner
-        memcpy(into.data + data, at + inner, size)
-        data += size
+        memcpy(into.data + data, fields.value, fields.value_bytes)
+        data += fields.value_bytes
         into.data_ends[row + 1] = <int32_t>data
-        start = u32_at(batch.body + 4 * <size_t>i)
 
 
 def arrow_columns(Batch batch not None):
@@ -68,7 +67,9 @@ def arrow_columns(Batch batch not None):
         import pyarrow
     except ImportError as cause:
         raise InvalidUse("to_arrow needs the pyarrow package", try_="pip install 'streamkit[arrow]'") from cause
-    arrow_sizes(batch, &key_bytes, &data_bytes)
+    arrow_sizes(batch, batch.entries is not None, &key_bytes, &data_bytes)
+    if key_bytes > 0x7FFFFFFF or data_bytes > 0x7FFFFFFF:      # many user records may share one long key
+        raise InvalidUse("the batch is too large for one Arrow batch", try_="take parts of it: batch.part(start, end)")
     parts = [PyBytes_FromStringAndSize(NULL, size) for size in
              (8 * count, 8 * count, 8 * count, 4 * count + 4, key_bytes, 4 * count + 4, data_bytes)]
     into.sequence = <int64_t*>PyBytes_AS_STRING(parts[0])
@@ -78,8 +79,9 @@ def arrow_columns(Batch batch not None):
     into.keys = <uint8_t*>PyBytes_AS_STRING(parts[4])
     into.data_ends = <int32_t*>PyBytes_AS_STRING(parts[5])
     into.data = <uint8_t*>PyBytes_AS_STRING(parts[6])
+    cdef bint unwrapped = batch.entries is not None
     with nogil:
-        arrow_fill(batch, &into)
+        arrow_fill(batch, unwrapped, &into)
     buffers = [pyarrow.py_buffer(part) for part in parts]
     moment = pyarrow.timestamp("ms", tz="UTC")
     array = pyarrow.Array.from_buffers

@@ -37,6 +37,9 @@ from cpython.buffer cimport Py_buffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from streamkit._core.aggregation cimport Entries, UserRecordEntry
+from streamkit._core.buffers cimport u16_at, u32_at
+
 cdef extern from "crc32c.h" nogil:
     uint32_t sk_crc32c(uint32_t crc, const void* data, size_t size)
 
@@ -191,19 +194,59 @@ cdef class Batch:
     cdef uint32_t first                  # index of the first record that is given out
     cdef uint32_t last                   # one past the last record that is given out; at most record_count
     cdef object arrived                  # datetime, made when asked for
+    cdef Entries entries                 # None until unwrapped; then `first` and `last` count entries, not stored records
+    cdef uint32_t stored_last            # unwrapped: one past the last stored record that was looked into
     cdef int open(self) except -1
     cdef Record record_at(self, uint32_t index)
+    cdef uint64_t position(self, size_t index) noexcept
+    cdef Batch sibling(self)
+    cdef Batch unwrapped(self, const uint8_t* low, const uint8_t* high)
 
 cdef class Record:
     cdef readonly Batch batch            # keeps `at` alive
     cdef const uint8_t* at               # the record's header inside batch.body
     cdef uint32_t size                   # from `at` to one past the value; checked when the batch was opened
-    cdef uint32_t index                  # within the batch
+    cdef uint32_t index                  # of the stored record, within the batch
     cdef bint decoded
     cdef object cached                   # the decoded value
+    cdef uint32_t place                  # in batch.entries; otherwise the index
+    cdef const UserRecordEntry* entry    # what it is inside an aggregate; NULL for a record that is stored by itself
     cdef size_t key_start(self) noexcept
     cdef size_t value_start(self) noexcept
     cdef object decode_failed(self, str codec, object cause)
+
+cdef enum:
+    STORED = 0xFFFFFFF                   # sub_sequence of an entry for a record that is stored by itself
+
+cdef struct Fields:
+    const uint8_t* stored                # the stored record's header
+    uint32_t index                       # of the stored record
+    const uint8_t* key
+    const uint8_t* value
+    size_t key_bytes
+    size_t value_bytes
+
+cdef inline void locate_stored(Batch batch, uint32_t index, Fields* into) noexcept nogil:
+    # The batch is open and `index` below record_count.
+    cdef uint32_t start = u32_at(batch.body + 4 * <size_t>index - 4) if index else 0
+    cdef uint32_t end = u32_at(batch.body + 4 * <size_t>index)
+    cdef const uint8_t* at = batch.records + start
+    into.stored = at
+    into.index = index
+    into.key = at + RECORD_HEADER_BYTES + (HASH_BYTES if batch.header.attributes & ATTRIBUTE_HASHES else 0)
+    into.key_bytes = u16_at(at)
+    into.value = into.key + into.key_bytes + u16_at(at + 2)
+    into.value_bytes = batch.records + end - into.value
+
+cdef inline void locate_entry(Batch batch, uint32_t place, Fields* into) noexcept nogil:
+    # The batch is unwrapped and `place` below its number of entries.
+    cdef const UserRecordEntry* entry = &batch.entries.at[place]
+    locate_stored(batch, entry.outer, into)
+    if entry.sub_sequence != STORED:
+        into.key = entry.key
+        into.key_bytes = entry.key_bytes
+        into.value = entry.data
+        into.value_bytes = entry.data_bytes
 
 cdef class BatchIterator:
     cdef Batch batch

@@ -18,6 +18,7 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 import lz4.block
 import msgspec
 
+from streamkit._core.aggregation cimport NO_MEMORY, Entries, UserRecordEntry, entry_hash_key, looks_aggregated
 from streamkit._core.buffers cimport is_utf8, u16_at, u32_at
 from streamkit._core.debug cimport LIVE_BATCH, LIVE_RECORD, SK_COUNT, live_counts
 from streamkit._core.hashing cimport md5
@@ -442,10 +443,16 @@ cdef class Batch:
     __class_getitem__ = classmethod(GenericAlias)
 
     cdef Record record_at(self, uint32_t index):
-        # The batch is open and `index` below record_count.
+        # The batch is open and `index` below record_count, or below the number of entries once it is unwrapped.
         cdef Record made = Record.__new__(Record)
-        cdef uint32_t start = u32_at(self.body + 4 * <size_t>index - 4) if index else 0
+        cdef uint32_t start
         made.batch = self
+        made.place = index
+        if self.entries is not None:
+            if self.entries.at[index].sub_sequence != STORED:
+                made.entry = &self.entries.at[index]
+            index = self.entries.at[index].outer
+        start = u32_at(self.body + 4 * <size_t>index - 4) if index else 0
         made.index = index
         made.at = self.records + start
         made.size = u32_at(self.body + 4 * <size_t>index) - start
@@ -457,14 +464,97 @@ cdef class Batch:
         cdef Batch made
         if not 0 <= start <= end <= count:
             raise IndexError(f"records {start} … {end} of {count}")
+        made = self.sibling()
+        made.entries = self.entries
+        made.stored_last = self.stored_last
+        made.first = <uint32_t>(self.first + start)
+        made.last = <uint32_t>(self.first + end)
+        return made
+
+    cdef Batch sibling(self):
+        # Another batch over the same memory.
+        cdef Batch made
         self.open()
         made = Batch(self.raw, self.context)
         made.body_owner = self.body_owner
         made.records = self.records
         made.body = self.body
-        made.first = <uint32_t>(self.first + start)
-        made.last = <uint32_t>(self.first + end)
         return made
+
+    def unwrap(self, hash_range=None) -> Batch:
+        """The same records, with the user records inside aggregates (the KPL's, see aggregation.pxd) in their place.
+
+        This batch itself when it holds no aggregate. User records share their aggregate's sequence, and have a
+        `sub_sequence`; what only looks like an aggregate stays as it is. hash_range: half-open; user records whose
+        hash key lies outside are left out; None keeps all.
+        """
+        cdef bytes low, high
+        if hash_range is None:
+            return self.unwrapped(NULL, NULL)
+        low = hash_range[0].to_bytes(16, "big")
+        high = (hash_range[1] - 1).to_bytes(16, "big")
+        return self.unwrapped(<const uint8_t*>PyBytes_AS_STRING(low), <const uint8_t*>PyBytes_AS_STRING(high))
+
+    cdef Batch unwrapped(self, const uint8_t* low, const uint8_t* high):
+        cdef Batch made
+        cdef Entries entries
+        cdef Fields fields
+        cdef uint32_t i
+        cdef int answer = 0
+        if self.entries is not None:
+            return self
+        self.open()
+        with nogil:
+            for i in range(self.first, self.last):
+                locate_stored(self, i, &fields)
+                if looks_aggregated(fields.value, fields.value_bytes):
+                    answer = 1
+                    break
+        if answer == 0:
+            return self
+        entries = Entries.__new__(Entries)
+        with nogil:
+            answer = unwrap_into(entries, self, low, high)
+        if answer < 0:
+            raise MemoryError
+        if answer == 0:
+            return self
+        made = self.sibling()
+        made.entries = entries
+        made.stored_last = self.last
+        made.first = 0
+        made.last = <uint32_t>entries.count
+        return made
+
+    cdef uint64_t position(self, size_t index) noexcept:
+        # Sequence of the first record that is not finished when those before place `index` are.
+        if self.entries is None:
+            return self.header.base_sequence + index
+        if index < self.entries.count:
+            return self.header.base_sequence + self.entries.at[index].outer
+        return self.header.base_sequence + self.stored_last
+
+    def place(self, Py_ssize_t done) -> tuple:
+        """(sequence, sub-sequence) of the first record that is not finished when `done` leading ones are.
+
+        The sub-sequence is 0 for a record that is not in an aggregate. One past the last sequence when all are done.
+        """
+        cdef size_t index = self.first + done
+        cdef uint32_t sub_sequence = 0
+        if not 0 <= done <= <Py_ssize_t>(self.last - self.first):
+            raise IndexError(f"{done} of {self.last - self.first} records")
+        if self.entries is not None and index < self.entries.count:
+            sub_sequence = self.entries.at[index].sub_sequence
+        return self.position(index), 0 if sub_sequence == STORED else sub_sequence
+
+    def index_of(self, Record record not None) -> int:
+        """Where a record of this batch stands in it; -1 for any other record."""
+        cdef size_t i
+        if self.entries is None:
+            i = record.batch.header.base_sequence + record.index - self.header.base_sequence
+            return <Py_ssize_t>(i - self.first) if record.entry == NULL and self.first <= i < self.last else -1
+        i = record.place
+        return <Py_ssize_t>(i - self.first) if record.batch.entries is self.entries and self.first <= i < self.last else -1
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -488,11 +578,19 @@ cdef class Batch:
     def keys(self) -> list:
         """Partition keys, as text."""
         cdef Py_ssize_t i, count = self.last - self.first
+        cdef Fields fields
         cdef const uint8_t* at
         cdef size_t skip = RECORD_HEADER_BYTES + (HASH_BYTES if self.header.attributes & ATTRIBUTE_HASHES else 0)
         cdef uint32_t start
         self.open()
         cdef list made = PyList_New(count)
+        if self.entries is not None:
+            for i in range(count):
+                locate_entry(self, <uint32_t>(self.first + i), &fields)
+                key = PyUnicode_DecodeUTF8(<char*>fields.key, fields.key_bytes, NULL)
+                Py_INCREF(key)
+                PyList_SET_ITEM(made, i, key)
+            return made
         for i in range(count):
             start = u32_at(self.body + 4 * <size_t>(self.first + i) - 4) if self.first + i else 0
             at = self.records + start
@@ -507,8 +605,16 @@ cdef class Batch:
         cdef const uint8_t* at
         cdef size_t inner, fixed = RECORD_HEADER_BYTES + (HASH_BYTES if self.header.attributes & ATTRIBUTE_HASHES else 0)
         cdef uint32_t start, end
+        cdef Fields fields
         self.open()
         cdef list made = PyList_New(count)
+        if self.entries is not None:
+            for i in range(count):
+                locate_entry(self, <uint32_t>(self.first + i), &fields)
+                value = PyBytes_FromStringAndSize(<char*>fields.value, fields.value_bytes)
+                Py_INCREF(value)
+                PyList_SET_ITEM(made, i, value)
+            return made
         start = u32_at(self.body + 4 * <size_t>self.first - 4) if self.first else 0
         for i in range(count):
             end = u32_at(self.body + 4 * <size_t>(self.first + i))
@@ -538,12 +644,12 @@ cdef class Batch:
     @property
     def first_sequence(self) -> int:
         """Sequence of the first record given out."""
-        return self.header.base_sequence + self.first
+        return self.position(self.first)
 
     @property
     def end_sequence(self) -> int:
-        """One past the last record given out."""
-        return self.header.base_sequence + self.last
+        """One past the last record given out; the aggregate's own sequence when the batch ends inside one."""
+        return self.position(self.last)
 
     @property
     def append_time_ms(self) -> int:
@@ -574,6 +680,45 @@ cdef class Batch:
 
     def read_header(self) -> Header:
         return make_header(&self.header)
+
+
+cdef int unwrap_into(Entries entries, Batch batch, const uint8_t* low, const uint8_t* high) noexcept nogil:
+    # An entry for each record, and for each user record of an aggregate between low and high (inclusive; NULL: of any).
+    # 1 when there was an aggregate, 0 when there was none, -1 when memory runs out.
+    cdef Fields fields
+    cdef UserRecordEntry* entry
+    cdef Py_ssize_t answer
+    cdef size_t before
+    cdef uint32_t i
+    cdef int found = 0
+    for i in range(batch.first, batch.last):
+        locate_stored(batch, i, &fields)
+        before = entries.count
+        answer = entries.append(fields.value, fields.value_bytes, i)
+        if answer >= 0:
+            found = 1
+            if low != NULL:
+                keep_between(entries, before, low, high)
+            continue
+        entry = entries.grown() if answer != NO_MEMORY else NULL
+        if entry == NULL:
+            return -1
+        entry.outer = i
+        entry.sub_sequence = STORED
+    return found
+
+
+cdef void keep_between(Entries entries, size_t before, const uint8_t* low, const uint8_t* high) noexcept nogil:
+    # Entries from `before` on whose hash key lies outside go; the others keep their sub-sequence.
+    cdef uint8_t hash_key[16]
+    cdef size_t i, kept = before
+    for i in range(before, entries.count):
+        entry_hash_key(&entries.at[i], hash_key)
+        if memcmp(hash_key, low, HASH_BYTES) >= 0 and memcmp(hash_key, high, HASH_BYTES) <= 0:
+            if kept != i:
+                entries.at[kept] = entries.at[i]
+            kept += 1
+    entries.count = kept
 
 
 cdef bytes decompress(int codec, object packed, uint32_t raw_bytes):
@@ -644,6 +789,16 @@ cdef class Record:
         return self.batch.header.base_sequence + self.index
 
     @property
+    def sub_sequence(self):
+        """Place within its aggregate, from 0; None for a record that is stored by itself."""
+        return self.entry.sub_sequence if self.entry != NULL else None
+
+    @property
+    def end_sequence(self) -> int:
+        """Sequence of the first record not finished once this one is: one more, but inside an aggregate its own."""
+        return self.batch.position(<size_t>self.place + 1)
+
+    @property
     def sequence_number(self) -> str:
         """The 56-digit form, as in model/sequence.py."""
         cdef object index = self.batch.header.base_sequence + self.index + 1
@@ -652,12 +807,17 @@ cdef class Record:
 
     @property
     def key(self) -> str:
+        if self.entry != NULL:
+            return PyUnicode_DecodeUTF8(<char*>self.entry.key, self.entry.key_bytes, NULL)
         return PyUnicode_DecodeUTF8(<char*>self.at + self.key_start(), u16_at(self.at), NULL)
 
     @property
     def hash_key(self) -> bytes:
         """16 bytes: the explicit one, or MD5 of the key."""
         cdef uint8_t digest[16]
+        if self.entry != NULL:
+            entry_hash_key(self.entry, digest)
+            return digest[:16]
         if self.batch.header.attributes & ATTRIBUTE_HASHES:
             return self.at[RECORD_HEADER_BYTES:RECORD_HEADER_BYTES + HASH_BYTES]
         md5(self.at + self.key_start(), u16_at(self.at), digest)
@@ -693,7 +853,10 @@ cdef class Record:
     @property
     def data(self) -> bytes:
         """The payload as it was put; a copy at each access."""
-        cdef size_t start = self.value_start()
+        cdef size_t start
+        if self.entry != NULL:
+            return PyBytes_FromStringAndSize(<char*>self.entry.data, self.entry.data_bytes)
+        start = self.value_start()
         return PyBytes_FromStringAndSize(<char*>self.at + start, self.size - start)
 
     @property
@@ -713,11 +876,12 @@ cdef class Record:
 
     def view(self) -> memoryview:
         """The payload without a copy."""
-        cdef const uint8_t* start = self.at + self.value_start()
+        cdef const uint8_t* start = self.at + self.value_start() if self.entry == NULL else self.entry.data
+        cdef Py_ssize_t size = self.at + self.size - start if self.entry == NULL else self.entry.data_bytes
         cdef Py_ssize_t position = start - self.batch.body
         if (self.batch.header.attributes & ATTRIBUTE_CODEC) == CODEC_NONE:
             position += HEADER_BYTES
-        return memoryview(self.batch.body_owner).cast("B")[position:position + (self.at + self.size - start)]
+        return memoryview(self.batch.body_owner).cast("B")[position:position + size]
 
     cdef object decode_failed(self, str codec, object cause):
         return DecodeFailed(
@@ -727,7 +891,9 @@ cdef class Record:
             sequence_number=self.sequence_number)
 
     def __repr__(self) -> str:
-        return f"Record(stream={self.stream!r}, shard={self.shard!r}, sequence={self.sequence}, key={self.key!r})"
+        sub_sequence = f", sub_sequence={self.sub_sequence}" if self.entry != NULL else ""
+        return (f"Record(stream={self.stream!r}, shard={self.shard!r}, sequence={self.sequence}{sub_sequence}, "
+                f"key={self.key!r})")
 
 
 cdef object decode_value(Record record):

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from streamkit._core.batch import Batch, Record
+from streamkit.consumer.aggregates import Place, attempts_from_wire, attempts_to_wire
 from streamkit.errors import InvalidUse, LeaseLost, StreamkitError, TimedOut, Unavailable
 from streamkit.model.shard import Shard
 from streamkit.protocol.messages import Checkpoint, Checkpointed, CheckpointItem, LeaseGrant, Message
@@ -32,6 +33,7 @@ class HeldLease:
 
     finished: sequence of the first record not yet finished; live(): the same while a handler runs. asked: what
     manual checkpoints cover. stored: what the coordinator has. attempts: of records that failed and are not finished.
+    An aggregate is finished with its last user record: positions inside one are rounded down to its own sequence.
     ended: of a shard that takes no more records, one past the last record and the shard's end; there it is complete.
     """
 
@@ -44,7 +46,7 @@ class HeldLease:
         self.finished = grant.checkpoint
         self.asked = grant.checkpoint
         self.stored = grant.checkpoint
-        self.attempts: dict[int, int] = dict(grant.attempts)
+        self.attempts: dict[Place, int] = attempts_from_wire(grant.attempts)
         self.live: Callable[[], int] | None = None
         self.ended: tuple[int, int] | None = None
         self.lost = False
@@ -64,7 +66,7 @@ class HeldLease:
     def next_item(self) -> CheckpointItem | None:
         """The checkpoint that is due, with the next number; None when nothing changed."""
         position = max(self.position, self.stored)
-        attempts = {sequence: count for sequence, count in self.attempts.items() if sequence >= position}
+        attempts = attempts_to_wire({place: count for place, count in self.attempts.items() if place[0] >= position})
         if self.lost or (position == self.stored and attempts == self._attempts_stored):
             return None
         self._number += 1
@@ -231,6 +233,7 @@ class Checkpointer:
     def checkpoint(self, at: Record[Any] | Batch | int | None = None) -> Checkpointing:
         """Everything up to and with `at` (a record, a batch, or its sequence) is finished; None: what was processed.
 
+        Inside an aggregate that is everything before it: its user records come again after a restart, all of them.
         Never covers a record whose processing failed. Raises LeaseLost.
         """
         lease = self._lease
@@ -248,8 +251,7 @@ class Checkpointer:
         covered = self._covered()
         if at is None:
             return covered
-        last = at.end_sequence - 1 if isinstance(at, Batch) else at if isinstance(at, int) else at.sequence
-        position = last + 1
+        position = at + 1 if isinstance(at, int) else at.end_sequence
         if position > covered:
             raise InvalidUse(
                 f"a checkpoint at sequence {position - 1} would cover records that were not delivered or that failed",

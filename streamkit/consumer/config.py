@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from streamkit.consumer.aggregates import Deaggregate, check_deaggregate
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.errors import InvalidUse
 from streamkit.model.codec import Codec, find_codec
@@ -23,6 +24,7 @@ class ConsumerConfig:
 
     start: for shards that the application has no position of. on_exhausted: None means "dead_letter" when one is
     named, else "block". prefetch_bytes_max: fetched and not yet finished, over all shards of the worker.
+    deaggregate: whether user records inside the KPL's aggregates are handed out one by one, see `aggregates`.
     processes: how many workers `run` makes, each a process with bounds of its own and "-0", "-1" … after its name.
     """
 
@@ -42,6 +44,7 @@ class ConsumerConfig:
     prefetch_bytes_max: int = 64 * 1024 * 1024
     fetch_bytes_max: int = 4 * 1024 * 1024
     fetch_wait_ms: int = 500
+    deaggregate: Deaggregate = True
     leases_max: int | None = None
     processes: int = 1
     membership_ms: int = 10_000
@@ -65,6 +68,7 @@ class ConsumerConfig:
                 raise _wrong(name, getattr(self, name), "a number above 0")
         if self.leases_max is not None and self.leases_max <= 0:
             raise _wrong("leases_max", self.leases_max, "a number above 0, or None for no bound")
+        check_deaggregate(self.deaggregate)
         find_codec(self.codec)
         if not isinstance(self.start, Mapping):
             parse_position(self.start)

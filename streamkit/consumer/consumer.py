@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from streamkit._core.batch import Batch
 from streamkit.client.pool import Connector
+from streamkit.consumer.aggregates import Deaggregate
 from streamkit.consumer.checkpointer import HeldLease
 from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream_names
 from streamkit.consumer.failure import RetryPolicy
@@ -39,8 +40,10 @@ class Consumer(Running):
 
     start: for shards the application has no position of; there is no safe default. stream: one name, or several.
     `def` handlers run in threads, `async def` handlers on the caller's loop. processes: for handlers that need more
-    than one processor; `run()` spreads the leases over that many. At least once: a record may come again
-    after a crash; it is never passed over unless on_exhausted="skip" was chosen.
+    than one processor; `run()` spreads the leases over that many. deaggregate: the KPL's aggregates are taken apart,
+    each user record with its `sub_sequence`; "owned" leaves out those that belong to another shard, False hands out the
+    aggregates. At least once: a record may come again after a crash, and with it all others of its aggregate; it is
+    never passed over unless on_exhausted="skip" was chosen.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Consumer(Running):
         on_exhausted: OnExhausted | None = None,
         batch_records_max: int = 10_000,
         prefetch_bytes_max: int = 64 * 1024 * 1024,
+        deaggregate: Deaggregate = True,
         processes: int = 1,
         leases_max: int | None = None,
         worker: str | None = None,
@@ -72,7 +76,7 @@ class Consumer(Running):
             codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
-            processes=processes,
+            processes=processes, deaggregate=deaggregate,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
         )
         super().__init__(config, url, runtime, loop_thread)

@@ -122,6 +122,7 @@ class DeadRecord:
             "stream": record.stream,
             "shard": record.shard,
             "sequence-number": record.sequence_number,
+            **({} if record.sub_sequence is None else {"sub-sequence": record.sub_sequence}),
             "arrived-ms": int(record.arrived.timestamp() * 1000),
             "failed-first-ms": self.failed_first_ms,
             "failed-last-ms": self.failed_last_ms,

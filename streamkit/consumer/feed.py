@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamkit._core.batch import Batch, Record, RecordContext, seal, stamped
+from streamkit.consumer.aggregates import place_of
 from streamkit.consumer.checkpointer import HeldLease
 from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.failure import DeadRecord, reason_of
@@ -121,8 +122,8 @@ class _Feed:
         error = consumer.last_error
         blocked = None
         if self._held_up and error is not None:
-            record = self._record(lease.finished)
-            attempts = lease.attempts.get(lease.finished, 1)
+            record = consumer.last_alone or self._record(lease.finished)
+            attempts = lease.attempts.get(place_of(record), 1)
             blocked = FeedFailure(record, reason_of(error), attempts, error)
         return FeedReport(
             handled=self._statistics.records, dead_letter=tuple(self._dead), skipped=self._statistics.skipped,

@@ -89,8 +89,8 @@ class Context:
         """1 for the first time; the batch's attempt is that of its first record."""
         if self.batch is None:
             return 1
-        sequence = self.batch.first_sequence + (self._index if self._records else 0)
-        return self._lease.attempts.get(sequence, 0) + (0 if self.attempt_counted else 1)
+        place = self.batch.place(self._index if self._records else 0)
+        return self._lease.attempts.get(place, 0) + (0 if self.attempt_counted else 1)
 
     @property
     def fencing_token(self) -> int:
@@ -119,14 +119,14 @@ class Context:
         batch = self.batch
         if batch is None:
             return 0
-        return batch.first_sequence + self._index
+        return batch.place(self._index)[0]
 
     def covered(self) -> int:
         """One past what a checkpoint without a position covers now."""
         batch = self.batch
         if batch is None:
             return self._lease.finished
-        return batch.first_sequence + self._index + 1 if self._records else batch.end_sequence
+        return batch.place(min(self._index + 1, len(batch)))[0] if self._records else batch.end_sequence
 
     def takes_batches(self) -> None:
         """The driver hands over whole batches: there is no record in hand."""
@@ -331,8 +331,8 @@ def failed_batch(batch: Batch[Any], error: Exception) -> Outcome:
     """A BatchFailure names records, the others are finished; anything else fails them all."""
     if not isinstance(error, BatchFailure) or not error.failed:
         return Outcome(0, error)
-    failed = sorted({record.sequence - batch.first_sequence for record in error.failed})
-    if failed[0] < 0 or failed[-1] >= len(batch):
+    failed = sorted({batch.index_of(record) for record in error.failed})
+    if failed[0] < 0:
         return Outcome(0, error)
     return Outcome(failed[0], error.__cause__ or error, tuple(failed))
 

@@ -15,6 +15,7 @@ from typing import Any
 from streamkit._core.batch import Batch, Record, RecordContext
 from streamkit.client.client import AsyncClient
 from streamkit.client.pool import Connector
+from streamkit.consumer.aggregates import Deaggregate, check_deaggregate, unwrapped
 from streamkit.consumer.config import Start
 from streamkit.consumer.fetcher import Budget, Fetcher
 from streamkit.consumer.lineage import Lineage, children_of, patiently
@@ -36,7 +37,8 @@ class AsyncReader:
     start: as for a consumer, or a mapping from shard to sequence number (then only those shards and those that follow
     them are read). until: None to go on for ever, also where shards are split or merged meanwhile; "latest" for what
     is there now; an aware datetime for what arrived before. limit: records.
-    annotation: what `record.value` is checked against.
+    annotation: what `record.value` is checked against. deaggregate: as for Consumer; an aggregate's user records count
+    one by one towards the limit.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class AsyncReader:
         codec: Codec | str = "auto",
         annotation: Any = None,
         prefetch_bytes_max: int = _PREFETCH_BYTES,
+        deaggregate: Deaggregate = True,
         url: str | Connector | None = None,
         runtime: Runtime | None = None,
         client: AsyncClient | None = None,
@@ -61,7 +64,9 @@ class AsyncReader:
             )
         if limit is not None and limit < 0:
             raise InvalidUse(f"limit must be 0 or more, got {limit}", try_="pass limit=None for no limit", limit=limit)
+        check_deaggregate(deaggregate)
         self.stream = stream
+        self._deaggregate = deaggregate
         self._start = start
         self._until = until
         self._limit = limit
@@ -186,7 +191,7 @@ class AsyncReader:
                 fetcher = Fetcher(client, shard, context, start, self._budget, records_lost_ok=False)
                 fetching = asyncio.get_running_loop().create_task(fetcher.run())
                 try:
-                    await _copy(fetcher, end, arrived)
+                    await self._copy(fetcher, shard, end, arrived)
                 finally:
                     fetching.cancel()
                     await asyncio.wait([fetching])
@@ -196,6 +201,18 @@ class AsyncReader:
             await arrived.put(error)
         else:
             await arrived.put(_Ended(shard, children))
+
+    async def _copy(self, fetcher: Fetcher, shard: Shard, end: int | None, arrived: asyncio.Queue[Any]) -> None:
+        while True:
+            batch = fetcher.next_nowait() or await fetcher.next()
+            wanted = batch
+            if end is not None and batch.end_sequence > end:
+                wanted = batch.part(0, max(0, end - batch.first_sequence))
+            if not batch.is_control and len(wanted) and len(given := unwrapped(wanted, shard, self._deaggregate)):
+                await arrived.put(given)
+            fetcher.finished(batch)
+            if batch.is_closing or (end is not None and batch.end_sequence >= end):
+                return
 
     def _position(self, shard: Shard) -> Position:
         if not isinstance(self._start, Mapping):
@@ -212,19 +229,6 @@ class _Ended:
 
     shard: Shard
     children: list[Shard]
-
-
-async def _copy(fetcher: Fetcher, end: int | None, arrived: asyncio.Queue[Any]) -> None:
-    while True:
-        batch = fetcher.next_nowait() or await fetcher.next()
-        wanted = batch
-        if end is not None and batch.end_sequence > end:
-            wanted = batch.part(0, max(0, end - batch.first_sequence))
-        if not batch.is_control and len(wanted):
-            await arrived.put(wanted)
-        fetcher.finished(batch)
-        if batch.is_closing or (end is not None and batch.end_sequence >= end):
-            return
 
 
 def _empty_table(pyarrow: Any) -> Any:
@@ -247,13 +251,14 @@ class Reader:
         codec: Codec | str = "auto",
         annotation: Any = None,
         prefetch_bytes_max: int = _PREFETCH_BYTES,
+        deaggregate: Deaggregate = True,
         url: str | Connector | None = None,
         runtime: Runtime | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
         self._reader = AsyncReader(
             stream, start=start, until=until, limit=limit, codec=codec, annotation=annotation,
-            prefetch_bytes_max=prefetch_bytes_max, url=url, runtime=runtime,
+            prefetch_bytes_max=prefetch_bytes_max, deaggregate=deaggregate, url=url, runtime=runtime,
         )
         self._thread = loop_thread
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from streamkit._core.batch import Batch, Record
+from streamkit.consumer.aggregates import Place, place_of, unwrapped
 from streamkit.consumer.checkpointer import Checkpointer, HeldLease
 from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.failure import DeadRecord, PauseAsked, ProcessDied, RetryLater, is_permanent, reason_of
@@ -59,7 +60,7 @@ class Statistics:
     retries: int = 0
     dead_lettered: int = 0
     skipped: int = 0
-    poisoned: set[tuple[bytes, int]] = field(default_factory=set)
+    poisoned: set[tuple[bytes, Place]] = field(default_factory=set)
 
 
 class Stopped(StreamkitError):
@@ -103,6 +104,7 @@ class ShardConsumer:
         self.context = context
         self.failed: BaseException | None = None       # what ends the whole worker
         self.last_error: BaseException | None = None   # of the last record or batch that failed
+        self.last_alone: Record[Any] | None = None     # the last record that was tried by itself
         self.busy_since_s: float | None = None
         self._driver = driver
         self._begun = False                            # initialize was called: lease_lost will be
@@ -112,7 +114,7 @@ class ShardConsumer:
         self._draining = asyncio.Event()
         self._working: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._failed_first_ms: dict[int, int] = {}
+        self._failed_first_ms: dict[Place, int] = {}
         grant = lease.grant
         self._probing = 0
         if grant.takeovers_without_progress >= _PROBE_TAKEOVERS or (grant.previous_owner_crashed and grant.attempts):
@@ -219,8 +221,9 @@ class ShardConsumer:
             try:
                 await self._wait_for_checkpoint()
                 if not batch.is_control:
-                    await self._work(batch)
-                    unwritten += len(batch)
+                    given = unwrapped(batch, self.lease.shard, self._config.deaggregate)
+                    await self._work(given)
+                    unwritten += len(given)
                     records_end = batch.end_sequence
                 self.lease.finished = max(self.lease.finished, batch.end_sequence)
             finally:
@@ -326,20 +329,20 @@ class ShardConsumer:
         return outcome.done + 1
 
     def _finish(self, part: Batch[Any], done: int) -> None:
-        finished = part.first_sequence + done
+        finished = part.place(done)
         lease = self.lease
-        lease.finished = max(lease.finished, finished)
+        lease.finished = max(lease.finished, finished[0])
         if lease.attempts:
-            for sequence in [sequence for sequence in lease.attempts if sequence < finished]:
-                del lease.attempts[sequence]
-                self._failed_first_ms.pop(sequence, None)
-                self._around.statistics.poisoned.discard((lease.shard.uuid, sequence))
+            for place in [place for place in lease.attempts if place < finished]:
+                del lease.attempts[place]
+                self._failed_first_ms.pop(place, None)
+                self._around.statistics.poisoned.discard((lease.shard.uuid, place))
 
     # ---- one record that failed ----------------------------------------------------------------------------
 
     async def _alone(self, part: Batch[Any], error: BaseException) -> None:
         """One record that failed just now: try it again until it is handled, or the policy passes over it."""
-        record = part[0]
+        record = self.last_alone = part[0]
         counted = True
         while True:
             if isinstance(error, PauseAsked):
@@ -366,14 +369,15 @@ class ShardConsumer:
 
     def _count_failure(self, record: Record[Any]) -> None:
         attempts = self.lease.attempts
-        attempts[record.sequence] = attempts.get(record.sequence, 0) + 1
-        self._failed_first_ms.setdefault(record.sequence, self._around.clock.now_ms())
+        place = place_of(record)
+        attempts[place] = attempts.get(place, 0) + 1
+        self._failed_first_ms.setdefault(place, self._around.clock.now_ms())
         self._around.statistics.failures += 1
 
     async def _pass_over_or_wait(self, record: Record[Any], error: BaseException) -> bool:
         """True: the record is passed over; False: it was waited for, and is to be tried again."""
         config = self._config
-        attempts = self.lease.attempts.get(record.sequence, 1)
+        attempts = self.lease.attempts.get(place_of(record), 1)
         exhausted = is_permanent(error) or attempts >= config.retry.attempts_max
         if exhausted and await self._exhausted(record, error, attempts):
             return True
@@ -409,7 +413,7 @@ class ShardConsumer:
             )
             self.failed.__cause__ = error
             raise _Ended
-        statistics.poisoned.add((self.lease.shard.uuid, record.sequence))
+        statistics.poisoned.add((self.lease.shard.uuid, place_of(record)))
         log.error("record.blocks application=%s stream=%s shard=%s sequence=%d attempts=%d error=%s",
                   self._config.application, record.stream, record.shard, record.sequence, attempts, reason)
         return False
@@ -419,12 +423,12 @@ class ShardConsumer:
         dead = DeadRecord(
             record=record, error=error, attempts=attempts, application=self._config.application,
             worker=self._config.worker, failed_last_ms=now_ms,
-            failed_first_ms=self._failed_first_ms.get(record.sequence, now_ms),
+            failed_first_ms=self._failed_first_ms.get(place_of(record), now_ms),
         )
         try:
             await self._around.dead_letters.put(dead)
         except StreamkitError as refusal:
-            self._around.statistics.poisoned.add((self.lease.shard.uuid, record.sequence))
+            self._around.statistics.poisoned.add((self.lease.shard.uuid, place_of(record)))
             log.error("dead_letter.refused stream=%s error=%s", self._config.dead_letter, refusal)
             return False                   # it stays where it is, and is tried again: never lost
         self._around.statistics.dead_lettered += 1
@@ -449,7 +453,7 @@ class ShardConsumer:
     async def _probe(self, part: Batch[Any]) -> int:
         """One record, with its attempt written down before it is handled: whoever kills the process is known."""
         record = part[0]
-        died = self.lease.attempts.get(record.sequence, 0)
+        died = self.lease.attempts.get(place_of(record), 0)
         if died >= self._config.retry.attempts_max:
             error = ProcessDied(f"workers died {died} times while they handled this record", attempts=died)
             while not await self._exhausted(record, error, died):
@@ -462,7 +466,7 @@ class ShardConsumer:
             raise _Ended
         if outcome.error is not None:
             self._around.statistics.failures += 1
-            self.lease.attempts[record.sequence] -= 1      # _alone counts it again
+            self.lease.attempts[place_of(record)] -= 1     # _alone counts it again
             await self._alone(part, outcome.error)
         self._finish(part, 1)
         self._probing -= 1
@@ -470,7 +474,8 @@ class ShardConsumer:
 
     async def _mark(self, record: Record[Any]) -> None:
         lease = self.lease
-        lease.attempts[record.sequence] = lease.attempts.get(record.sequence, 0) + 1
+        place = place_of(record)
+        lease.attempts[place] = lease.attempts.get(place, 0) + 1
         self.context.attempt_counted = True
         await self._around.flush(lease)
         if lease.lost:

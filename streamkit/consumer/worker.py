@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from streamkit.client.pool import Connector
+from streamkit.consumer.aggregates import Deaggregate
 from streamkit.consumer.checkpointer import HeldLease
 from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream_names
 from streamkit.consumer.failure import RetryPolicy
@@ -26,6 +27,7 @@ class Worker(Running):
     """A worker of `application` with `processor`: a class, or a function that makes an object for each shard.
 
     checkpoint: "manual" leaves it to the processor; "auto" also checkpoints each batch that `process` handled.
+    deaggregate: as for Consumer.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Worker(Running):
         on_exhausted: OnExhausted | None = None,
         batch_records_max: int = 10_000,
         prefetch_bytes_max: int = 64 * 1024 * 1024,
+        deaggregate: Deaggregate = True,
         processes: int = 1,
         leases_max: int | None = None,
         worker: str | None = None,
@@ -59,7 +62,7 @@ class Worker(Running):
             codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
-            processes=processes,
+            processes=processes, deaggregate=deaggregate,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
         )
         if not callable(processor):

@@ -1,4 +1,4 @@
-"""The KPL's aggregated records: what we write others read and the other way round, and nothing else is taken for one."""
+"""The KPL's aggregated records: what we write others read and the reverse, and nothing else is taken for one."""
 
 from __future__ import annotations
 
