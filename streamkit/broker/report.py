@@ -9,7 +9,7 @@ import msgspec
 from streamkit.broker.counters import Counters
 from streamkit.broker.server import Server
 from streamkit.broker.streams import Streams
-from streamkit.http.http1 import Answer, Request
+from streamkit.http.exchange import Request, Response
 from streamkit.model.shard import Shard
 from streamkit.observability.metrics import ClusterNumbers, Exposition, Latency, ShardNumbers, Snapshot, StreamNumbers
 from streamkit.protocol.messages import NodeDescribed
@@ -73,6 +73,11 @@ class Report:
         )
 
 
+def _page(status: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> Response:
+    headers = (("content-type", content_type), ("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
+    return Response(status, headers, body)
+
+
 class HealthPages:
     """GET /live, /ready, /health and /metrics. `describe` says how the node is."""
 
@@ -86,20 +91,23 @@ class HealthPages:
             Exposition(lambda: report.snapshot(describe()), per_shard_max=per_shard_max) if metrics else None
         )
 
-    async def answer(self, request: Request) -> Answer:
-        if request.path == "/live":
-            return Answer(200, b"live\n")
-        if request.path == "/ready":
+    async def answer(self, request: Request) -> Response:
+        path = request.path
+        if request.method not in ("GET", "HEAD"):
+            return _page(405, b"only GET and HEAD\n")
+        if path == "/live":
+            return _page(200, b"live\n")
+        if path == "/ready":
             described = self._describe()
             body = msgspec.json.encode({"ready": described.ready, "reasons": described.reasons})
-            return Answer(200 if described.ready else 503, body + b"\n", "application/json")
+            return _page(200 if described.ready else 503, body + b"\n", "application/json")
         if not self._expected_host(request.headers.get("host", "")):
-            return Answer(421, b"this host name is not served here\n")
-        if request.path == "/health":
-            return Answer(200, msgspec.json.encode(self._health()) + b"\n", "application/json")
-        if request.path == "/metrics" and self._exposition is not None:
-            return Answer(200, self._exposition.text(), _TEXT)
-        return Answer(404, b"here are /live, /ready, /health and /metrics\n")
+            return _page(421, b"this host name is not served here\n")
+        if path == "/health":
+            return _page(200, msgspec.json.encode(self._health()) + b"\n", "application/json")
+        if path == "/metrics" and self._exposition is not None:
+            return _page(200, self._exposition.text(), _TEXT)
+        return _page(404, b"here are /live, /ready, /health and /metrics\n")
 
     def _health(self) -> dict[str, object]:
         described = self._describe()

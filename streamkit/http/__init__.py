@@ -1,4 +1,6 @@
-"""A small HTTP/1.1 server for probes and scrapers: GET and HEAD, a few fixed paths, tight limits.
+"""One listener: HTTP/1.1 and HTTP/2 on one port, cleartext or TLS, with limits and time-outs; nothing about streams.
 
-Nothing about streams: a handler maps a path to an answer. The parsing engine is httptools. Read `listener.py`.
+A handler makes a response of a request, whichever protocol brought it. The engines are libraries (httptools, h2);
+lifecycles, bounds and back-pressure are here. Called by the gateway, and by `node` for the health pages.
+Read `exchange.py`, then `listener.py`.
 """

@@ -1,150 +1,112 @@
-"""The HTTP listener: connections with limits and time-outs around `http1.RequestReader`.
+"""The HTTP listener: one address, any number of connections within bounds, an orderly end.
 
-    connected ──▶ reading a request (request_seconds) ──▶ answering ──▶ idle (idle_seconds) ──▶ closed
-
-Requests of one connection are answered one after the other, in order.
+Which protocol a connection speaks is found out in `connection.py`; `http1.py` and `http2.py` speak them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable
 
-from streamkit.http.http1 import Answer, Request, RequestReader
-from streamkit.runtime.interfaces import Connection, Listener, Network
+from streamkit.http.connection import Engine, HttpConnection
+from streamkit.http.exchange import Budget, Handler, HttpConfig, Request, Response, http_date
+from streamkit.runtime.interfaces import Clock, Listener, Network, TlsContext
+from streamkit.runtime.real import RealClock
+
+__all__ = ["HttpConfig", "HttpListener"]
 
 logger = logging.getLogger("streamkit.http")
 
-Handler = Callable[[Request], Awaitable[Answer]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpConfig:
-    """Bounds of a listener that serves probes and scrapers."""
-
-    connections_max: int = 100
-    head_bytes_max: int = 16 * 1024
-    request_seconds: float = 10.0      # from a request's first byte to its last
-    idle_seconds: float = 75.0
-    pipelined_max: int = 16
-
 
 class HttpListener:
-    """Open with `await HttpListener.open(…)`."""
+    """Open with `await HttpListener.open(…)`.
 
-    def __init__(self, handler: Handler, config: HttpConfig) -> None:
+    rejected: connections and requests that were refused for a bound or because they made no sense.
+    """
+
+    def __init__(self, handler: Handler, config: HttpConfig, clock: Clock) -> None:
         self.handler = handler
         self.config = config
         self.connections: set[HttpConnection] = set()
+        self.bodies = Budget(config.buffered_bytes_max)
         self.rejected = 0
         self.address = ""
+        self.draining = False
+        self.http2: Callable[[HttpConnection], Engine] | None = None
+        self._clock = clock
         self._listener: Listener | None = None
+        self._none_left: asyncio.Future[None] | None = None
+        self._date = ""
+        self._date_until = 0.0
 
     @classmethod
     async def open(
-        cls, network: Network, address: str, handler: Handler, config: HttpConfig | None = None
+        cls, network: Network, address: str, handler: Handler, config: HttpConfig | None = None,
+        tls: TlsContext | None = None, *, clock: Clock | None = None,
     ) -> HttpListener:
-        """handler: answers a GET or HEAD. Raises ConnectionFailed when the address cannot be had."""
-        made = cls(handler, config or HttpConfig())
-        made._listener = await network.listen(address, lambda: HttpConnection(made))
+        """tls: as `tls.server_context` makes it; None: cleartext. clock: for the date of answers.
+
+        Raises ConnectionFailed when the address cannot be had.
+        """
+        made = cls(handler, config or HttpConfig(), clock or RealClock())
+        if made.config.http2:
+            # Loaded here: the health pages do without it.
+            from streamkit.http.http2 import Http2
+
+            made.http2 = Http2
+        made._listener = await network.listen(address, lambda: HttpConnection(made), tls)
         made.address = made._listener.address
         return made
 
+    async def drain(self, seconds: float) -> int:
+        """No new connections and requests; those under way are answered, then their connections end.
+
+        Returns how many connections were cut off because that took longer than `seconds`.
+        """
+        self.draining = True
+        if self._listener is not None:
+            await self._listener.close()
+        for connection in list(self.connections):
+            connection.drain()
+        if self.connections:
+            self._none_left = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._none_left], timeout=seconds)
+        cut = len(self.connections)
+        await self.close()
+        return cut
+
     async def close(self) -> None:
+        """At once. Handlers that are under way are cancelled."""
+        self.draining = True
         if self._listener is not None:
             await self._listener.close()
         for connection in list(self.connections):
             connection.abort()
 
+    # -- connections call these ----------------------------------------------------------------------------
 
-class HttpConnection(asyncio.Protocol):
-    def __init__(self, listener: HttpListener) -> None:
-        self._listener = listener
-        self._reader = RequestReader(head_bytes_max=listener.config.head_bytes_max)
-        self._waiting: deque[Request] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self._transport: Connection | None = None
-        self._timer: asyncio.TimerHandle | None = None
+    def forget(self, connection: HttpConnection) -> None:
+        self.connections.discard(connection)
+        if not self.connections and self._none_left is not None and not self._none_left.done():
+            self._none_left.set_result(None)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("Connection", transport)
-        if len(self._listener.connections) >= self._listener.config.connections_max:
-            self._refuse(Answer(503, b"too many connections\n"))
-            return
-        self._listener.connections.add(self)
-        self._wait(self._listener.config.request_seconds)
+    def date(self, now: float) -> str:
+        """now: loop time. The wall clock is read once a second."""
+        if now >= self._date_until:
+            now_ms = self._clock.now_ms()
+            self._date = http_date(now_ms)
+            self._date_until = now + 1 - now_ms % 1000 / 1000
+        return self._date
 
-    def data_received(self, data: bytes) -> None:
-        began = not self._reader.partial
-        self._waiting.extend(self._reader.feed(data))
-        if len(self._waiting) > self._listener.config.pipelined_max:
-            self._refuse(Answer(400, b"too many requests at once\n"))
-        elif self._waiting:
-            self._wait(None)
-            if self._task is None:
-                self._task = asyncio.get_running_loop().create_task(self._answer())
-        elif self._reader.refusal is not None:
-            self._refuse(self._reader.refusal)
-        elif began and self._reader.partial:
-            self._wait(self._listener.config.request_seconds)
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._wait(None)
-        self._transport = None
-        self._listener.connections.discard(self)
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _answer(self) -> None:
-        while self._waiting and self._transport is not None:
-            request = self._waiting.popleft()
-            keep_alive = request.keep_alive and self._reader.refusal is None
-            answer = await self._one(request)
-            if self._transport is None:
-                return
-            self._transport.write(answer.to_bytes(keep_alive=keep_alive, head=request.method == "HEAD"))
-            if not keep_alive:
-                self._transport.close()
-                return
-        self._task = None
-        config = self._listener.config
-        self._wait(config.request_seconds if self._reader.partial else config.idle_seconds)
-
-    async def _one(self, request: Request) -> Answer:
-        if request.method not in ("GET", "HEAD"):
-            return Answer(405, b"only GET and HEAD\n")
+    async def answer(self, request: Request) -> Response:
+        """The handler's response, or 500 when it fails or its response could be taken for two."""
         try:
-            return await self._listener.handler(request)
+            response = await self.handler(request)
+            for name, value in response.headers:
+                if not (value.isascii() and value.isprintable()):
+                    raise ValueError(f"the response's header {name} is not printable ASCII")
+            return response
         except Exception:
             logger.exception("http.failed", extra={"facts": {"path": request.path[:200]}})
-            return Answer(500, b"this is a defect in streamkit; see the log\n")
-
-    def _refuse(self, answer: Answer) -> None:
-        self._listener.rejected += 1
-        self._waiting.clear()
-        if self._transport is not None:
-            self._transport.write(answer.to_bytes(keep_alive=False))
-            self._transport.close()
-
-    def _wait(self, seconds: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._too_slow)
-
-    def _too_slow(self) -> None:
-        self._timer = None
-        if self._reader.partial:
-            self._refuse(Answer(408, b"the request took too long to arrive\n"))
-        elif self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+            return Response(500)

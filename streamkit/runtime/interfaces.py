@@ -7,12 +7,14 @@ simulator brings an event loop of its own whose time is virtual. Everything else
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
+TlsContext = ssl.SSLContext
 
 
 class Clock(Protocol):
@@ -155,8 +157,9 @@ class Network(Protocol):
     async def connect(self, address: str, factory: ProtocolFactory) -> asyncio.BaseProtocol:
         """Raises ConnectionFailed. address: "host:port" or "unix:/path"."""
 
-    async def listen(self, address: str, factory: ProtocolFactory) -> Listener:
-        """Raises ConnectionFailed when the address cannot be had."""
+    async def listen(self, address: str, factory: ProtocolFactory, tls: TlsContext | None = None) -> Listener:
+        """tls: connections are handed over once they are encrypted. Raises ConnectionFailed when the address cannot
+        be had."""
 
 
 class Executor(Protocol):

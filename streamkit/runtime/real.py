@@ -21,10 +21,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from streamkit.errors import ConnectionFailed, InvalidUse, TimedOut
-from streamkit.runtime.interfaces import Listener, ProtocolFactory, Runtime
+from streamkit.runtime.interfaces import Listener, ProtocolFactory, Runtime, TlsContext
 
 T = TypeVar("T")
 _LISTEN_BACKLOG = 1024
+_HANDSHAKE_SECONDS = 10.0
 
 
 class RealClock:
@@ -108,17 +109,23 @@ class RealNetwork:
         _, protocol = await asyncio.get_running_loop().create_connection(factory, sock=end)
         return protocol
 
-    async def listen(self, address: str, factory: ProtocolFactory) -> Listener:
+    async def listen(self, address: str, factory: ProtocolFactory, tls: TlsContext | None = None) -> Listener:
         loop = asyncio.get_running_loop()
+        handshake_seconds = None if tls is None else _HANDSHAKE_SECONDS
         try:
             if address.startswith("unix:"):
                 path = address.removeprefix("unix:")
                 _remove_stale(path)
-                server = await loop.create_unix_server(factory, path, backlog=_LISTEN_BACKLOG)
+                server = await loop.create_unix_server(
+                    factory, path, backlog=_LISTEN_BACKLOG, ssl=tls, ssl_handshake_timeout=handshake_seconds
+                )
                 os.chmod(path, 0o600)      # noqa: PTH101
                 return RealListener(server, address, path)
             host, port = split_address(address)
-            server = await loop.create_server(factory, host, port, backlog=_LISTEN_BACKLOG, reuse_address=True)
+            server = await loop.create_server(
+                factory, host, port, backlog=_LISTEN_BACKLOG, reuse_address=True, ssl=tls,
+                ssl_handshake_timeout=handshake_seconds,
+            )
         except OSError as cause:
             raise ConnectionFailed(
                 f"cannot listen at {address}: {_reason(cause)}",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamkit.errors import ConnectionFailed
-from streamkit.runtime.interfaces import Buffer, Listener, ProtocolFactory
+from streamkit.runtime.interfaces import Buffer, Listener, ProtocolFactory, TlsContext
 from streamkit.simulator.loop import Process, SimulatedLoop
 
 _HIGH_BYTES = 64 * 1024
@@ -458,5 +458,6 @@ class Endpoint:
     async def connect(self, address: str, factory: ProtocolFactory) -> asyncio.BaseProtocol:
         return await self._network.connect(self._process, address, factory)
 
-    async def listen(self, address: str, factory: ProtocolFactory) -> Listener:
+    async def listen(self, address: str, factory: ProtocolFactory, tls: TlsContext | None = None) -> Listener:
+        assert tls is None, "what travels here is not encrypted"
         return await self._network.listen(self._process, address, factory)

@@ -1,26 +1,22 @@
-"""The listener on a real port: answers in order, and keeps nobody waiting for a slow or greedy client."""
+"""The listener on a real port, and its orderly end."""
 
 import asyncio
 
 import pytest
 
-from streamkit.http.http1 import Answer
-from streamkit.http.listener import HttpConfig, HttpListener
+from streamkit.errors import ConnectionFailed
+from streamkit.http.exchange import HttpConfig, Request, Response
+from streamkit.http.listener import HttpListener
 from streamkit.runtime.real import RealNetwork
-
-
-async def echo(request):
-    if request.path == "/broken":
-        raise ValueError("a handler's mistake")
-    return Answer(200, request.path.encode())
+from tests.http.worlds import World, echo, request, statuses
 
 
 @pytest.fixture
 async def opened():
     listeners = []
 
-    async def make(**config):
-        listeners.append(await HttpListener.open(RealNetwork(), "127.0.0.1:0", echo, HttpConfig(**config)))
+    async def make(handler=echo, **config):
+        listeners.append(await HttpListener.open(RealNetwork(), "127.0.0.1:0", handler, HttpConfig(**config)))
         return listeners[-1]
 
     yield make
@@ -28,45 +24,40 @@ async def opened():
         await listener.close()
 
 
-async def talk(listener, data):
+async def talk(listener, data, *, half_close=False):
     reader, writer = await asyncio.open_connection(*listener.address.split(":"))
     writer.write(data)
-    answer = await asyncio.wait_for(reader.read(), 5)
+    if half_close:
+        writer.write_eof()
+    answer = await asyncio.wait_for(reader.read(), 10)
     writer.close()
     return answer
 
 
-def get(path, connection="keep-alive"):
-    return f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: {connection}\r\n\r\n".encode()
+async def test_a_real_port_answers(opened):
+    assert (await talk(await opened(), request("/real", method="POST", body=b"abc", close=True))).endswith(b"/real abc")
 
 
-async def test_pipelined_requests_are_answered_in_order(opened):
-    answer = await talk(await opened(), get("/one") + get("/two") + get("/three", "close"))
+async def test_an_address_that_is_taken_is_a_typed_error(opened):
+    listener = await opened()
 
-    assert [part.rpartition(b"\r\n\r\n")[2] for part in answer.split(b"HTTP/1.1 200 OK\r\n")[1:]] == [
-        b"/one", b"/two", b"/three",
-    ]
-
-
-async def test_a_handler_that_fails_answers_500(opened, caplog):
-    assert b" 500 " in await talk(await opened(), get("/broken", "close"))
+    with pytest.raises(ConnectionFailed):
+        await HttpListener.open(RealNetwork(), listener.address, echo)
 
 
-async def test_other_methods_are_refused(opened):
-    answer = await talk(await opened(), b"DELETE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    assert b" 405 " in answer
+async def test_who_closes_its_half_is_answered_and_closed(opened):
+    async def late(request):
+        await asyncio.sleep(0)
+        return Response(200, (), b"late")
+
+    assert (await talk(await opened(late), request("/"), half_close=True)).endswith(b"late")
 
 
-async def test_garbage_is_answered_and_the_connection_ends(opened):
-    assert b" 400 " in await talk(await opened(), b"\x16\x03\x01 what is this\r\n\r\n")
+async def test_who_closes_its_half_without_a_request_is_closed(opened):
+    listener = await opened()
 
-
-async def test_a_request_that_trickles_is_cut_off(opened):
-    assert b" 408 " in await talk(await opened(request_seconds=0.05), b"GET / HT")
-
-
-async def test_a_silent_connection_is_closed(opened):
-    assert await talk(await opened(request_seconds=0.05), b"") == b""
+    assert await talk(listener, b"", half_close=True) == b""
+    assert await talk(listener, b"GET / HT", half_close=True) == b""
 
 
 async def test_connections_are_bounded(opened):
@@ -75,5 +66,53 @@ async def test_connections_are_bounded(opened):
     while not listener.connections:      # noqa: ASYNC110 - the other side of a real socket has no event
         await asyncio.sleep(0)
 
-    assert b" 503 " in await talk(listener, get("/"))
+    assert statuses(await talk(listener, request("/"))) == [503]
+    assert listener.rejected == 1
     first.close()
+
+
+async def test_without_http2_its_preface_is_no_request(opened):
+    assert statuses(await talk(await opened(http2=False), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")) in ([400], [505])
+
+
+def test_draining_answers_what_is_under_way_and_closes_what_is_idle():
+    async def slow(request):
+        await asyncio.sleep(5)
+        return Response(200, (), b"slow")
+
+    async def test(world):
+        idle, busy = await world.open(), await world.open()
+        busy.send(request("/") + request("/"))
+        await asyncio.sleep(1)
+        began = world.loop.time()
+        cut = await world.listener.drain(20)
+        took = world.loop.time() - began
+        return cut, round(took), await idle.ended(), statuses(await busy.ended()), busy.data.count(b"connection: close")
+
+    assert World(slow).run(test) == (0, 9, b"", [200, 200], 1)
+
+
+def test_draining_cuts_off_what_takes_too_long():
+    async def forever(request):
+        await asyncio.Event().wait()
+
+    async def test(world):
+        busy = await world.open()
+        busy.send(request("/"))
+        await asyncio.sleep(1)
+        return await world.listener.drain(20), round(world.loop.time())
+
+    assert World(forever).run(test) == (1, 21)
+
+
+@pytest.mark.parametrize("name", ["connections_max", "head_seconds", "body_seconds", "streams_max"])
+def test_a_bound_of_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=name):
+        HttpConfig(**{name: 0})
+
+
+def test_a_target_has_a_path_and_perhaps_a_query():
+    asked = Request("GET", "/a/b?c=d?e", {})
+
+    assert (asked.path, asked.query) == ("/a/b", "c=d?e")
+    assert (Request("GET", "/a", {}).path, Request("GET", "/a", {}).query) == ("/a", "")

@@ -13,6 +13,7 @@ FREE = {"runtime", "cli"}
 ALSO = {
     # module → what it may use, and why.
     "streamkit.metadata.sqlite_store": {"sqlite3"},            # the database is its own file system
+    "streamkit.http.tls": {"ssl"},                             # contexts; connections are made of them by `runtime`
     # Futures and queues that carry results between threads; the threads themselves are started by `runtime`.
     "streamkit.consumer.checkpointer": {"concurrent"},
     "streamkit.consumer.consumer": {"concurrent", "queue"},
