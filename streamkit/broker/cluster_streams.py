@@ -78,9 +78,7 @@ class ClusterStreams(Streams):
             self._places.pop(name, None)
             self.copies.stream_deleted(name)
         else:
-            for shard in stream.shards:
-                if (served := self.shards.get(shard.uuid)) is not None:
-                    served.shard = shard
+            self._altered(stream)
             self.copies.stream_appeared(name, {shard.uuid for shard in stream.shards})
             self.coordination.stream_changed(name)
 

@@ -24,7 +24,7 @@ from streamkit.errors import InvalidRequest, NodeDraining, StreamkitError
 from streamkit.metadata.notes import Notes
 from streamkit.protocol import messages as m
 from streamkit.protocol.connection import Received
-from streamkit.protocol.conversion import create_from_wire, stream_to_wire
+from streamkit.protocol.conversion import altered, create_from_wire, stream_to_wire
 from streamkit.protocol.frames import FetchFrame, Frame, PutFrame
 from streamkit.runtime.interfaces import Clock
 
@@ -68,6 +68,7 @@ class Service:
             m.DescribeStream: self._describe_stream,
             m.ListStreams: self._list_streams,
             m.DeleteStream: self._delete_stream,
+            m.AlterStream: self._alter_stream,
             m.DescribeShards: self._describe_shards,
             m.SplitShard: self._split_shard,
             m.MergeShards: self._merge_shards,
@@ -205,6 +206,10 @@ class Service:
     async def _delete_stream(self, message: m.DeleteStream, _: int) -> m.Done:
         await self.streams.delete(message.name)
         return m.Done()
+
+    async def _alter_stream(self, message: m.AlterStream, _: int) -> m.StreamDescribed:
+        stream = await self.streams.alter(message.name, lambda config: altered(config, message))
+        return m.StreamDescribed(stream_to_wire(stream))
 
     async def _split_shard(self, message: m.SplitShard, _: int) -> m.StreamDescribed:
         at = None if message.at is None else int.from_bytes(message.at, "big")

@@ -74,6 +74,11 @@ class ShardServer:
         self._local: list[tuple[int, asyncio.Future[None]]] | None = None
         self._watchers: dict[object, Callable[[], None]] | None = None
 
+    def learn(self, stream: StreamDescription, shard: Shard) -> None:
+        """What the catalog says of them now."""
+        self.shard = shard
+        self.record_bytes_max = stream.config.record_bytes_max
+
     # -- puts ----------------------------------------------------------------------------------------------
 
     def put(self, link: Link, frame: PutFrame, now_ms: int, arrived_s: float) -> None:
@@ -183,7 +188,7 @@ class ShardServer:
         if largest > self.record_bytes_max:
             raise RecordTooLarge(
                 f"a record is {largest} bytes; stream {self.stream_name} takes {self.record_bytes_max}",
-                try_="create the stream with a larger record_bytes_max, or store the body elsewhere, put a reference",
+                try_="streamkit stream alter … --record-bytes-max, or store the body elsewhere and put a reference",
                 size_bytes=largest, limit_bytes=self.record_bytes_max,
             )  # fmt: skip
 

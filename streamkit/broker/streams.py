@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from streamkit._core.batch import read_header
 from streamkit.broker.counters import Counters
@@ -146,6 +146,27 @@ class Streams:
             await self._drop(stream)
         logger.info("stream.deleted", extra={"facts": {"stream": name, "shards": len(stream.shards)}})
 
+    async def alter(self, name: str, change: Callable[[StreamConfig], StreamConfig]) -> StreamDescription:
+        """Other settings for it. Raises what `change` raises, InvalidRequest, StreamNotFound, StreamBusy."""
+        check_stream_name(name)
+        async with self._changing:
+            self._check_open()
+            self.stream(name)
+            stream = await self.catalog.alter(name, change)
+            self._altered(stream)
+        config = stream.config
+        logger.info("stream.altered", extra={"facts": {
+            "stream": name, "retention_hours": config.retention_hours, "retention_bytes": config.retention_bytes,
+            "record_bytes_max": config.record_bytes_max,
+        }})  # fmt: skip
+        return self.located(stream)
+
+    def _altered(self, stream: StreamDescription) -> None:
+        """Whoever keeps something of its settings is told."""
+        for shard in stream.shards:
+            if (served := self.shards.get(shard.uuid)) is not None:
+                served.learn(stream, shard)
+
     async def _settle(self, left: StreamDescription) -> None:
         """An earlier change of it failed half-way, and nobody is at it."""
         await self._drop(left)
@@ -183,7 +204,7 @@ class Streams:
         """Its shards as they are now: those that are served already learn what changed."""
         for shard in stream.shards:
             if (known := self.shards.get(shard.uuid)) is not None:
-                known.shard = shard
+                known.learn(stream, shard)
                 continue
             log = self.directory.shards.get(shard.uuid)
             if log is None:

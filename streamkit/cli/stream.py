@@ -1,4 +1,4 @@
-"""`streamkit stream`: create, list, describe, reshard and delete streams."""
+"""`streamkit stream`: create, list, describe, alter, reshard and delete streams."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOUR_MS = 3_600_000
 
 @click.group(no_args_is_help=True)
 def stream() -> None:
-    """Create, list, describe, split, merge, scale and delete streams."""
+    """Create, list, describe, alter, split, merge, scale and delete streams."""
 
 
 @stream.command()
@@ -138,6 +138,52 @@ def describe(invocation: Invocation, name: str) -> None:
         rows,
         right=("OLDEST", "NEXT", "KEPT", "EPOCH"),
     )
+
+
+@stream.command()
+@click.argument("name", metavar="STREAM")
+@click.option("--retention-hours", type=int, default=None, metavar="HOURS", help="How long records are kept.")
+@click.option(
+    "--retention-bytes", default=None, metavar="BYTES", help='Keep at most this much a shard; "none": no bound.'
+)
+@click.option("--record-bytes-max", type=int, default=None, metavar="BYTES", help="Largest record, with its key.")
+@common
+@pass_invocation
+def alter(
+    invocation: Invocation, name: str, retention_hours: int | None, retention_bytes: str | None,
+    record_bytes_max: int | None,
+) -> None:  # fmt: skip
+    """Change a stream's settings. What is not named stays as it is.
+
+    Records that a shorter retention no longer keeps go within a minute or so. Producers that have begun keep the
+    largest record they began with.
+    """
+    from streamkit.model.stream import UNCHANGED
+
+    if retention_hours is None and retention_bytes is None and record_bytes_max is None:
+        from streamkit.errors import InvalidUse
+
+        raise InvalidUse(
+            f"nothing is said that {name} should change", try_="streamkit stream alter --help", stream=name
+        )
+    kept_bytes = UNCHANGED if retention_bytes is None else _bytes_or_none(retention_bytes)
+
+    async def work() -> StreamDescription:
+        async with invocation.client() as client:
+            return await client.alter_stream(
+                name, retention_hours=retention_hours, retention_bytes=kept_bytes, record_bytes_max=record_bytes_max
+            )
+
+    changed = invocation.run(work())
+    config = changed.config
+    if invocation.json:
+        emit("stream", stream_facts(changed))
+    elif invocation.quiet:
+        click.echo(changed.name)
+    else:
+        bound = "" if config.retention_bytes is None else f"   at most {size(config.retention_bytes)} a shard"
+        shown = f"retention {config.retention_hours} h{bound}   records up to {size(config.record_bytes_max)}"
+        click.echo(f"altered {changed.name}   {shown}")
 
 
 @stream.command()
@@ -347,6 +393,19 @@ def _state(shard: Shard) -> str:
 
 def _records(states: tuple[ShardState, ...]) -> int:
     return sum(state.log_end - state.log_start for state in states)
+
+
+def _bytes_or_none(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        from streamkit.errors import InvalidUse
+
+        raise InvalidUse(
+            f"{text[:80]!r} is not a number of bytes", try_='give a whole number, or "none" for no bound',
+            retention_bytes=text[:80],
+        )
+    return int(text)
 
 
 def _hours(retention: str) -> int:

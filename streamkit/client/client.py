@@ -33,9 +33,15 @@ from streamkit.model import limits
 from streamkit.model.note import Note, check_note_key, check_note_prefix, check_note_swaps
 from streamkit.model.position import Position, parse_position
 from streamkit.model.shard import Shard
-from streamkit.model.stream import Durability, StreamConfig, StreamDescription, check_stream_name
+from streamkit.model.stream import UNCHANGED, Durability, StreamConfig, StreamDescription, Unchanged, check_stream_name
 from streamkit.protocol import messages as m
-from streamkit.protocol.conversion import create_to_wire, position_to_wire, split_to_wire, stream_from_wire
+from streamkit.protocol.conversion import (
+    alter_to_wire,
+    create_to_wire,
+    position_to_wire,
+    split_to_wire,
+    stream_from_wire,
+)
 from streamkit.protocol.frames import FETCH_BYTES_MAX, Fetched, PutReceipt
 from streamkit.runtime import environment
 from streamkit.runtime.interfaces import Buffer, Runtime
@@ -153,6 +159,22 @@ class AsyncClient:
         """The stream and all its records. Raises StreamNotFound."""
         self._routes.forget(name)
         await self._ask(m.DeleteStream(name), m.Done)
+
+    async def alter_stream(
+        self,
+        name: str,
+        *,
+        retention_hours: int | None = None,
+        retention_bytes: int | Unchanged | None = UNCHANGED,
+        record_bytes_max: int | None = None,
+    ) -> StreamDescription:
+        """Change settings of a stream; what is not named stays. retention_bytes None: no bound by size.
+
+        The stream afterwards. Nodes that lead its shards take it up at once, or as soon as they hear of it; producers
+        that have begun keep the record_bytes_max they began with. Raises StreamNotFound, InvalidRequest, StreamBusy.
+        """
+        message = alter_to_wire(name, retention_hours, retention_bytes, record_bytes_max)
+        return self._routes.remember(stream_from_wire((await self._ask(message, m.StreamDescribed)).stream))
 
     async def split_shard(self, name: str, shard: int, at: int | None = None) -> StreamDescription:
         """Close a shard (its ordinal) and give its keys to two others, the second from hash key `at` (the middle) on.

@@ -14,7 +14,7 @@ from streamkit.model import limits
 from streamkit.model.note import Note
 from streamkit.model.position import Position
 from streamkit.model.shard import Shard
-from streamkit.model.stream import Durability, StreamConfig, StreamDescription
+from streamkit.model.stream import UNCHANGED, Durability, StreamConfig, StreamDescription, Unchanged
 from streamkit.protocol import messages as m
 from streamkit.protocol.frames import Fetched, PutReceipt
 from streamkit.runtime.interfaces import Buffer, Runtime
@@ -102,6 +102,24 @@ class Client:
     def delete_stream(self, name: str) -> None:
         """The stream and all its records. Raises StreamNotFound."""
         self._run(self._client.delete_stream(name))
+
+    def alter_stream(
+        self,
+        name: str,
+        *,
+        retention_hours: int | None = None,
+        retention_bytes: int | Unchanged | None = UNCHANGED,
+        record_bytes_max: int | None = None,
+    ) -> StreamDescription:
+        """Change settings of a stream; what is not named stays. retention_bytes None: no bound by size."""
+        return self._run(
+            self._client.alter_stream(
+                name,
+                retention_hours=retention_hours,
+                retention_bytes=retention_bytes,
+                record_bytes_max=record_bytes_max,
+            )
+        )
 
     def split_shard(self, name: str, shard: int, at: int | None = None) -> StreamDescription:
         """Close a shard (its ordinal) and give its keys to two others, the second from hash key `at` on."""

@@ -13,8 +13,9 @@ Called by the broker. Read `StreamEntry`, then `Catalog.open`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -31,6 +32,7 @@ _STREAMS = "streams/"
 _PRODUCERS = "producers/"
 _PRODUCER_COUNTER = "counters/producer"
 _PRODUCER_EPOCH_MAX = 0xFFFF
+_TRIES = 20                                  # of a change that others are first with
 
 
 class ShardEntry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -244,6 +246,27 @@ class Catalog:
         await self._save(stream)
         return stream
 
+    async def alter(self, name: str, change: Callable[[StreamConfig], StreamConfig]) -> StreamDescription:
+        """Other settings; the shards stay. `change` may be called again, with what another has changed meanwhile.
+
+        Raises what `change` raises, StreamNotFound, StreamBusy, StoreUnavailable.
+        """
+        for _ in range(_TRIES):
+            stream = self.stream(name)
+            if stream.status is not StreamStatus.ACTIVE:
+                raise self._taken(stream)
+            # Written also when nothing changes: what this node knows may be old.
+            value = encode_stream(replace(stream, config=change(stream.config)))
+            with contextlib.suppress(StreamBusy):
+                await self.commit((Swap(_STREAMS + name, self.revision(name), value),), name)
+                return self.stream(name)
+            if not await self.look(name):
+                raise self._not_found(name)
+        raise StreamBusy(
+            f'stream "{name}" is being changed by someone else', try_="try again in a moment",
+            stream=name, status="changing",
+        )
+
     async def forget(self, name: str) -> None:
         """The last step of a deletion: the stream's shard logs are gone."""
         await self._swap(name, None)
@@ -280,12 +303,13 @@ class Catalog:
                 self._revisions[name] = revision
         return revision
 
-    async def look(self, name: str) -> None:
-        """What the store holds of the stream now. Raises StoreUnavailable."""
+    async def look(self, name: str) -> bool:
+        """What the store holds of the stream now; False: nothing. Raises StoreUnavailable."""
         value, revision = await self._store.read(_STREAMS + name)
         if value is not None:
             self.streams[name] = decode_stream(_STREAMS + name, value)
             self._revisions[name] = revision
+        return value is not None
 
     # -- producers -----------------------------------------------------------------------------------------
 

@@ -176,7 +176,7 @@ class ClusterCatalog(Catalog):
             with contextlib.suppress(StreamBusy):
                 await self._commit((Swap(STREAMS + name, self._revisions[name], encode_stream(changed)),), name)
                 return changed
-            if not await self._look(name):
+            if not await self.look(name):
                 raise self._not_found(name)
         raise self._busy(name)
 
@@ -197,7 +197,7 @@ class ClusterCatalog(Catalog):
                 return
             except StreamBusy:
                 # A leader or the controller has changed one of them, or somebody else forgets it, too.
-                if not await self._look(name):
+                if not await self.look(name):
                     return
                 await self.replica_sets.look_again(shard.uuid for shard in stream.shards)
         raise self._busy(name)
@@ -223,10 +223,6 @@ class ClusterCatalog(Catalog):
         self.replica_sets.wrote(swaps, revision)
         return revision
 
-    async def look(self, name: str) -> None:
-        """What the store holds of the stream now. Raises StoreUnavailable."""
-        await self._look(name)
-
     async def look_at_all(self) -> None:
         """Know every stream that was there when this was called; one that is gone is heard of by the watch.
 
@@ -235,8 +231,8 @@ class ClusterCatalog(Catalog):
         for entry in await self._store.list(STREAMS):
             self._view.wrote(*entry)
 
-    async def _look(self, name: str) -> bool:
-        """Whether the stream is there; `streams` shows its newest entry then."""
+    async def look(self, name: str) -> bool:
+        """Whether the stream is there; `streams` shows its newest entry then. Raises StoreUnavailable."""
         value, revision = await self._store.read(STREAMS + name)
         if value is not None:
             self._view.wrote(STREAMS + name, value, revision)

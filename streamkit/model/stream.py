@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
+from typing import Final
 
 from streamkit.errors import InvalidRequest
 from streamkit.model import limits
@@ -23,6 +24,13 @@ class StreamStatus(StrEnum):
     CREATING = "creating"
     ACTIVE = "active"
     DELETING = "deleting"
+
+
+class Unchanged(Enum):
+    UNCHANGED = auto()
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED     # of a setting of which None means something: it stays as it is
 
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")

@@ -6,14 +6,22 @@ side so that they cannot drift apart.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from streamkit.errors import InternalError, InvalidRequest, ProtocolMismatch, StreamkitError, from_code
 from streamkit.model.limits import HASH_KEYS
 from streamkit.model.position import AfterSequence, AtSequence, AtTime, Latest, Position, TrimHorizon
 from streamkit.model.shard import Shard
-from streamkit.model.stream import Durability, StreamConfig, StreamDescription, StreamStatus
-from streamkit.protocol.messages import CreateStream, Failure, ShardInfo, SplitShard, StreamInfo
+from streamkit.model.stream import (
+    UNCHANGED,
+    Durability,
+    StreamConfig,
+    StreamDescription,
+    StreamStatus,
+    Unchanged,
+)
+from streamkit.protocol.messages import AlterStream, CreateStream, Failure, ShardInfo, SplitShard, StreamInfo
 
 _HASH_BYTES = 17                           # 2**128, the end of the last shard, needs one bit more than 16 bytes
 
@@ -117,6 +125,30 @@ def create_from_wire(message: CreateStream) -> StreamConfig:
         durability=Durability(message.durability),
         record_bytes_max=message.record_bytes_max,
         codec=message.codec,
+    )
+
+
+def alter_to_wire(
+    name: str, retention_hours: int | None, retention_bytes: int | Unchanged | None, record_bytes_max: int | None
+) -> AlterStream:
+    """Raises InvalidRequest for values out of range."""
+    if retention_bytes is UNCHANGED:
+        message = AlterStream(name, retention_hours, record_bytes_max=record_bytes_max)
+    else:
+        message = AlterStream(name, retention_hours, retention_bytes, record_bytes_max)
+        StreamConfig(retention_bytes=retention_bytes)      # 0 would be taken for something else
+    altered(StreamConfig(), message)
+    return message
+
+
+def altered(config: StreamConfig, message: AlterStream) -> StreamConfig:
+    """The settings of a stream with what the message changes. Raises InvalidRequest."""
+    hours, record_bytes_max = message.retention_hours, message.record_bytes_max
+    return replace(
+        config,
+        retention_hours=config.retention_hours if hours is None else hours,
+        retention_bytes=config.retention_bytes if message.retention_bytes == 0 else message.retention_bytes,
+        record_bytes_max=config.record_bytes_max if record_bytes_max is None else record_bytes_max,
     )
 
 

@@ -116,7 +116,7 @@ class DescribeStream(_Message, tag=11, frozen=True):
 
 
 class StreamDescribed(_Message, tag=12, frozen=True):
-    """Answers CreateStream, DescribeStream, SplitShard, MergeShards and ScaleStream."""
+    """Answers CreateStream, DescribeStream, AlterStream, SplitShard, MergeShards and ScaleStream."""
 
     stream: StreamInfo
 
@@ -161,6 +161,15 @@ class ScaleStream(_Message, tag=24, frozen=True):
 
     name: str
     shards: _Whole
+
+
+class AlterStream(_Message, tag=25, frozen=True):
+    """Other settings for a stream that exists; None: as it was. Answered with the stream as it is then."""
+
+    name: str
+    retention_hours: int | None = None
+    retention_bytes: int | None = 0        # None: no bound; 0: as it was
+    record_bytes_max: int | None = None
 
 
 class ShardState(_Message, tag=7, frozen=True):
@@ -539,7 +548,7 @@ class AcceptLoss(_Message, tag=61, frozen=True):
 Message = (
     Hello | Welcome | Failure | Goodbye | Done
     | CreateStream | DescribeStream | StreamDescribed | ListStreams | StreamsListed | DeleteStream
-    | DescribeShards | ShardsDescribed | SplitShard | MergeShards | ScaleStream
+    | DescribeShards | ShardsDescribed | SplitShard | MergeShards | ScaleStream | AlterStream
     | ResolvePosition | PositionResolved | NewProducer | ProducerGiven
     | JoinApplication | Heartbeat | Membership | Checkpoint | Checkpointed | ReleaseLeases | LeaveApplication
     | ListApplications | ApplicationsListed | DescribeApplication | ApplicationDescribed | DeleteApplication

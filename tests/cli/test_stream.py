@@ -101,3 +101,35 @@ def test_impossible_shapes_say_what_to_do(served, arguments, exit_code, word):
 
     assert word in first
     assert second.startswith("try:   ")
+
+
+def test_settings_are_altered_and_what_is_not_named_stays(served):
+    served.run("stream", "create", "altered", "--retention-bytes", "1073741824")
+
+    hours = served.run("stream", "alter", "altered", "--retention-hours", "48")
+    (facts,) = served.json("stream", "alter", "altered", "--retention-bytes", "none", "--record-bytes-max", "2097152")
+    quiet = served.run("stream", "alter", "altered", "--retention-bytes", "5000000", "-q")
+
+    assert hours == "altered altered   retention 48 h   at most 1.0 GiB a shard   records up to 1.0 MiB\n"
+    assert facts["schema"] == "streamkit.stream.v1"
+    assert (facts["retention_hours"], facts["retention_bytes"], facts["record_bytes_max"]) == (48, None, 2_097_152)
+    assert quiet == "altered\n"
+    (facts,) = served.json("stream", "describe", "altered")
+    assert (facts["retention_hours"], facts["retention_bytes"], facts["record_bytes_max"]) == (48, 5_000_000, 2_097_152)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "word"),
+    [(["rigid"], 2, "nothing is said"), (["rigid", "--retention-hours", "1"], 2, "24..8760"),
+     (["rigid", "--retention-bytes", "lots"], 2, "not a number of bytes"),
+     (["rigid", "--retention-bytes", "0"], 2, "retention_bytes must be"),
+     (["rigid", "--record-bytes-max", "99999999"], 2, "record_bytes_max must be"),
+     (["no-such", "--retention-hours", "48"], 1, "does not exist")],
+)  # fmt: skip
+def test_impossible_alterations_say_what_to_do(served, arguments, exit_code, word):
+    if "rigid" not in served.run("stream", "list", "-q").split():
+        served.run("stream", "create", "rigid")
+    first, second = served.fail("stream", "alter", *arguments, exit_code=exit_code)
+
+    assert word in first
+    assert second.startswith("try:   ")

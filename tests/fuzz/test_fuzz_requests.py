@@ -26,6 +26,7 @@ REQUESTS: tuple[m.Message, ...] = (
     m.ListStreams(),
     m.DeleteStream("made"),
     m.DescribeShards("orders"),
+    m.AlterStream("orders", 48, None, 1 << 20),
     m.ResolvePosition(UUID, "at_sequence", 1),
     m.ResolvePosition(UUID, "at_time", 1_700_000_000_000),
     m.NewProducer("p"),

@@ -1,5 +1,7 @@
 """The catalog: streams appear with tiled shards, epochs rise at every start, producers are told apart."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,3 +142,36 @@ def test_an_entry_gives_back_the_stream(shards, durability):
         ),
     )
     assert from_entry(to_entry(stream)) == stream
+
+
+async def test_settings_change_and_shards_stay(catalog, store, runtime):
+    made = await catalog.create("orders", StreamConfig(shards=3))
+    with pytest.raises(StreamBusy):
+        await catalog.alter("orders", lambda config: config)
+    await catalog.set_status("orders", StreamStatus.ACTIVE)
+
+    altered = await catalog.alter("orders", lambda config: replace(config, retention_hours=48))
+
+    assert altered.config == StreamConfig(shards=3, retention_hours=48)
+    assert (altered.shards, altered.map_version) == (made.shards, made.map_version)
+    again = await Catalog.open(store, runtime)
+    assert again.stream("orders").config == altered.config
+    with pytest.raises(StreamNotFound):
+        await catalog.alter("order", lambda config: config)
+
+
+async def test_a_change_of_settings_is_made_over_what_another_changed(catalog, store, runtime):
+    await catalog.create("orders", StreamConfig())
+    await catalog.set_status("orders", StreamStatus.ACTIVE)
+    other = await Catalog.open(store, runtime)
+    await other.alter("orders", lambda config: replace(config, record_bytes_max=5))
+
+    altered = await catalog.alter("orders", lambda config: replace(config, retention_hours=48))
+
+    assert altered.config == StreamConfig(retention_hours=48, record_bytes_max=5)
+    assert altered.shards[0].epoch == 2
+    await other.look("orders")
+    await other.set_status("orders", StreamStatus.DELETING)
+    await other.forget("orders")
+    with pytest.raises(StreamNotFound):
+        await catalog.alter("orders", lambda config: replace(config, retention_hours=24))

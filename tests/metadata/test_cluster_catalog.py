@@ -1,10 +1,11 @@
 """The catalog of a cluster: every node sees what every node does, and a stream is there whole or not at all."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from streamkit.errors import CannotPlace, StoreUnavailable, StreamBusy, StreamExists
+from streamkit.errors import CannotPlace, StoreUnavailable, StreamBusy, StreamExists, StreamNotFound
 from streamkit.metadata.cluster_catalog import CLAIMS, remove_claim
 from streamkit.metadata.memory_store import MemoryStore
 from streamkit.metadata.store import Swap
@@ -203,3 +204,27 @@ async def test_a_deletion_that_has_begun_elsewhere_is_not_taken_back(three):
         await a.catalog.set_status("orders", StreamStatus.ACTIVE)
     await settle()
     assert a.catalog.stream("orders").status is StreamStatus.DELETING
+
+
+async def test_settings_changed_on_one_node_are_known_on_every_node(three):
+    a, b, c = three
+    await a.catalog.create("orders", StreamConfig(shards=3))
+    await a.catalog.set_status("orders", StreamStatus.ACTIVE)
+    await settle()
+    heard = []
+    c.catalog.on_change.append(lambda name, stream: heard.append((name, stream.config.retention_hours)))
+
+    # b has not heard of a's change when it makes its own.
+    await a.catalog.alter("orders", lambda config: replace(config, retention_hours=48))
+    altered = await b.catalog.alter("orders", lambda config: replace(config, record_bytes_max=5))
+    await settle()
+
+    assert altered.config == StreamConfig(shards=3, retention_hours=48, record_bytes_max=5)
+    assert all(node.catalog.stream("orders") == altered for node in three)
+    assert heard[-1] == ("orders", 48)
+    await b.catalog.set_status("orders", StreamStatus.DELETING)
+    with pytest.raises(StreamBusy):
+        await b.catalog.alter("orders", lambda config: config)
+    await b.catalog.forget("orders")
+    with pytest.raises(StreamNotFound):
+        await a.catalog.alter("orders", lambda config: config)

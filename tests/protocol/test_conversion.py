@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,9 +14,11 @@ from streamkit import errors
 from streamkit.model.limits import HASH_KEYS
 from streamkit.model.position import LATEST, TRIM_HORIZON, AfterSequence, AtSequence, AtTime, Position
 from streamkit.model.shard import Shard, even_ranges
-from streamkit.model.stream import Durability, StreamConfig, StreamDescription, StreamStatus
+from streamkit.model.stream import UNCHANGED, Durability, StreamConfig, StreamDescription, StreamStatus
 from streamkit.protocol import messages as m
 from streamkit.protocol.conversion import (
+    alter_to_wire,
+    altered,
     create_from_wire,
     create_to_wire,
     failure_from_wire,
@@ -62,6 +67,30 @@ def test_a_stream_comes_back_as_it_was(config: StreamConfig, found: tuple[Shard,
 @given(config=configs)
 def test_a_configuration_comes_back_as_it_was(config: StreamConfig) -> None:
     assert create_from_wire(create_to_wire("s", config)) == config
+
+
+@given(config=configs, wanted=configs, named=st.tuples(st.booleans(), st.booleans(), st.booleans()))
+def test_what_an_alteration_names_changes_and_nothing_else(
+    config: StreamConfig, wanted: StreamConfig, named: tuple[bool, bool, bool]
+) -> None:
+    hours, size, record = named
+    message = m.decode(m.encode(alter_to_wire(
+        "s", wanted.retention_hours if hours else None, wanted.retention_bytes if size else UNCHANGED,
+        wanted.record_bytes_max if record else None,
+    )))  # fmt: skip
+    assert isinstance(message, m.AlterStream)
+    assert altered(config, message) == replace(
+        config,
+        retention_hours=(wanted if hours else config).retention_hours,
+        retention_bytes=(wanted if size else config).retention_bytes,
+        record_bytes_max=(wanted if record else config).record_bytes_max,
+    )
+
+
+@pytest.mark.parametrize("settings", [(1, None, None), (None, 0, None), (None, -1, None), (None, UNCHANGED, 0)])
+def test_an_impossible_alteration_is_not_sent(settings: Any) -> None:
+    with pytest.raises(errors.InvalidRequest):
+        alter_to_wire("s", *settings)
 
 
 def test_a_note_comes_back_byte_for_byte() -> None:
