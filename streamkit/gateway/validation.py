@@ -129,6 +129,8 @@ def _blob(shape: Blob, value: Any, format: Format, path: str) -> bytes:
     if type(value) is not str:
         raise wrong_type(value, "a blob in base64", path)
     try:
+        if len(value) % 4:             # the decoder puts up with padding behind what is whole
+            raise ValueError
         return binascii.a2b_base64(value, strict_mode=True)
     except ValueError:
         raise serialization(f"The blob at '{path[:SHOWN_MAX]}' is not base64.") from None
