@@ -191,3 +191,26 @@ def request(path="/", *fields, method="GET", body=b"", close=False):
 def statuses(data):
     """The status of each answer in a byte stream of HTTP/1.1."""
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", data)]
+
+
+def spoken(*requests):
+    """All that a client sends for (path, body) each when it waits for nothing; and the client's engine."""
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="latin-1"))
+    client.initiate_connection()
+    for number, (path, body) in enumerate(requests):
+        fields = [(":method", "POST"), (":path", path), (":scheme", "http"), (":authority", "a")]
+        client.send_headers(2 * number + 1, fields)
+        for at in range(0, len(body) or 1, 1000):
+            client.send_data(2 * number + 1, body[at : at + 1000], end_stream=at + 1000 >= len(body))
+    return client.data_to_send(), client
+
+
+def answers(client, data):
+    """The body of each stream that was answered whole."""
+    bodies, whole = {}, set()
+    for event in client.receive_data(bytes(data)):
+        if isinstance(event, h2.events.DataReceived):
+            bodies[event.stream_id] = bodies.get(event.stream_id, b"") + event.data
+        elif isinstance(event, h2.events.StreamEnded):
+            whole.add(event.stream_id)
+    return {stream: bodies.get(stream, b"") for stream in whole}
