@@ -90,9 +90,9 @@ def test_fractions_are_cut_and_what_is_beyond_the_type_is_pinned(sent, count):
     [
         {"Name": 1}, {"Name": True}, {"Name": ["a"]}, {"Name": {}}, {"Count": "1"}, {"Count": True}, {"Count": {}},
         {"Count": float("nan")}, {"Share": "1"}, {"Share": False}, {"On": 1}, {"On": "true"}, {"On": 0},
-        {"At": "2020-01-01"}, {"At": False}, {"At": float("nan")}, {"Names": "ab"}, {"Names": {"0": "ab"}}, {"Names": [1]},
-        {"Named": []}, {"Named": {"ab": 1}}, {"Inner": []}, {"Inner": "x"}, {"Inner": {"Name": 1}}, {"Data": 1}, {"Data": []},
-        {"Kind": 1},
+        {"At": "2020-01-01"}, {"At": False}, {"At": float("nan")}, {"Names": "ab"}, {"Names": {"0": "ab"}},
+        {"Names": [1]}, {"Named": []}, {"Named": {"ab": 1}}, {"Inner": []}, {"Inner": "x"}, {"Inner": {"Name": 1}},
+        {"Data": 1}, {"Data": []}, {"Kind": 1},
     ],
 )  # fmt: skip
 def test_another_type_is_no_constraint_but_refused_at_once(members):

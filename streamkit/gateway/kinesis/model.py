@@ -5,6 +5,7 @@ A test compares it with the newest service model that botocore has.
 
 from __future__ import annotations
 
+from streamkit.gateway.calls import Access
 from streamkit.gateway.shapes import Blob, Boolean, Integer, Model, Scalar, String, Timestamp, choice, long, text
 
 OPERATIONS: dict[str, tuple[str, str]] = {
@@ -424,3 +425,10 @@ SCALARS: dict[str, Scalar] = {
 }
 
 MODEL = Model(OPERATIONS, STRUCTURES, SCALARS)
+
+# What a key must be allowed, where the operation's name does not tell. A reader with fan-out registers itself.
+ACCESS: dict[str, Access] = {
+    "RegisterStreamConsumer": "read", "DeregisterStreamConsumer": "read", "PutResourcePolicy": "admin",
+    **dict.fromkeys((name for name in OPERATIONS if name.startswith(("Receive", "Acknowledge", "Restore"))), "read"),
+    "UpdateQueueRecordsVisibility": "read", "UpdateDeadLetterQueueRecordsVisibility": "read",
+}  # fmt: skip
