@@ -414,6 +414,7 @@ class Coordinator:
             messages.LeaseGrant(
                 lease.stream, shards[lease.shard], lease.lease_epoch, lease.checkpoint,
                 lease.takeovers_without_progress, lease.previous_owner_crashed, dict(lease.attempts),
+                lease.sub_sequence,
             )
             for lease in view.granted if lease.shard in shards
         )

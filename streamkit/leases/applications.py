@@ -190,7 +190,7 @@ class Applications:
                     continue
                 granted.append(events.Granted(
                     application.stream_of[shard], shard, lease_epoch, checkpoint, takeovers, crashed,
-                    application.attempts.get(shard, {}),
+                    application.attempts.get(shard, {}), application.sub_sequences.get(shard, 0),
                 ))
                 if state == "draining":
                     draining.append(shard)
@@ -238,11 +238,16 @@ class Applications:
         if not changes:
             return results
         attempts: dict[bytes, dict[int, int]] = {}
+        sub_sequences: dict[bytes, int] = {}
         for item, result in zip(event.items, results, strict=True):
             if result == "ok" and (item.attempts or item.shard in application.attempts):
                 attempts[item.shard] = dict(item.attempts)
-        self.table.note_attempts(application, attempts)
-        self._facts.append(facts.encode(facts.Checkpointed(application.name, changes, event.wall_ms, attempts)))
+            if result == "ok" and (item.sub_sequence or item.shard in application.sub_sequences):
+                sub_sequences[item.shard] = item.sub_sequence
+        self.table.note(application, attempts, sub_sequences)
+        self._facts.append(facts.encode(
+            facts.Checkpointed(application.name, changes, event.wall_ms, attempts, sub_sequences)
+        ))
         if application.ends and self._settle(application, list(dict.fromkeys(item.shard for item in event.items))):
             self._balance(application, event.now_ms)
         return results

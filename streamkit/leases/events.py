@@ -63,7 +63,10 @@ class Look:
 
 
 class CheckpointItem(Protocol):
-    """One checkpoint, as the wire brings it. attempts: failed attempts by sequence, of records not finished."""
+    """One checkpoint, as the wire brings it. attempts: failed attempts by sequence, of records not finished.
+
+    sub_sequence: user records that are finished inside the aggregate at `sequence`.
+    """
 
     @property
     def shard(self) -> bytes: ...
@@ -75,6 +78,8 @@ class CheckpointItem(Protocol):
     def sequence(self) -> int: ...
     @property
     def attempts(self) -> Mapping[int, int]: ...
+    @property
+    def sub_sequence(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +181,7 @@ class Granted:
     takeovers_without_progress: int
     previous_owner_crashed: bool
     attempts: Mapping[int, int]
+    sub_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

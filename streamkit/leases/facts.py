@@ -85,12 +85,13 @@ class LeasesFreed(_Fact, tag=11, frozen=True):
 
 
 class Checkpointed(_Fact, tag=12, frozen=True):
-    """changes: packed by `_core.lease_table`; attempts: of the shards whose attempts changed."""
+    """changes: packed by `_core.lease_table`; attempts, sub_sequences: of the shards whose own changed."""
 
     application: str
     changes: bytes
     wall_ms: int
     attempts: dict[bytes, dict[int, int]] = {}
+    sub_sequences: dict[bytes, int] = {}
 
 
 class LeasePaused(_Fact, tag=13, frozen=True):
@@ -115,6 +116,7 @@ class LeaseRows(_Fact, tag=16, frozen=True):
     rows: bytes
     attempts: dict[bytes, dict[int, int]] = {}
     reasons: dict[bytes, str] = {}
+    sub_sequences: dict[bytes, int] = {}
 
 
 class MapChanged(_Fact, tag=17, frozen=True):

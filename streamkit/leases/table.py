@@ -21,8 +21,9 @@ IDLE = frozenset({"waiting", "complete"})  # states of leases that nobody may ta
 class Application:
     """One application: its streams in the order they came, its members, its leases.
 
-    streams: name → {shard: ordinal}. attempts, reasons: only of leases that have any. parents: of shards that have any,
-    and are named for ever. ends: of shards that take no more records, one past the last.
+    streams: name → {shard: ordinal}. attempts, reasons, sub_sequences (of checkpoints inside an aggregate): only
+    of leases that have any. parents: of shards that have any, and are named for ever. ends: of shards that take no more
+    records, one past the last.
     """
 
     def __init__(self, name: str, created_ms: int, sessions: int) -> None:
@@ -35,6 +36,7 @@ class Application:
         self.leases = LeaseTable()
         self.attempts: dict[bytes, dict[int, int]] = {}
         self.reasons: dict[bytes, str] = {}
+        self.sub_sequences: dict[bytes, int] = {}
         self.created_ms_of: dict[str, int] = {}            # stream → its creation; two of one name differ
         self.parents: dict[bytes, tuple[bytes, ...]] = {}
         self.children: dict[bytes, list[bytes]] = {}
@@ -64,6 +66,7 @@ class Application:
         for shard in shards:
             self.attempts.pop(shard, None)
             self.reasons.pop(shard, None)
+            self.sub_sequences.pop(shard, None)
             self.stream_of.pop(shard, None)
             self.ends.pop(shard, None)
             self.children.pop(shard, None)
@@ -131,11 +134,13 @@ class Table:
         for start in range(0, len(application.leases), _CHUNK):
             rows = application.leases.dump(start, start + _CHUNK)
             shards_here = [rows[at : at + 16] for at in range(0, len(rows), _ROW_BYTES)]
+            inside = application.sub_sequences
             yield facts.LeaseRows(
                 name,
                 rows,
                 {shard: application.attempts[shard] for shard in shards_here if shard in application.attempts},
                 {shard: application.reasons[shard] for shard in shards_here if shard in application.reasons},
+                {shard: inside[shard] for shard in shards_here if shard in inside},
             )
 
     def _created(self, fact: facts.ApplicationCreated) -> None:
@@ -211,10 +216,17 @@ class Table:
     def _checkpointed(self, fact: facts.Checkpointed) -> None:
         application = self.applications[fact.application]
         application.leases.replay(fact.changes, fact.wall_ms)
-        self.note_attempts(application, fact.attempts)
+        self.note(application, fact.attempts, fact.sub_sequences)
 
-    def note_attempts(self, application: Application, attempts: dict[bytes, dict[int, int]]) -> None:
-        """The checkpoint brought these; an empty dictionary means that nothing is failing any more."""
+    def note(
+        self, application: Application, attempts: dict[bytes, dict[int, int]], sub_sequences: dict[bytes, int]
+    ) -> None:
+        """The checkpoint brought these; an empty dictionary, or 0, means that there are none any more."""
+        for shard, sub_sequence in sub_sequences.items():
+            if sub_sequence:
+                application.sub_sequences[shard] = sub_sequence
+            else:
+                application.sub_sequences.pop(shard, None)
         for shard, counts in attempts.items():
             if counts:
                 application.attempts[shard] = counts
@@ -237,6 +249,7 @@ class Table:
         application.leases.restore(fact.rows)
         application.attempts.update(fact.attempts)
         application.reasons.update(fact.reasons)
+        application.sub_sequences.update(fact.sub_sequences)
 
 
 _APPLY: dict[type, Callable[..., None]] = {

@@ -228,6 +228,7 @@ class LeaseGrant(_Message, tag=30, frozen=True):
     takeovers_without_progress: int
     previous_owner_crashed: bool
     attempts: dict[int, int] = {}          # sequence → failed attempts so far
+    sub_sequence: int = 0                  # that record is an aggregate, of which so many user records are finished
 
 
 class JoinApplication(_Message, tag=31, frozen=True):
@@ -275,6 +276,7 @@ class CheckpointItem(_Message, tag=34, frozen=True):
     number: _Whole                         # grows by one for each checkpoint of this lease epoch
     sequence: _Whole                       # first record not yet finished
     attempts: dict[int, int] = {}          # of records that failed at least once and are not finished
+    sub_sequence: _Whole = 0               # as in LeaseGrant
 
 
 class Checkpoint(_Message, tag=35, frozen=True):

@@ -24,6 +24,7 @@ class Item:
     number: int
     sequence: int
     attempts: dict[int, int] = field(default_factory=dict)
+    sub_sequence: int = 0
 
 
 def stream(name: str, shards: int, start: int = 0) -> events.FoundStream:
@@ -359,6 +360,23 @@ def test_attempts_travel_with_the_lease_and_end_when_the_record_is_finished(mach
     assert second.granted[0].attempts == {5: 3} and second.granted[0].checkpoint == 5
     machine.step(events.Checkpoints("app", [Item(shard, lease_epoch + 1, 1, 6)], 0))
     assert machine.table.applications["app"].attempts == {}
+
+
+def test_a_checkpoint_inside_an_aggregate_travels_with_the_lease_and_through_a_snapshot(machine):
+    first = join(machine, "w1", found=[stream("s", 1)])
+    shard, lease_epoch = owned(first)[0]
+    machine.step(events.Checkpoints("app", [Item(shard, lease_epoch, 1, 5, {}, 7)], 0))
+    machine.step(events.Checkpoints("app", [Item(shard, lease_epoch, 1, 5, {}, 7)], 0))
+    machine.step(events.Leave("app", first.session, 0))
+    second = join(machine, "w2")
+
+    assert (second.granted[0].checkpoint, second.granted[0].sub_sequence) == (5, 7)
+    rebuilt = Table()
+    for fact in machine.table.snapshot():
+        rebuilt.replay(facts.decode(facts.encode(fact)))
+    assert rebuilt.applications["app"].sub_sequences == {shard: 7}
+    machine.step(events.Checkpoints("app", [Item(shard, lease_epoch + 1, 1, 6)], 0))
+    assert machine.table.applications["app"].sub_sequences == {}
 
 
 def test_a_paused_lease_stays_with_its_owner_until_resumed(machine):
