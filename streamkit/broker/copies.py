@@ -76,7 +76,7 @@ class Copies:
 
     addresses: live node → where clients reach it. on_entry: called when the store said something new of a copy, or it
     began or ceased to lead. on_links: called when a link to a node came or went. on_asked: another node asks
-    what this one leads.
+    what this one leads. mend: fills the damaged ranges of a copy from others, as far as they can be reached.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class Copies:
         self.on_entry: Callable[[Copy], None] | None = None
         self.on_links: Callable[[], None] | None = None
         self.on_asked: Callable[[AskLeader], Awaitable[LeaderSays]] | None = None
+        self.mend: Callable[[Copy], Awaitable[None]] | None = None
         self.on_described: Callable[[], CopiesDescribed] | None = None
         self.peers: Peers
         self._catalogue = catalogue

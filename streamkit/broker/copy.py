@@ -352,7 +352,7 @@ class Copy:
                     if effects.adopt is not None:
                         await self._adopt(candidate, effects)
                         effects = candidate.step(Adopted())
-            if self.candidate is candidate:
+            if self.candidate is candidate and await self._is_whole(candidate):
                 await self._lead(candidate, effects)
         except TimeoutError:
             self._explain(candidate)
@@ -362,6 +362,26 @@ class Copy:
             asking.cancel()
             if self.candidate is candidate:
                 self.candidate = None
+
+    async def _is_whole(self, candidate: Candidate) -> bool:
+        """Whether it may lead as far as damage goes: what cannot be read holds puts that would not be known again.
+
+        It is mended first. What nobody else has and nobody was told of is cut off, with all that lies behind it. What
+        was acknowledged and no copy of them all can give is gone for good: waiting for it would help nobody.
+        """
+        log = self.log
+        if log.damages and self._copies.mend is not None:
+            await self._copies.mend(self)
+        if not log.damages:
+            return True
+        end, first = candidate.certain_end, min(damage.sequence for damage in log.damages)
+        if end is not None and end <= first:
+            self.follower.cutting = True
+            await asyncio.shield(self._copies.run(self._cut(Effects(truncate=first))))
+        elif not candidate.is_complete:
+            logger.info("election.damaged", extra={"facts": {"shard": self.uuid.hex(), "epoch": candidate.epoch}})
+            return False
+        return True
 
     def _explain(self, candidate: Candidate) -> None:
         """An election that leads nowhere says why, and what would help."""

@@ -46,6 +46,8 @@ class Repair:
         self._hopeless: set[tuple[bytes, Damage]] = set()      # reported already
         self._verified: dict[ShardLog, None] = {}
         self._compared = 0
+        self._turn = asyncio.Lock()                    # one copy is mended at a time
+        copies.mend = self.mend
 
     @property
     def unrepaired(self) -> int:
@@ -74,8 +76,16 @@ class Repair:
             copy.mended()                      # what was damaged was cut off, or removed by retention
         else:
             copy.confirm()
-        for damage in list(copy.log.damages):
-            await self._mend(copy, damage)
+        if copy.log.damages:
+            await self.mend(copy)
+            if copy.server is not None and any(each.sequence >= copy.high_watermark for each in copy.log.damages):
+                await self._abdicate(copy)
+
+    async def mend(self, copy: Copy) -> None:
+        """What is damaged of it and can be had from another copy."""
+        async with self._turn:
+            for damage in list(copy.log.damages):
+                await self._mend(copy, damage)
 
     async def _verify(self, copy: Copy) -> bool:
         """It was damaged before this process began: where, only reading tells. False: it cannot be read now."""
@@ -109,8 +119,6 @@ class Repair:
             logger.error("segment.unrepaired", extra={"facts": {
                 "path": damage.path, "sequence": damage.sequence, "next_sequence": damage.next_sequence,
             }})  # fmt: skip
-        if copy.server is not None and damage.sequence >= copy.high_watermark:
-            await self._abdicate(copy)
 
     async def _abdicate(self, copy: Copy) -> None:
         """Nothing behind that damage is ever committed by this leader; the next one leaves it out, see `Copies`."""

@@ -49,8 +49,19 @@ class Candidate:
         answers = self._answers
         if self._accept_loss:
             return list(answers)
-        complete = all(member in answers for member in self.replica_set.voters)
+        complete = self.is_complete
         return [member for member, answer in answers.items() if answer.certain or (complete and answer.doubtful)]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nobody is left who could say more, or an operator wants no more to be waited for."""
+        return self._accept_loss or all(member in self._answers for member in self.replica_set.voters)
+
+    @property
+    def certain_end(self) -> int | None:
+        """Beyond it nothing was ever acknowledged: no copy of a majority that may vote holds more. None: unknown."""
+        certain = {member: answer.log_end for member, answer in self._answers.items() if answer.certain}
+        return max(certain.values()) if self.replica_set.is_sealed_by([*certain]) else None
 
     @property
     def answers(self) -> dict[Member, bool]:

@@ -51,3 +51,13 @@ def test_an_operator_may_accept_a_loss():
     candidate = Candidate(ReplicaSet(2, "a", MEMBERS), accept_loss=True)
     candidate.step(sealed(MEMBERS[0], certain=False, doubtful=False))
     assert candidate.step(sealed(MEMBERS[1], certain=False, doubtful=False)).lead is not None
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 20)), min_size=3, max_size=3), st.integers(1, 3))
+def test_what_lies_behind_the_longest_of_a_majority_that_may_vote_was_never_acknowledged(copies, count):
+    candidate = Candidate(ReplicaSet(2, "a", MEMBERS))
+    for member, (certain, log_end) in zip(MEMBERS[:count], copies, strict=False):
+        candidate._answers[member] = sealed(member, certain=certain, doubtful=False, log_end=log_end)
+    ends = [log_end for certain, log_end in copies[:count] if certain]
+
+    assert candidate.certain_end == (max(ends) if len(ends) >= 2 else None)
+    assert candidate.is_complete == (count == 3)
