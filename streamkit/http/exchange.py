@@ -19,6 +19,7 @@ REASONS = {
     503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
 }  # fmt: skip
 WITHOUT_BODY = frozenset({204, 304})
+_PART_BYTES_MIN = 1024
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -125,6 +126,22 @@ class Budget:
     def give_back(self, size: int) -> None:
         self.used -= size
         assert self.used >= 0, "more was given back than was taken"
+
+
+def add_part(parts: list[bytes | bytearray], part: bytes) -> None:
+    """To a body that arrives: parts as large as a read of the socket stay as they are, small ones share one part."""
+    if not parts or len(part) >= _PART_BYTES_MIN:
+        parts.append(part)
+    elif type(last := parts[-1]) is bytearray:
+        last += part
+    else:
+        parts.append(bytearray(part))
+
+
+def joined(parts: list[bytes | bytearray]) -> bytes:
+    if len(parts) == 1 and type(only := parts[0]) is bytes:
+        return only
+    return b"".join(parts)
 
 
 def http_date(now_ms: int) -> str:

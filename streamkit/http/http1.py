@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from streamkit.errors import ConnectionFailed
-from streamkit.http.exchange import REASONS, WITHOUT_BODY, Budget, HttpConfig, Request, Response
+from streamkit.http.exchange import REASONS, WITHOUT_BODY, Budget, HttpConfig, Request, Response, add_part, joined
 
 if TYPE_CHECKING:
     from streamkit.http.connection import HttpConnection
@@ -83,7 +83,7 @@ class RequestReader:
         self._target = b""
         self._headers: dict[str, str] = {}
         self._count = self._head_bytes = 0
-        self._body: bytes | bytearray = b""
+        self._parts: list[bytes | bytearray] = []      # of the body; small ones together, so that they stay few
 
     def feed(self, data: bytes) -> bytes:
         """Returns what was left because enough requests wait."""
@@ -208,13 +208,7 @@ class RequestReader:
         if not self._bodies.take(size):
             self._refuse(503)
         self.held += size
-        if not self._body:
-            self._body = part
-        elif type(self._body) is bytearray:
-            self._body += part
-        else:
-            self._body = bytearray(self._body)
-            self._body += part
+        add_part(self._parts, part)
 
     def on_message_complete(self) -> None:
         parser = self._parser
@@ -223,7 +217,7 @@ class RequestReader:
         keep_alive = parser.should_keep_alive()
         request = Request(
             parser.get_method().decode("latin-1"), self._target.decode("latin-1"), self._headers,
-            bytes(self._body), False, self._secure, self._peer,
+            joined(self._parts), False, self._secure, self._peer,
         )  # fmt: skip
         self.complete.append(Incoming(request, keep_alive, parser.get_http_version() == "1.0"))
         self.partial = self.in_body = self.expects = False

@@ -23,6 +23,7 @@ from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
     DataReceived,
+    Event,
     PingReceived,
     RemoteSettingsChanged,
     RequestReceived,
@@ -32,10 +33,10 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame
 
 from streamkit.errors import ConnectionFailed
-from streamkit.http.exchange import WITHOUT_BODY, HttpConfig, Request, Response
+from streamkit.http.exchange import WITHOUT_BODY, HttpConfig, Request, Response, add_part, joined
 from streamkit.http.guard import FrameGuard
 
 if TYPE_CHECKING:
@@ -51,11 +52,34 @@ _UNREAD_BYTES_MAX = 1024 * 1024        # of answers to pings and the like that a
 _SMALL_FRAME_BYTES = 512
 
 
-class _Engine(H2Connection):
-    """h2 counts its streams anew for each that opens; here those that have ended leave at once.
+class _Silent:
+    """The engine's log: it tells each frame, many times over."""
 
-    With a thousand open streams a request costs what it costs with one.
+    def debug(self, *told: object) -> None:
+        return
+
+    trace = debug
+
+
+class _Data(DataFrame):
+    """The engine writes every frame out for its log, all bytes of it, whether anybody reads that or not."""
+
+    __repr__ = object.__repr__
+
+
+class _Engine(H2Connection):
+    """h2 counts its streams anew for each that opens; here those that have ended leave at once, so that with a
+    thousand open streams a request costs what it costs with one.
     """
+
+    def __init__(self, config: H2Configuration) -> None:
+        super().__init__(config)
+        self._frame_dispatch_table[_Data] = self._receive_data_frame
+
+    def _receive_frame(self, frame: Frame) -> list[Event]:
+        if frame.__class__ is DataFrame:
+            frame.__class__ = _Data
+        return super()._receive_frame(frame)
 
     def _open_streams(self, remainder: int) -> int:
         return len(self.streams) if remainder == 1 else 0
@@ -75,7 +99,7 @@ class _Stream:
     """
 
     __slots__ = (
-        "at", "begun", "body", "gone", "headers", "id", "last", "method", "moved", "pending", "ready", "size",
+        "at", "begun", "gone", "headers", "id", "last", "method", "moved", "parts", "pending", "ready", "size",
         "streaming", "taker", "target", "task", "whole",
     )  # fmt: skip
 
@@ -83,7 +107,7 @@ class _Stream:
         self.id = stream_id
         self.method = self.target = ""
         self.headers: dict[str, str] = {}
-        self.body: bytes | bytearray = b""
+        self.parts: list[bytes | bytearray] = []
         self.size = 0
         self.whole = self.begun = self.gone = self.ready = self.last = self.streaming = False
         self.pending: memoryview | None = None
@@ -155,6 +179,7 @@ class Http2:
             H2Configuration(
                 client_side=False, header_encoding=None, validate_outbound_headers=False,
                 normalize_outbound_headers=False, normalize_inbound_headers=False,
+                logger=_Silent(),  # type: ignore[arg-type]
             )
         )
         self._begin()
@@ -316,13 +341,7 @@ class Http2:
             self._refuse(stream, 503)
         else:
             stream.size += len(data)
-            if not stream.body:
-                stream.body = bytes(data)
-            elif type(stream.body) is bytearray:
-                stream.body += data
-            else:
-                stream.body = bytearray(stream.body)
-                stream.body += data
+            add_part(stream.parts, bytes(data))
 
     def _whole(self, event: StreamEnded) -> None:
         stream = self._streams.get(event.stream_id or 0)
@@ -377,10 +396,10 @@ class Http2:
     async def _answer(self, stream: _Stream) -> None:
         stream.begun = True
         request = Request(
-            stream.method, stream.target, stream.headers, bytes(stream.body), True, self._connection.secure,
+            stream.method, stream.target, stream.headers, joined(stream.parts), True, self._connection.secure,
             self._connection.peer,
         )  # fmt: skip
-        stream.body = b""
+        stream.parts = []
         try:
             response = await self._listener.answer(request)
         finally:
@@ -494,7 +513,7 @@ class Http2:
     def _give_back(self, stream: _Stream) -> None:
         self._listener.bodies.give_back(stream.size)
         stream.size = 0
-        stream.body = b""
+        stream.parts = []
 
     # -- what leaves ---------------------------------------------------------------------------------------
 
