@@ -199,6 +199,7 @@ cdef class Batch:
     cdef int open(self) except -1
     cdef Record record_at(self, uint32_t index)
     cdef uint64_t position(self, size_t index) noexcept
+    cdef tuple place_at(self, size_t index)
     cdef Batch sibling(self)
     cdef Batch unwrapped(self, const uint8_t* low, const uint8_t* high)
 

@@ -539,10 +539,12 @@ cdef class Batch:
 
         The sub-sequence is 0 for a record that is not in an aggregate. One past the last sequence when all are done.
         """
-        cdef size_t index = self.first + done
-        cdef uint32_t sub_sequence = 0
         if not 0 <= done <= <Py_ssize_t>(self.last - self.first):
             raise IndexError(f"{done} of {self.last - self.first} records")
+        return self.place_at(self.first + done)
+
+    cdef tuple place_at(self, size_t index):
+        cdef uint32_t sub_sequence = 0
         if self.entries is not None and index < self.entries.count:
             sub_sequence = self.entries.at[index].sub_sequence
         return self.position(index), 0 if sub_sequence == STORED else sub_sequence
@@ -794,9 +796,9 @@ cdef class Record:
         return self.entry.sub_sequence if self.entry != NULL else None
 
     @property
-    def end_sequence(self) -> int:
-        """Sequence of the first record not finished once this one is: one more, but inside an aggregate its own."""
-        return self.batch.position(<size_t>self.place + 1)
+    def end_place(self) -> tuple:
+        """(sequence, sub-sequence) of the first record not finished once this one is, as Batch.place has it."""
+        return self.batch.place_at(<size_t>self.place + 1)
 
     @property
     def sequence_number(self) -> str:

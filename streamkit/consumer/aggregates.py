@@ -1,7 +1,7 @@
 """User records inside the KPL's aggregates: which of them a consumer is given, and how a place among them is told.
 
-An aggregate is one stored record: it has one sequence, and a checkpoint covers all of it or nothing. Its user records
-share that sequence and are told apart by their sub-sequence. See docs/decisions/0071.
+An aggregate is one stored record with one sequence. Its user records share it and are told apart by their sub-sequence,
+so a place in a shard is a pair, and a checkpoint may lie inside an aggregate. See docs/decisions/0071.
 """
 
 from __future__ import annotations
@@ -39,6 +39,14 @@ def unwrapped(batch: Batch[Any], shard: Shard, deaggregate: Deaggregate) -> Batc
 
 def place_of(record: Record[Any]) -> Place:
     return record.sequence, record.sub_sequence or 0
+
+
+def from_place(batch: Batch[Any], place: Place) -> Batch[Any]:
+    """Without the user records before `place` in the aggregate it lies in; records stored by themselves all stay."""
+    done = 0
+    while done < len(batch) and (record := batch[done]).sub_sequence is not None and place_of(record) < place:
+        done += 1
+    return batch.part(done, len(batch)) if done else batch
 
 
 def attempts_to_wire(attempts: Mapping[Place, int]) -> dict[int, int]:

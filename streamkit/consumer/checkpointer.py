@@ -31,10 +31,10 @@ _LATE_S = 1.0
 class HeldLease:
     """One lease while it is held.
 
-    finished: sequence of the first record not yet finished; live(): the same while a handler runs. asked: what
+    finished: place of the first record not yet finished; live(): the same while a handler runs. asked: what
     manual checkpoints cover. stored: what the coordinator has. attempts: of records that failed and are not finished.
-    An aggregate is finished with its last user record: positions inside one are rounded down to its own sequence.
-    ended: of a shard that takes no more records, one past the last record and the shard's end; there it is complete.
+    ended: of a shard that takes no more records, the place past the last record and the shard's end; there it is
+    complete.
     """
 
     def __init__(self, grant: LeaseGrant, shard: Shard, *, manual: bool) -> None:
@@ -43,54 +43,55 @@ class HeldLease:
         self.stream = grant.stream
         self.lease_epoch = grant.lease_epoch
         self.manual = manual
-        self.finished = grant.checkpoint
-        self.asked = grant.checkpoint
-        self.stored = grant.checkpoint
+        self.start: Place = (grant.checkpoint, grant.sub_sequence)
+        self.finished = self.start
+        self.asked = self.start
+        self.stored = self.start
         self.attempts: dict[Place, int] = attempts_from_wire(grant.attempts)
-        self.live: Callable[[], int] | None = None
-        self.ended: tuple[int, int] | None = None
+        self.live: Callable[[], Place] | None = None
+        self.ended: tuple[Place, Place] | None = None
         self.lost = False
         self.owner_told = ""               # why it was lost, when that is known
         self._number = 0
         self._attempts_stored = dict(grant.attempts)
-        self._waiters: list[tuple[int, Promise[None]]] = []
+        self._waiters: list[tuple[Place, Promise[None]]] = []
 
     @property
-    def position(self) -> int:
+    def position(self) -> Place:
         """What a checkpoint written now would say."""
         if self.manual:
             all_asked = self.ended is not None and self.asked >= self.ended[0]
             return self.ended[1] if self.ended is not None and all_asked else self.asked
-        return max(self.finished, self.live() if self.live is not None else 0)
+        return max(self.finished, self.live()) if self.live is not None else self.finished
 
     def next_item(self) -> CheckpointItem | None:
         """The checkpoint that is due, with the next number; None when nothing changed."""
         position = max(self.position, self.stored)
-        attempts = attempts_to_wire({place: count for place, count in self.attempts.items() if place[0] >= position})
+        attempts = attempts_to_wire({place: count for place, count in self.attempts.items() if place >= position})
         if self.lost or (position == self.stored and attempts == self._attempts_stored):
             return None
         self._number += 1
-        return CheckpointItem(self.shard.uuid, self.lease_epoch, self._number, position, attempts)
+        return CheckpointItem(self.shard.uuid, self.lease_epoch, self._number, position[0], attempts, position[1])
 
     def answered(self, item: CheckpointItem, result: str) -> None:
         if result in _REFUSED:
             self.lose()
             return
-        self.stored = max(self.stored, item.sequence)
+        self.stored = max(self.stored, (item.sequence, item.sub_sequence))
         self._attempts_stored = dict(item.attempts)
-        for sequence, waiter in self._waiters:
-            if sequence <= self.stored:
+        for place, waiter in self._waiters:
+            if place <= self.stored:
                 waiter.set_result(None)
         self._waiters = [entry for entry in self._waiters if entry[0] > self.stored]
 
-    def when_stored(self, sequence: int, waiter: Promise[None]) -> None:
-        """Complete `waiter` when the coordinator has `sequence`, or with LeaseLost. On the worker's loop."""
-        if sequence <= self.stored:
+    def when_stored(self, place: Place, waiter: Promise[None]) -> None:
+        """Complete `waiter` when the coordinator has `place`, or with LeaseLost. On the worker's loop."""
+        if place <= self.stored:
             waiter.set_result(None)
         elif self.lost:
             waiter.set_exception(self.lease_lost())
         else:
-            self._waiters.append((sequence, waiter))
+            self._waiters.append((place, waiter))
 
     def lose(self) -> None:
         self.lost = True
@@ -207,7 +208,7 @@ class Checkpointer:
     """What user code does with a lease's position. Every method may be called from any thread."""
 
     def __init__(
-        self, lease: HeldLease, loop: asyncio.AbstractEventLoop, hurry: Callable[[], None], covered: Callable[[], int]
+        self, lease: HeldLease, loop: asyncio.AbstractEventLoop, hurry: Callable[[], None], covered: Callable[[], Place]
     ) -> None:
         self._lease = lease
         self._loop = loop
@@ -227,13 +228,13 @@ class Checkpointer:
 
     @property
     def position(self) -> int:
-        """Sequence of the first record that no checkpoint covers yet."""
-        return max(self._lease.asked, self._lease.stored)
+        """Sequence of the first record that no checkpoint covers yet, or covers only in part: an aggregate."""
+        return max(self._lease.asked, self._lease.stored)[0]
 
     def checkpoint(self, at: Record[Any] | Batch | int | None = None) -> Checkpointing:
         """Everything up to and with `at` (a record, a batch, or its sequence) is finished; None: what was processed.
 
-        Inside an aggregate that is everything before it: its user records come again after a restart, all of them.
+        Inside an aggregate a record covers the user records up to it, a sequence the whole aggregate.
         Never covers a record whose processing failed. Raises LeaseLost.
         """
         lease = self._lease
@@ -247,17 +248,24 @@ class Checkpointer:
         self._loop.call_soon_threadsafe(lease.when_stored, position, stored)
         return Checkpointing(stored, self._hurry)
 
-    def _position(self, at: Record[Any] | Batch | int | None) -> int:
+    def _position(self, at: Record[Any] | Batch | int | None) -> Place:
         covered = self._covered()
         if at is None:
             return covered
-        position = at + 1 if isinstance(at, int) else at.end_sequence
+        position = _end_of(at)
         if position > covered:
+            sequence = position[0] if position[1] else position[0] - 1
             raise InvalidUse(
-                f"a checkpoint at sequence {position - 1} would cover records that were not delivered or that failed",
-                try_="checkpoint a record or batch that was handed to you", sequence=position - 1,
+                f"a checkpoint at sequence {sequence} would cover records that were not delivered or that failed",
+                try_="checkpoint a record or batch that was handed to you", sequence=sequence,
             )
         return position
 
     def _hurry(self) -> None:
         self._loop.call_soon_threadsafe(self._nudge)
+
+
+def _end_of(at: Record[Any] | Batch | int) -> Place:
+    if isinstance(at, int):
+        return at + 1, 0
+    return at.place(len(at)) if isinstance(at, Batch) else at.end_place

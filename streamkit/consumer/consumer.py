@@ -42,8 +42,8 @@ class Consumer(Running):
     `def` handlers run in threads, `async def` handlers on the caller's loop. processes: for handlers that need more
     than one processor; `run()` spreads the leases over that many. deaggregate: the KPL's aggregates are taken apart,
     each user record with its `sub_sequence`; "owned" leaves out those that belong to another shard, False hands out the
-    aggregates. At least once: a record may come again after a crash, and with it all others of its aggregate; it is
-    never passed over unless on_exhausted="skip" was chosen.
+    aggregates. At least once: a record may come again after a crash; it is never passed over unless
+    on_exhausted="skip" was chosen.
     """
 
     def __init__(

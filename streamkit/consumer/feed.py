@@ -122,13 +122,13 @@ class _Feed:
         error = consumer.last_error
         blocked = None
         if self._held_up and error is not None:
-            record = consumer.last_alone or self._record(lease.finished)
+            record = consumer.last_alone or self._record(lease.finished[0])
             attempts = lease.attempts.get(place_of(record), 1)
             blocked = FeedFailure(record, reason_of(error), attempts, error)
         return FeedReport(
             handled=self._statistics.records, dead_letter=tuple(self._dead), skipped=self._statistics.skipped,
             retries=self._statistics.retries, blocked=blocked, paused=self._paused, stopped=consumer.failed,
-            checkpoint=lease.stored,
+            checkpoint=lease.stored[0],
         )
 
     def _record(self, sequence: int) -> Record[Any]:

@@ -17,6 +17,7 @@ from operator import attrgetter
 from typing import Any, NoReturn, Protocol
 
 from streamkit._core.batch import Batch, Record
+from streamkit.consumer.aggregates import Place
 from streamkit.consumer.checkpointer import Checkpointer, Checkpointing, HeldLease
 from streamkit.consumer.failure import Aborted, PauseAsked, RetryLater, raise_rejected
 from streamkit.consumer.processor import RecordProcessor, ShardContext
@@ -114,19 +115,17 @@ class Context:
         """Stop at this record until an operator resumes the application."""
         raise PauseAsked(reason or "paused by the handler")
 
-    def in_hand(self) -> int:
-        """Sequence of the first record not finished, while the handler runs."""
+    def in_hand(self) -> Place:
+        """Place of the first record not finished, while the handler runs."""
         batch = self.batch
-        if batch is None:
-            return 0
-        return batch.place(self._index)[0]
+        return (0, 0) if batch is None else batch.place(self._index)
 
-    def covered(self) -> int:
+    def covered(self) -> Place:
         """One past what a checkpoint without a position covers now."""
         batch = self.batch
         if batch is None:
             return self._lease.finished
-        return batch.place(min(self._index + 1, len(batch)))[0] if self._records else batch.end_sequence
+        return batch.place(min(self._index + 1, len(batch)) if self._records else len(batch))
 
     def takes_batches(self) -> None:
         """The driver hands over whole batches: there is no record in hand."""
@@ -257,7 +256,8 @@ class FunctionDriver:
         except Aborted as error:
             outcome = Outcome(0 if self.whole else context._index, error)
         finally:
-            context._lease.finished = max(context._lease.finished, context.in_hand() if not self.whole else 0)
+            if not self.whole:
+                context._lease.finished = max(context._lease.finished, context.in_hand())
             context.batch = None
         return outcome
 

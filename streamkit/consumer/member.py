@@ -200,7 +200,7 @@ class Member:
             self._fail(held.consumer.failed)
         await self._keeper.release(lease.shard.uuid, lease.lease_epoch)
         if not lease.lost:
-            log.info("lease.released stream=%s shard=%s position=%d", lease.stream, lease.shard.id, lease.stored)
+            log.info("lease.released stream=%s shard=%s position=%d", lease.stream, lease.shard.id, lease.stored[0])
 
     async def _pause(self, lease: HeldLease, reason: str) -> None:
         message = PauseLease(

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from streamkit._core.batch import Batch, Record
-from streamkit.consumer.aggregates import Place, place_of, unwrapped
+from streamkit.consumer.aggregates import Place, from_place, place_of, unwrapped
 from streamkit.consumer.checkpointer import Checkpointer, HeldLease
 from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.failure import DeadRecord, PauseAsked, ProcessDied, RetryLater, is_permanent, reason_of
@@ -125,7 +125,7 @@ class ShardConsumer:
     @property
     def first_unfinished(self) -> int:
         """Sequence of the record in hand, or of the first in the batch in hand."""
-        return max(self.lease.finished, self.lease.live() if self.lease.live is not None else 0)
+        return (max(self.lease.finished, self.lease.live()) if self.lease.live is not None else self.lease.finished)[0]
 
     def drain(self, seconds: float) -> None:
         """Finish the record or batch in hand, then shut down; the lease goes after that many seconds."""
@@ -213,7 +213,7 @@ class ShardConsumer:
 
     async def _consume(self) -> None:
         unwritten = 0
-        records_end = self.lease.grant.checkpoint
+        records_end = self.lease.start
         while not self._draining.is_set():
             batch = self._source.next_nowait() or await self._next()
             if batch is None:
@@ -222,14 +222,16 @@ class ShardConsumer:
                 await self._wait_for_checkpoint()
                 if not batch.is_control:
                     given = unwrapped(batch, self.lease.shard, self._config.deaggregate)
+                    if self.lease.finished == self.lease.start:
+                        given = from_place(given, self.lease.start)
                     await self._work(given)
                     unwritten += len(given)
-                    records_end = batch.end_sequence
-                self.lease.finished = max(self.lease.finished, batch.end_sequence)
+                    records_end = (batch.end_sequence, 0)
+                self.lease.finished = max(self.lease.finished, (batch.end_sequence, 0))
             finally:
                 self._source.finished(batch)
             if batch.is_closing:
-                self.lease.ended = (records_end, batch.end_sequence)
+                self.lease.ended = (records_end, (batch.end_sequence, 0))
                 return
             if unwritten >= self._config.checkpoint_records:
                 unwritten = 0
@@ -238,14 +240,15 @@ class ShardConsumer:
     async def _wait_for_checkpoint(self) -> None:
         # What is handled and not stored comes again after a crash: that is bounded even if nothing can be stored.
         lease = self.lease
-        if lease.position - lease.stored <= self._config.window_records or not self._around.late():
+        ahead = lease.position[0] - lease.stored[0]        # in stored records: an aggregate is one
+        if ahead <= self._config.window_records or not self._around.late():
             return
         log.warning("shard.waits_for_checkpoint application=%s stream=%s shard=%s position=%d stored=%d",
-                    self._config.application, lease.stream, lease.shard.id, lease.position, lease.stored)
+                    self._config.application, lease.stream, lease.shard.id, lease.position[0], lease.stored[0])
         if not await self._stored_or_drained(lease.position):
             raise _Ended
 
-    async def _stored_or_drained(self, position: int) -> bool:
+    async def _stored_or_drained(self, position: Place) -> bool:
         """Until a checkpoint at `position` is stored; False when the lease is given up first. Raises LeaseLost."""
         stored = firm_promise()
         self.lease.when_stored(position, stored)
@@ -331,7 +334,7 @@ class ShardConsumer:
     def _finish(self, part: Batch[Any], done: int) -> None:
         finished = part.place(done)
         lease = self.lease
-        lease.finished = max(lease.finished, finished[0])
+        lease.finished = max(lease.finished, finished)
         if lease.attempts:
             for place in [place for place in lease.attempts if place < finished]:
                 del lease.attempts[place]

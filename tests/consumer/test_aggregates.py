@@ -58,7 +58,9 @@ def test_an_unwrapped_batch_has_the_user_records_between_the_others(codec: int) 
     assert made.keys() == ["outer", "k1", "k2", "k3", "outer", "k4", "k5"]
     assert [record.sequence for record in made] == [100, 101, 101, 101, 102, 103, 103]
     assert [record.sub_sequence for record in made] == [None, 0, 1, 2, None, 0, 1]
-    assert [record.end_sequence for record in made] == [101, 101, 101, 102, 103, 103, 104]
+    assert [record.end_place for record in made] == [
+        (101, 0), (101, 1), (101, 2), (102, 0), (103, 0), (103, 1), (104, 0)
+    ]
     assert [record.data for record in made] == [bytes(record.view()) for record in made] == made.values()
     assert [record.hash_key for record in made] == [hash_key(record.key) for record in made]
     assert {record.time.timestamp() for record in made} == {0.005}
@@ -89,7 +91,7 @@ def test_a_batch_without_aggregates_is_left_alone() -> None:
 
     assert plain.unwrap() is plain
     assert lookalike.unwrap() is lookalike
-    assert [record.end_sequence for record in plain] == [101, 102]
+    assert [record.end_place for record in plain] == [(101, 0), (102, 0)]
     assert plain.place(2) == (102, 0)
 
 
@@ -220,7 +222,7 @@ def test_aggregates_are_handed_out_whole_when_asked_for() -> None:
     Bottle.play(story)
 
 
-def test_a_restart_inside_an_aggregate_repeats_that_aggregate_and_no_other() -> None:
+def test_a_restart_inside_an_aggregate_goes_on_after_its_checkpoint() -> None:
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")
         seen: dict[str, list[int]] = {"w1": [], "w2": []}
@@ -246,12 +248,12 @@ def test_a_restart_inside_an_aggregate_repeats_that_aggregate_and_no_other() -> 
         await bottle.until_done("app")
 
         assert seen["w1"] == list(range(12))
-        assert seen["w2"] == list(range(10, 21)), "the first aggregate was checkpointed, the second begins anew"
+        assert seen["w2"] == list(range(12, 21)), "a checkpoint lies inside the second aggregate"
 
     Bottle.play(story)
 
 
-def test_a_worker_that_is_stopped_inside_an_aggregate_repeats_it_elsewhere() -> None:
+def test_a_worker_that_is_stopped_inside_an_aggregate_repeats_nothing() -> None:
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")
         seen: list[int] = []
@@ -260,7 +262,7 @@ def test_a_worker_that_is_stopped_inside_an_aggregate_repeats_it_elsewhere() -> 
         @first.handler
         async def handle(value: int, ctx: Context) -> None:
             seen.append(value)
-            if value == 4:
+            if value == 5:
                 assert first._member is not None
                 first._member.stop()
                 await asyncio.sleep(0.1)
@@ -276,12 +278,40 @@ def test_a_worker_that_is_stopped_inside_an_aggregate_repeats_it_elsewhere() -> 
         bottle.start("w2", second)
         await bottle.until_done("app")
 
-        assert seen == [0, 1, 2, 3, 4, 4, 5, 6, 7]
+        assert seen == list(range(8))
 
     Bottle.play(story)
 
 
-def test_manual_checkpoints_inside_an_aggregate_round_down() -> None:
+def test_a_lease_that_stopped_inside_an_aggregate_can_go_on_without_taking_it_apart() -> None:
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await put(bottle, aggregate(1, 2, 3), b"4")
+        first = consumer("w1")
+
+        @first.handler
+        async def handle(value: int) -> None:
+            assert first._member is not None
+            first._member.stop()
+            await asyncio.sleep(0.1)
+
+        await bottle.start("w1", first)
+        seen: list[bytes] = []
+        second = consumer("w2", deaggregate=False)
+
+        @second.handler
+        async def again(data: bytes) -> None:
+            seen.append(data)
+
+        bottle.start("w2", second)
+        await bottle.until_done("app")
+
+        assert seen == [aggregate(1, 2, 3), b"4"], "what is not finished wholly is not passed over"
+
+    Bottle.play(story)
+
+
+def test_manual_checkpoints_inside_an_aggregate() -> None:
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")
         positions: list[int] = []
@@ -299,6 +329,40 @@ def test_manual_checkpoints_inside_an_aggregate_round_down() -> None:
         await bottle.until_done("app")
 
         assert [position - positions[0] for position in positions] == [0, 0, 0, 1, 1, 2, 3]
+
+    Bottle.play(story)
+
+
+def test_manual_checkpoints_hold_across_a_kill() -> None:
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        seen: dict[str, list[int]] = {"w1": [], "w2": []}
+        stuck = asyncio.Event()
+
+        def start(name: str) -> None:
+            made = consumer(name, checkpoint="manual")
+
+            @made.handler
+            async def handle(value: int, ctx: Context) -> None:
+                seen[name].append(value)
+                if name == "w1" and value == 4:
+                    await ctx.checkpoint(ctx.batch[2] if ctx.batch is not None else None)
+                if name == "w1" and value == 7:
+                    await stuck.wait()     # for ever: it is killed here
+                if name == "w2":
+                    ctx.checkpoint()
+
+            bottle.start(name, made)
+
+        await put(bottle, b"0", aggregate(*range(1, 10)), b"10")
+        start("w1")
+        await bottle.until(lambda: seen["w1"][-1:] == [7])
+        await asyncio.sleep(2.0)
+        bottle.kill("w1")
+        start("w2")
+        await bottle.until_done("app")
+
+        assert seen["w2"] == list(range(3, 11)), "the record after the one that was checkpointed comes first"
 
     Bottle.play(story)
 
