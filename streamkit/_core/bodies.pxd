@@ -7,7 +7,7 @@ from libc.string cimport memcmp, memset
 
 cdef extern from "text.h" nogil:
     const uint8_t* sk_plain_end(const uint8_t* at, const uint8_t* end)
-    size_t sk_escaped_bound(const uint8_t* at, size_t size)
+    size_t sk_escaped_size(const uint8_t* at, size_t size)
     uint8_t* sk_escape(uint8_t* out, const uint8_t* at, size_t size)
     Py_ssize_t sk_base64_check(const uint8_t* at, size_t size)
     void sk_base64_decode(uint8_t* out, const uint8_t* at, size_t size)

@@ -1,8 +1,8 @@
 """Put bodies into sealed batches, and the reply, without a Python object an entry.
 
-`PutEntries` scans a body once (bodies.pyx, cbor.pyx) and then answers from what the scan noted: what breaks the model, how
-large it is, the sealed batches by shard, and the reply in the format of the request. Data is decoded straight into
-the batch. Serves the gateway's Kinesis face.
+`PutEntries` scans a body once (bodies.pyx, cbor.pyx) and then answers from what the scan noted: what breaks the
+model, how large it is, the sealed batches by shard, and the reply in the format of the request. Data is decoded
+straight into the batch. Serves the gateway's Kinesis face.
 """
 
 cimport cython
@@ -22,6 +22,10 @@ from streamkit._core.bodies cimport (ENTRIES_MAX, MEMBERS_MAX, SK_NUMBER_DIGITS,
 from streamkit._core.cbor cimport cbor_value, scan_cbor
 from streamkit._core.framing cimport PutReceipt
 from streamkit._core.hashing cimport ShardTable, big_endian, find_shard, md5
+
+cdef extern from "md5_lanes.h" nogil:
+    enum: SK_MD5_LANES, SK_MD5_SHORT_MAX
+    void sk_md5_lanes(const uint8_t** at, const size_t* size, uint8_t** out)
 
 from streamkit.errors import InvalidUse, WrongShard
 
@@ -189,7 +193,8 @@ cdef class PutEntries:
             most = max(most, size)
         return most
 
-    def pack(self, ShardTable table not None, *, int codec, uint32_t map_version, again=None, bint automatic=False) -> list:
+    def pack(self, ShardTable table not None, *, int codec, uint32_t map_version, again=None,
+             bint automatic=False) -> list:
         """Sealed batches, one or more a shard; the entries of one shard keep their order.
 
         codec: 0 none, 1 lz4, 2 zstd; left out where it saves nothing. again: Packed of an earlier call whose entries
@@ -236,7 +241,8 @@ cdef class PutEntries:
         cdef Py_ssize_t i, count = 0
         cdef Packed packed
         if <Py_ssize_t>self.body.count > self.kept:
-            raise InvalidUse(f"a body has at most {ENTRIES_MAX} entries, got {self.body.count}", try_="look at count first")
+            raise InvalidUse(f"a body has at most {ENTRIES_MAX} entries, got {self.body.count}",
+                             try_="look at count first")
         if again is None:
             for i in range(self.kept):
                 chosen[i] = <uint16_t>i
@@ -368,6 +374,39 @@ cdef inline void spread(uint64_t turn, uint8_t* digest) noexcept nogil:
     memset(digest + 8, 0, 8)
 
 
+cdef int hash_entries(const Body* body, const uint16_t* chosen, int count, bint automatic, uint64_t turn,
+                      Plan* plan) noexcept nogil:
+    # Fills in the hash keys. 0, or -2 for one that is no number of 128 bits.
+    cdef const uint8_t* at[SK_MD5_LANES]
+    cdef size_t size[SK_MD5_LANES]
+    cdef uint8_t* out[SK_MD5_LANES]
+    cdef const Entry* entry
+    cdef Routed* routed
+    cdef int i, waiting = 0
+    for i in range(count):
+        entry = &body.entries[chosen[i]]
+        routed = &plan.routed[chosen[i]]
+        routed.explicit_hash = automatic or entry.hash.at != NULL or entry.key.size == 0
+        if automatic or (entry.hash.at == NULL and entry.key.size == 0):
+            spread(turn + <uint64_t>i, routed.digest)
+        elif entry.hash.at != NULL:
+            if sk_hash_number(entry.hash.at, entry.hash.size, routed.digest):
+                return -2
+        elif entry.key.size > SK_MD5_SHORT_MAX:
+            md5(entry.key.at, entry.key.size, routed.digest)
+        else:
+            at[waiting] = entry.key.at
+            size[waiting] = entry.key.size
+            out[waiting] = routed.digest
+            waiting += 1
+            if waiting == SK_MD5_LANES:
+                sk_md5_lanes(at, size, out)
+                waiting = 0
+    for i in range(waiting):
+        md5(at[i], size[i], out[i])
+    return 0
+
+
 cdef int route(const Body* body, ShardTable table, const uint16_t* chosen, int count, bint automatic, uint64_t turn,
                Plan* plan) noexcept nogil:
     # Fills the plan. -1 when done, -2 for an impossible entry, else the index of one that no shard takes.
@@ -380,18 +419,13 @@ cdef int route(const Body* body, ShardTable table, const uint16_t* chosen, int c
     cdef size_t size
     memset(slots, 0, sizeof(slots))
     plan.group_count = 0
+    if hash_entries(body, chosen, count, automatic, turn, plan):
+        return -2
     for i in range(count):
         index = chosen[i]
         entry = &body.entries[index]
         routed = &plan.routed[index]
         routed.next_entry = -1
-        routed.explicit_hash = automatic or entry.hash.at != NULL or entry.key.size == 0
-        if automatic or (entry.hash.at == NULL and entry.key.size == 0):
-            spread(turn + <uint64_t>i, routed.digest)
-        elif entry.hash.at == NULL:
-            md5(entry.key.at, entry.key.size, routed.digest)
-        elif sk_hash_number(entry.hash.at, entry.hash.size, routed.digest):
-            return -2
         routed.shard = find_shard(table.ranges, table.count, routed.digest)
         if routed.shard < 0:
             return index
@@ -493,7 +527,8 @@ cdef int fill_line(Line* line, Packed packed, outcome, origins, bint cbor, list 
         shard = f"shardId-{ordinal:012d}"
         head = HEAD_CBOR if cbor else HEAD_JSON
         tail = SHARD_CBOR + cbor_text(shard) if cbor else b'","ShardId":"' + shard.encode() + b'"}'
-        sk_number_of(&line.number, receipt.base_sequence + 1, ordinal, created_ms // 1000, receipt.append_time_ms // 1000)
+        sk_number_of(&line.number, receipt.base_sequence + 1, ordinal, created_ms // 1000,
+                     receipt.append_time_ms // 1000)
     texts.append((head, tail))
     line.head = <const uint8_t*>PyBytes_AS_STRING(head)
     line.head_size = PyBytes_GET_SIZE(head)

@@ -1,13 +1,6 @@
 # Stored batches as the records of a GetRecords reply or of a SubscribeToShard event.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-
-from streamkit._core.batch cimport Batch
-
-cdef struct Portion:                 # the records of one batch that are encoded
-    uint32_t first
-    uint32_t last                    # exclusive
-    size_t bound                     # bytes that they take at most, without what each record repeats
+from libc.stdint cimport int64_t, uint64_t
 
 cdef class EncodedRecords:
     cdef readonly bytes body

@@ -11,23 +11,15 @@ from zlib import crc32
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from streamkit._core.batch cimport ATTRIBUTE_HASHES, FLAG_CONTROL, HASH_BYTES, RECORD_HEADER_BYTES, Batch
-from streamkit._core.bodies cimport (SK_NUMBER_DIGITS, sk_base64_encode, sk_escape, sk_escaped_bound, sk_number,
+from streamkit._core.bodies cimport (SK_NUMBER_DIGITS, sk_base64_encode, sk_escape, sk_escaped_size, sk_number,
                                      sk_number_next, sk_number_of)
 from streamkit._core.buffers cimport u16_at, u32_at
 
 from streamkit.errors import InvalidUse
-
-cdef extern from "Python.h":
-    int _PyBytes_Resize(PyObject** made, Py_ssize_t size) except -1
-
-cdef enum:
-    RECORD_BOUND = 208               # what a record takes beside its key and data, in either format
-
 
 @cython.final
 cdef class EncodedRecords:
@@ -55,8 +47,8 @@ def encode_records(batches not None, uint64_t first_sequence, *, Py_ssize_t coun
     """
     cdef EncodedRecords made = EncodedRecords.__new__(EncodedRecords)
     cdef Batch batch
-    cdef uint32_t first, last
-    cdef size_t size = 0
+    cdef uint32_t last
+    cdef size_t each, size = 0
     if count_max < 1:
         raise InvalidUse(f"count_max must be 1 or more, got {count_max}", try_="ask for at least one record")
     made.next_sequence = first_sequence
@@ -70,9 +62,9 @@ def encode_records(batches not None, uint64_t first_sequence, *, Py_ssize_t coun
             if made.count == count_max:
                 break
             batch.open()
-            first = batch.first
-            last = choose(batch, made, count_max, bytes_max, &size)
-            if last > first:
+            each = record_bytes(batch.header.append_time_ms, cbor, kms)
+            last = choose(batch, made, count_max, bytes_max, each, cbor, &size)
+            if last > batch.first:
                 portions.append((batch, last))
                 made.last_append_ms = batch.header.append_time_ms
                 made.last_sequence = batch.header.base_sequence + last - 1
@@ -84,13 +76,14 @@ def encode_records(batches not None, uint64_t first_sequence, *, Py_ssize_t coun
     return made
 
 
-cdef uint32_t choose(Batch batch, EncodedRecords made, Py_ssize_t count_max, size_t bytes_max, size_t* size) except? 0:
-    # One past the last record of an open batch that fits. Adds up how many there are and the memory they take.
+cdef uint32_t choose(Batch batch, EncodedRecords made, Py_ssize_t count_max, size_t bytes_max, size_t each, bint cbor,
+                     size_t* size) except? 0:
+    # One past the last record of an open batch that fits. Adds up how many there are and the bytes they will take.
     cdef uint32_t i, last = batch.header.record_count
     cdef size_t start, end, key_bytes, data_bytes, fixed
     cdef uint64_t payload = made.payload_bytes
     cdef Py_ssize_t count = made.count
-    cdef size_t bound = size[0]
+    cdef size_t total = size[0]
     cdef const uint8_t* at
     fixed = RECORD_HEADER_BYTES + (HASH_BYTES if batch.header.attributes & ATTRIBUTE_HASHES else 0)
     with nogil:
@@ -105,24 +98,23 @@ cdef uint32_t choose(Batch batch, EncodedRecords made, Py_ssize_t count_max, siz
                 break
             count += 1
             payload += key_bytes + data_bytes
-            bound += RECORD_BOUND + sk_escaped_bound(at + fixed, key_bytes) + (data_bytes + 2) // 3 * 4
+            total += each + data_size(data_bytes, cbor) + key_size(at + fixed, key_bytes, cbor)
             start = end
     made.count = count
     made.payload_bytes = payload
-    size[0] = bound
+    size[0] = total
     return last
 
 
-cdef bytes write_array(list portions, Py_ssize_t count, size_t bound, uint64_t ordinal, uint64_t created_s, bint cbor,
+cdef bytes write_array(list portions, Py_ssize_t count, size_t size, uint64_t ordinal, uint64_t created_s, bint cbor,
                        bint kms):
-    cdef PyObject* made
+    # size: of the records. The memory is exact: cutting it afterwards costs a copy, or fresh pages at every call.
+    cdef size_t whole = size + (head_size(count) if cbor else 1 + (count == 0))
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, whole)
+    cdef uint8_t* start = <uint8_t*>PyBytes_AS_STRING(made)
+    cdef uint8_t* out = start
     cdef Batch batch
-    cdef uint8_t* start
-    cdef uint8_t* out
     cdef uint32_t last
-    cdef object owner = PyBytes_FromStringAndSize(NULL, bound + 16)
-    start = <uint8_t*>PyBytes_AS_STRING(owner)
-    out = start
     if cbor:
         out = cbor_head(out, 4, count)
     else:
@@ -135,17 +127,38 @@ cdef bytes write_array(list portions, Py_ssize_t count, size_t bound, uint64_t o
             else:
                 out = write_json(out, batch, last, ordinal, created_s, kms)
     if not cbor:
-        if count:
-            out -= 1                 # the last comma
+        out -= count != 0            # the last comma
         out[0] = 0x5D
         out += 1
-    assert <size_t>(out - start) <= bound + 16, "records stay within the memory counted for them"
-    return shortened(owner, out - start)
+    assert <size_t>(out - start) == whole, "records fill the memory counted for them"
+    return made
 
 
-cdef bytes shortened(bytes owner, Py_ssize_t size):
-    # The first `size` bytes. A bytes object may be resized only while nobody else has it: a copy costs one more pass.
-    return owner[:size]
+# ---- sizes -----------------------------------------------------------------------------------------------
+
+
+cdef inline size_t head_size(uint64_t value) noexcept nogil:
+    # Of a CBOR head.
+    return 1 if value < 24 else 2 if value < 256 else 3 if value < 65536 else 5 if value >> 32 == 0 else 9
+
+
+cdef size_t record_bytes(uint64_t append_time_ms, bint cbor, bint kms) noexcept nogil:
+    # What write_json and write_cbor repeat in every record of a batch.
+    cdef uint8_t seconds[20]
+    if cbor:
+        return 1 + 17 + SK_NUMBER_DIGITS + 30 + head_size(append_time_ms) + 5 + (19 if kms else 0)
+    return <size_t>(19 + SK_NUMBER_DIGITS + 32 + (decimal(seconds, append_time_ms // 1000, 1) - seconds) + 4 + 9
+                    + (26 if kms else 3))
+
+
+cdef inline size_t data_size(size_t size, bint cbor) noexcept nogil:
+    return head_size(size) + size if cbor else (size + 2) // 3 * 4
+
+
+cdef inline size_t key_size(const uint8_t* key, size_t size, bint cbor) noexcept nogil:
+    if size == 0:
+        return 0
+    return 13 + head_size(size) + size if cbor else 18 + sk_escaped_size(key, size)
 
 
 # ---- records ---------------------------------------------------------------------------------------------
@@ -265,8 +278,8 @@ cdef uint8_t* write_cbor(uint8_t* out, Batch batch, uint32_t last, uint64_t ordi
 def frame_event(headers not None, payload not None) -> bytes:
     """One event-stream message. headers: (name, value) texts, names of at most 255 bytes, values of at most 65535.
 
-    total u32 · headers u32 · CRC-32 of both · headers · payload · CRC-32 of everything before; big-endian. A header:
-    name length u8, name, type u8 = 7 (text), value length u16, value. The CRC is zlib's.
+    total u32 · headers u32 · CRC-32 of both · headers · payload · CRC-32 of everything before; big-endian.
+    A header: name length u8, name, type u8 = 7 (text), value length u16, value. The CRC is zlib's.
     """
     cdef Py_buffer source
     cdef bytes made, head

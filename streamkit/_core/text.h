@@ -39,12 +39,18 @@ static inline const uint8_t *sk_plain_end(const uint8_t *at, const uint8_t *end)
     return at;
 }
 
-/* Bytes that at..end take in a JSON string at most: as many as there are, or six for each. */
-static inline size_t sk_escaped_bound(const uint8_t *at, size_t size) {
-    return sk_plain_end(at, at + size) == at + size ? size : 6 * size;
+/* Bytes that UTF-8 takes inside a JSON string. */
+static inline size_t sk_escaped_size(const uint8_t *at, size_t size) {
+    const uint8_t *end = at + size;
+    size_t more = 0;
+    while ((at = sk_plain_end(at, end)) < end) {
+        more += *at >= 0x80 ? 0 : *at >= 0x20 ? 1 : 5;
+        at++;
+    }
+    return size + more;
 }
 
-/* UTF-8 as the inside of a JSON string. Returns one past what was written: sk_escaped_bound bytes at most. */
+/* UTF-8 as the inside of a JSON string. Returns one past the sk_escaped_size bytes. */
 static inline uint8_t *sk_escape(uint8_t *out, const uint8_t *at, size_t size) {
     static const char hex[] = "0123456789abcdef";
     const uint8_t *end = at + size;

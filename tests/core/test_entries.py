@@ -343,6 +343,22 @@ def test_entries_are_packed_again_for_another_map() -> None:
         scanned(record(""), single=True).pack(TABLE, codec=0, map_version=1, again=packed)
 
 
+@pytest.mark.parametrize("explicit", [False, True])
+def test_keys_of_every_length_are_hashed_in_company(explicit: bool) -> None:
+    table = ShardTable(even_ranges(256))
+    names = [chr(97 + i % 26) * (i % 131 + 1) for i in range(499)]
+    entries = [
+        {"Data": "", "PartitionKey": name, **({"ExplicitHashKey": str(i << 119)} if explicit and i % 3 == 0 else {})}
+        for i, name in enumerate(names)
+    ]
+    packed = scanned(json.dumps({"Records": entries})).pack(table, codec=0, map_version=0)
+
+    found = sorted((one.shard, key) for one in packed for key in keys([one]))
+    assert found == sorted(
+        (oracles.hash_number(one["PartitionKey"], one.get("ExplicitHashKey")) >> 120, one["PartitionKey"])
+        for one in entries)
+
+
 def test_a_single_record_that_failed_has_no_reply() -> None:
     put = scanned(record(""), single=True)
     packed = put.pack(TABLE, codec=0, map_version=1)
