@@ -176,6 +176,7 @@ class World:
         try:
             return self.loop.run_until_complete(all_of_it())
         finally:
+            assert not self.loop.unhandled, self.loop.unhandled
             self.loop.close()
 
 
