@@ -34,15 +34,15 @@ class Notes:
     async def swap(self, swaps: Sequence[tuple[str, int, bytes | None]]) -> int | None:
         """All (key, revision, value), or nothing; revision 0: it must not exist; value None: it is deleted.
 
-        The revision they have now, or None when one of them had another. Raises InvalidRequest, StoreUnavailable; with
-        outcome "unknown" the change may have been made, or may still be. A change that only deletes, and whose answer
-        was lost, counts as made once the first of its notes is gone, whoever deleted it.
+        The revision they have now, or None when one of them had another and nothing was done. Raises InvalidRequest,
+        StoreUnavailable; with outcome "unknown" the change may have been made, or may still be. A change that only
+        deletes, and whose answer was lost, counts as made once the first of its notes is gone, whoever deleted it.
         """
         check_note_swaps(swaps)
         name = self._random.uuid()
         made = [Swap(PREFIX + key, revision, None if value is None else name + value) for key, revision, value in swaps]
         made.sort(key=lambda swap: swap.value is None)     # what is written bears witness better than what goes
-        return await swap_certainly(self._store, made)
+        return await swap_certainly(self._store, made, once=True)
 
     async def page(self, prefix: str, after: str, count_max: int, bytes_max: int) -> tuple[list[Note], bool]:
         """Notes whose keys begin with `prefix` and follow `after`, in key order, and whether there are more.

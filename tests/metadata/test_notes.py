@@ -141,7 +141,7 @@ async def test_a_change_whose_answer_is_lost_is_told_as_made(notes, store):
     assert await notes.read("a") == (b"1", revision)
 
 
-async def test_the_same_value_of_another_writer_is_not_taken_for_ones_own(notes, store):
+async def test_what_was_perhaps_overwritten_is_not_said_to_be_undone(notes, store):
     async def meanwhile():
         (_, revision) = await notes.read("a")
         await notes.swap([("a", revision, b"1")])
@@ -149,8 +149,18 @@ async def test_the_same_value_of_another_writer_is_not_taken_for_ones_own(notes,
     first = await notes.swap([("a", 0, b"0")])
     losing = Notes(Losing(store, lost=1, meanwhile=meanwhile), real_runtime().random)
 
-    # It was made, and overwritten at once with the same bytes: its revision is not the one that is there now.
-    assert await losing.swap([("a", first, b"1")]) is None
+    # It was made, and overwritten at once with the same bytes. Told that nothing was done, a caller would do it again.
+    with pytest.raises(StoreUnavailable) as raised:
+        await losing.swap([("a", first, b"1")])
+    assert raised.value.facts["outcome"] == "unknown"
+
+
+async def test_a_deletion_whose_answer_is_lost_is_told_as_made(notes, store):
+    first = await notes.swap([("a", 0, b"0"), ("b", 0, b"0")])
+    losing = Notes(Losing(store, lost=1), real_runtime().random)
+
+    assert await losing.swap([("a", first, None), ("b", first, None)]) is not None
+    assert await notes.page("", "", 9, 9) == ([], False)
 
 
 async def test_an_outcome_that_stays_unknown_is_said_to_be(store):
