@@ -151,7 +151,6 @@ class Streams:
         check_stream_name(name)
         async with self._changing:
             self._check_open()
-            self.stream(name)
             stream = await self.catalog.alter(name, change)
             self._altered(stream)
         config = stream.config

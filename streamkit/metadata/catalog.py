@@ -252,16 +252,18 @@ class Catalog:
         Raises what `change` raises, StreamNotFound, StreamBusy, StoreUnavailable.
         """
         for _ in range(_TRIES):
+            # What this node knows may be old: it may not have heard yet that the stream is there.
+            if not await self.look(name):
+                raise self._not_found(name)
             stream = self.stream(name)
+            if stream.status is StreamStatus.DELETING:
+                raise self._not_found(name)
             if stream.status is not StreamStatus.ACTIVE:
                 raise self._taken(stream)
-            # Written also when nothing changes: what this node knows may be old.
             value = encode_stream(replace(stream, config=change(stream.config)))
             with contextlib.suppress(StreamBusy):
                 await self.commit((Swap(_STREAMS + name, self.revision(name), value),), name)
                 return self.stream(name)
-            if not await self.look(name):
-                raise self._not_found(name)
         raise StreamBusy(
             f'stream "{name}" is being changed by someone else', try_="try again in a moment",
             stream=name, status="changing",
@@ -306,7 +308,7 @@ class Catalog:
     async def look(self, name: str) -> bool:
         """What the store holds of the stream now; False: nothing. Raises StoreUnavailable."""
         value, revision = await self._store.read(_STREAMS + name)
-        if value is not None:
+        if value is not None and revision > self.revision(name):
             self.streams[name] = decode_stream(_STREAMS + name, value)
             self._revisions[name] = revision
         return value is not None

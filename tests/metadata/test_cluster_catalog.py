@@ -206,6 +206,17 @@ async def test_a_deletion_that_has_begun_elsewhere_is_not_taken_back(three):
     assert a.catalog.stream("orders").status is StreamStatus.DELETING
 
 
+async def test_a_node_that_has_not_heard_of_a_stream_alters_it_all_the_same(three):
+    a, b, _ = three
+    await a.catalog.create("orders", StreamConfig())
+    await a.catalog.set_status("orders", StreamStatus.ACTIVE)
+    assert "orders" not in b.catalog.streams
+
+    altered = await b.catalog.alter("orders", lambda config: replace(config, retention_hours=48))
+
+    assert altered.config.retention_hours == 48
+
+
 async def test_settings_changed_on_one_node_are_known_on_every_node(three):
     a, b, c = three
     await a.catalog.create("orders", StreamConfig(shards=3))
@@ -223,7 +234,7 @@ async def test_settings_changed_on_one_node_are_known_on_every_node(three):
     assert all(node.catalog.stream("orders") == altered for node in three)
     assert heard[-1] == ("orders", 48)
     await b.catalog.set_status("orders", StreamStatus.DELETING)
-    with pytest.raises(StreamBusy):
+    with pytest.raises(StreamNotFound):
         await b.catalog.alter("orders", lambda config: config)
     await b.catalog.forget("orders")
     with pytest.raises(StreamNotFound):
