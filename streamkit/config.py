@@ -66,6 +66,25 @@ class HealthListener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpFace:
+    """The Kinesis API, and the tables and metrics that its client library wants, over HTTP/1.1 and HTTP/2."""
+
+    enabled: bool = _key(True, "Whether to listen at all.")
+    port: int = _key(7441, "Port of the Kinesis API; 0: any free one.", 0, 65535)
+    connections_max: int = _key(2_000, "Connections at once.", 1, 100_000)
+    buffered_bytes_max: int = _key(256 * _MIB, "Request bodies in memory, over all connections.", 16 * _MIB, 1 << 40)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpsFace:
+    """The same over TLS, on a port of its own; opened when there is a certificate."""
+
+    port: int = _key(7443, "Port of the Kinesis API over TLS; 0: any free one.", 0, 65535)
+    certificate_file: str = _key("", "PEM file of the certificate, with those above it; empty: no TLS listener.")
+    key_file: str = _key("", "PEM file of its key.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerListener:
     """The other nodes of a cluster; not opened without one."""
 
@@ -81,6 +100,8 @@ class ListenSection:
     accept_insecure: bool = _key(False, "Allow a host that others reach without TLS and login; always announced.")
     native: NativeListener = field(default_factory=NativeListener)
     health: HealthListener = field(default_factory=HealthListener)
+    http: HttpFace = field(default_factory=HttpFace)
+    https: HttpsFace = field(default_factory=HttpsFace)
     peer: PeerListener = field(default_factory=PeerListener)
 
 
@@ -168,6 +189,21 @@ class ClusterSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KinesisSection:
+    """The Kinesis API."""
+
+    account: str = _key("000000000000", "Account whose streams carry their own names; twelve digits.")
+    region: str = _key("us-east-1", "Region whose streams carry their own names.")
+    keys_file: str = _key("", "TOML file of access keys; empty: any key pair is taken, and only on this machine.")
+    retention_hours: int = _key(
+        24, "How long a stream made through this API keeps records.",
+        limits.RETENTION_HOURS_MIN, limits.RETENTION_HOURS_MAX,
+    )
+    limits: str = _key("off", "off, or aws: the throttles that AWS has; a stream's tag streamkit:limits goes first.")
+    put_throttle: float = _key(0.0, "This share of puts is refused as throttled, to try out retries.", 0, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogsSection:
     """Log lines."""
 
@@ -191,6 +227,7 @@ class Config:
     streams: StreamsSection = field(default_factory=StreamsSection)
     applications: ApplicationsSection = field(default_factory=ApplicationsSection)
     cluster: ClusterSection = field(default_factory=ClusterSection)
+    kinesis: KinesisSection = field(default_factory=KinesisSection)
     logs: LogsSection = field(default_factory=LogsSection)
     metrics: MetricsSection = field(default_factory=MetricsSection)
 
@@ -234,7 +271,10 @@ def _keys_of(section: Any, prefix: str) -> dict[str, Key]:
 
 KEYS: dict[str, Key] = _keys_of(Config, "")
 _SECTIONS = sorted({name.rpartition(".")[0] for name in KEYS} | {name.split(".")[0] for name in KEYS})
-_CHOICES = {"logs.level": ("debug", "info", "warning", "error"), "logs.format": ("auto", "text", "json")}
+_CHOICES = {
+    "kinesis.limits": ("off", "aws"), "logs.level": ("debug", "info", "warning", "error"),
+    "logs.format": ("auto", "text", "json"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ from streamkit.storage import LogDirectory, StorageConfig
 
 if TYPE_CHECKING:
     from streamkit.broker.cluster import Cluster
+    from streamkit.faces import Faces
     from streamkit.observability.metrics import ClusterNumbers
 
 logger = logging.getLogger("streamkit.node")
@@ -77,6 +78,8 @@ class Addresses:
 
     native: str = ""
     health: str = ""
+    http: str = ""                         # the Kinesis API
+    https: str = ""
     peer: str = ""                         # of a cluster's node
 
 
@@ -99,6 +102,7 @@ class Node:
         self._background: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.Task[None] | None = None
         self._server: Server | None = None
+        self._faces: Faces | None = None
         self.reshards: Reshards
         self._directory: LogDirectory
         self._catalog: Catalog
@@ -232,6 +236,13 @@ class Node:
         self.addresses.native = (await server.listen(self.runtime.network, native)).address
         self._catalog.address = self.told(self.addresses.native)
         logger.info("listener.open", extra={"facts": {"name": "native", "address": self.addresses.native}})
+        if not is_unix(listen.host) and (listen.http.enabled or listen.https.certificate_file):
+            # Loaded here: an embedded node has no use for HTTP.
+            from streamkit.faces import Faces
+
+            self._faces = faces = await Faces.open(self)
+            self.stack.push_async_callback(faces.close)
+            self.addresses.http, self.addresses.https = faces.http, faces.https
         if listen.health.enabled and not is_unix(listen.host):
             # Loaded here: an embedded node has no use for HTTP and the metrics library.
             from streamkit.broker.report import HealthPages, Report
@@ -281,6 +292,8 @@ class Node:
         began_ms = self.runtime.clock.monotonic_ms()
         seconds = self.config.node.drain_seconds if drain_seconds is None else drain_seconds
         cut = 0
+        if self._faces is not None:
+            await self._faces.drain(seconds)
         if self._server is not None:
             links = len(self._server.links)
             logger.info("node.draining", extra={"facts": {"connections": links, "deadline_seconds": seconds}})
@@ -391,6 +404,11 @@ class Node:
         plans = [ListenerPlan("native", listen.host, listen.native.port)]
         if listen.health.enabled:
             plans.append(ListenerPlan("health", listen.host, listen.health.port))
+        secured = bool(self.config.kinesis.keys_file)      # TLS and keys together are fit for others
+        if listen.http.enabled:
+            plans.append(ListenerPlan("http", listen.host, listen.http.port))
+        if listen.https.certificate_file:
+            plans.append(ListenerPlan("https", listen.host, listen.https.port, protected=secured))
         return plans
 
     def auto_create(self) -> StreamConfig | None:

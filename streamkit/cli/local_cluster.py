@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from streamkit.runtime.children import Child
 
 _STORE_FILE = "cluster.sqlite"
+_PORTS_APART = 10                          # the first node's ports are the usual ones, the next one's 7450, 7451 …
 _FAILED_STARTS_MAX = 2                     # after so many, a free port is taken where any would have done at first
 
 
@@ -119,15 +120,16 @@ class LocalCluster:
         config, name = self._config, child.name
         index = self._names.index(name)
         before = self._ready.get(name, {}) if child.failures < _FAILED_STARTS_MAX else {}
-        native, health = self._ports(index)
         options = {
             "--node-id": name,
             "--data": str(self._directory / name),
             "--cluster": f"sqlite://{self._directory / _STORE_FILE}",
             "--supervised-by": str(os.getpid()),
             "--listen": config.listen.host,
-            "--port": str(native or _port_of(before.get("native"))),
-            "--health-port": str(health or _port_of(before.get("health"))),
+            "--port": self._port(config.listen.native.port, index, before.get("native")),
+            "--http-port": self._port(config.listen.http.port, index, before.get("http")),
+            "--https-port": self._port(config.listen.https.port, index, before.get("https")),
+            "--health-port": self._port(config.listen.health.port, index, before.get("health")),
             "--peer-port": str(_port_of(before.get("peer"))),
         }
         if self._path:
@@ -137,12 +139,9 @@ class LocalCluster:
         flags += ["--accept-insecure"] if config.listen.accept_insecure else []
         return [*own_program(), "serve", *(word for option in options.items() for word in option), *flags]
 
-    def _ports(self, index: int) -> tuple[int, int]:
-        """Native and health port of the node; 0 takes a free one. Consecutive ones never meet."""
-        native, health = self._config.listen.native.port, self._config.listen.health.port
-        if native and native <= health < native + self._count:
-            health = native + self._count
-        return native and native + index, health and health + index
+    def _port(self, first: int, index: int, before: str | None) -> str:
+        """The node's port of one kind: `first` and then ten apart, so that kinds never meet; of 0 the one it had."""
+        return str(first + _PORTS_APART * index if first else _port_of(before))
 
     def _on_ready(self, child: Child) -> None:
         import msgspec
@@ -178,8 +177,8 @@ class LocalCluster:
         kept = "a copy of every record on each" if self._copies > 1 else "shards shared out among them, one copy"
         click.echo(f"streamkit {__version__}  {len(nodes)} nodes on this machine, {kept}")
         for facts in nodes:
-            health = f"   health {facts['health']}" if facts["health"] else ""
-            click.echo(f"  {facts['node']:<8} {facts['native']}{health}   pid {facts['pid']}")
+            faces = "".join(f"   {name} {facts[name]}" for name in ("http", "https", "health") if facts[name])
+            click.echo(f"  {facts['node']:<8} {facts['native']}{faces}   pid {facts['pid']}")
         free = size(shutil.disk_usage(self._directory).free)
         click.echo(f"  data     {short(str(self._directory))}  {free} free")
         if insecure := [address for facts in nodes for address in facts["insecure"]]:

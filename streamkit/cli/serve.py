@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 @click.option("--data", "data_dir", metavar="DIR", help="Keep everything here.")
 @click.option("--listen", "host", metavar="HOST", help="Host of all listeners (default: 127.0.0.1).")
 @click.option("--port", type=int, default=None, help="Port of the native protocol (default: 7440; 0: any free one).")
+@click.option("--http-port", type=int, default=None, help="Port of the Kinesis API (default: 7441).")
+@click.option("--https-port", type=int, default=None, help="The same over TLS, with --certificate (default: 7443).")
+@click.option("--certificate", metavar="FILE", help="PEM file of the certificate for TLS.")
+@click.option("--certificate-key", metavar="FILE", help="PEM file of its key.")
 @click.option("--health-port", type=int, default=None, help="Port of /live, /ready and /metrics (default: 7445).")
 @click.option(
     "--accept-insecure", is_flag=True, default=None, help="Listen beyond this machine without TLS and login."
@@ -48,9 +52,10 @@ if TYPE_CHECKING:
 @pass_invocation
 def serve(
     invocation: Invocation, dev: bool | None, path: str | None, data_dir: str | None, host: str | None,
-    port: int | None, health_port: int | None, accept_insecure: bool | None, name: str | None,
-    cluster_url: str | None, zone: str | None, peer_port: int | None, replicas: int | None, workers: int | None,
-    parent: int | None,
+    port: int | None, http_port: int | None, https_port: int | None,
+    certificate: str | None, certificate_key: str | None, health_port: int | None, accept_insecure: bool | None,
+    name: str | None, cluster_url: str | None, zone: str | None, peer_port: int | None, replicas: int | None,
+    workers: int | None, parent: int | None,
 ) -> None:  # fmt: skip
     """Run a node.
 
@@ -66,12 +71,16 @@ def serve(
 
         end_with(parent)
     if port == 0:
+        http_port = 0 if http_port is None else http_port
+        https_port = 0 if https_port is None else https_port
         health_port = 0 if health_port is None else health_port
         peer_port = 0 if peer_port is None else peer_port
     config = load_configuration(
         path,
         {
             "node.dev": dev, "storage.data_dir": data_dir, "listen.host": host, "listen.native.port": port,
+            "listen.http.port": http_port, "listen.https.port": https_port,
+            "listen.https.certificate_file": certificate, "listen.https.key_file": certificate_key,
             "listen.health.port": health_port, "listen.accept_insecure": accept_insecure, "node.name": name,
             "cluster.url": cluster_url, "cluster.zone": zone, "listen.peer.port": peer_port,
         },
@@ -125,6 +134,7 @@ def _announce(invocation: Invocation, node: Node, directory: str, seconds: float
     from streamkit import __version__
 
     native, health, peer = node.addresses.native, node.addresses.health, node.addresses.peer
+    http, https = node.addresses.http, node.addresses.https
     native_url = native if native.startswith("unix:") else f"streamkit://{native}"
     described = node.describe()
     if as_json:
@@ -132,6 +142,7 @@ def _announce(invocation: Invocation, node: Node, directory: str, seconds: float
             "node",
             {
                 "node": node.name, "version": __version__, "pid": os.getpid(), "native": native_url,
+                "http": f"http://{http}" if http else None, "https": f"https://{https}" if https else None,
                 "health": f"http://{health}" if health else None, "peer": peer or None,
                 "cluster": node.config.cluster.url or None, "data": str(Path(directory).resolve()),
                 "dev": node.config.node.dev, "insecure": [plan.address for plan in node.insecure],
@@ -144,6 +155,8 @@ def _announce(invocation: Invocation, node: Node, directory: str, seconds: float
         note = ""
     click.echo(f"streamkit {__version__}  node {node.name}   {note}".rstrip())
     click.echo(f"  native   {native_url}")
+    for url in [f"http://{http}"] * bool(http) + [f"https://{https}"] * bool(https):
+        click.echo(f"  kinesis  {url}     AWS_ENDPOINT_URL_KINESIS={url}")
     if health:
         click.echo(f"  health   http://{health}     /live /ready /metrics")
     if node.config.cluster.url:

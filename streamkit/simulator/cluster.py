@@ -14,6 +14,7 @@ from streamkit.config import (
     ClusterSection,
     Config,
     HealthListener,
+    HttpFace,
     ListenSection,
     NativeListener,
     NodeSection,
@@ -217,7 +218,7 @@ class Cluster:
         faults = self.world.faults
         listen = ListenSection(
             host=place.name, accept_insecure=True, native=NativeListener(port=PORT),
-            health=HealthListener(enabled=False),
+            health=HealthListener(enabled=False), http=HttpFace(enabled=False),
         )  # fmt: skip
         storage = StorageSection(free_bytes_min=0)
         if not self.many:

@@ -13,6 +13,7 @@ from streamkit.config import (
     ClusterSection,
     Config,
     HealthListener,
+    HttpFace,
     ListenSection,
     NativeListener,
     NodeSection,
@@ -44,7 +45,7 @@ class Nodes:
                     node=NodeSection(name=name, drain_seconds=2),
                     listen=ListenSection(
                         advertised=self.advertised, native=NativeListener(port=0), peer=PeerListener(port=0),
-                        health=HealthListener(enabled=False),
+                        health=HealthListener(enabled=False), http=HttpFace(enabled=False),
                     ),
                     cluster=ClusterSection(replicas=self.replicas, suspect_ms=500),
                     storage=StorageSection(free_bytes_min=0),

@@ -20,7 +20,7 @@ SMALL = StorageConfig(
 
 def config(**flags):
     return compose(flags={
-        "listen.native.port": 0, "listen.health.port": 0, "listen.health.enabled": False,
+        "listen.native.port": 0, "listen.health.port": 0, "listen.health.enabled": False, "listen.http.enabled": False,
         **{name.replace("__", "."): value for name, value in flags.items()},
     }).config
 

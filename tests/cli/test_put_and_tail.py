@@ -122,7 +122,8 @@ def test_following_goes_on_when_the_node_is_back_and_ends_with_one_reason(tmp_pa
     assert process.stdout.readline() == "two\n"           # it follows by now
     node.process.kill()
     node.process.wait()
-    node = start_serve(tmp_path / "data", "--port", node.url.rpartition(":")[2], "--health-port", "0")
+    others = ("--http-port", "0", "--health-port", "0")
+    node = start_serve(tmp_path / "data", "--port", node.url.rpartition(":")[2], *others)
     try:
         node.run("put", "live", "three", "--key", "k")
         assert process.stdout.readline() == "three\n"

@@ -30,7 +30,7 @@ from streamkit.runtime.real import real_runtime
 
 @contextlib.asynccontextmanager
 async def a_node(directory: Path, port: int = 0) -> AsyncIterator[Node]:
-    flags = {"listen.native.port": port, "listen.health.enabled": False}
+    flags = {"listen.native.port": port, "listen.health.enabled": False, "listen.http.enabled": False}
     node = Node(compose(flags=flags).config, real_runtime(), data_dir=str(directory))
     await node.start()
     try:

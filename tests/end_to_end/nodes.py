@@ -61,9 +61,9 @@ class ClusterNode:
         assert self.process is None, "one at a time"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMKIT_")}
         environment |= {
-            "STREAMKIT_LISTEN__HEALTH__ENABLED": "false", "STREAMKIT_STORAGE__FREE_BYTES_MIN": "0",
-            "STREAMKIT_LOGS__FORMAT": "text", "STREAMKIT_CLUSTER__ZONE": self.zone,
-            "STREAMKIT_LISTEN__ACCEPT_INSECURE": "true", **self.environment,
+            "STREAMKIT_LISTEN__HEALTH__ENABLED": "false", "STREAMKIT_LISTEN__HTTP__ENABLED": "false",
+            "STREAMKIT_STORAGE__FREE_BYTES_MIN": "0", "STREAMKIT_LOGS__FORMAT": "text",
+            "STREAMKIT_CLUSTER__ZONE": self.zone, "STREAMKIT_LISTEN__ACCEPT_INSECURE": "true", **self.environment,
         }  # fmt: skip
         environment |= {f"STREAMKIT_{key.upper()}": str(value) for key, value in settings.items()}
         command = [

@@ -48,6 +48,7 @@ class Broker:
         environment |= {
             "STREAMKIT_LISTEN__NATIVE__PORT": str(self.port),
             "STREAMKIT_LISTEN__HEALTH__ENABLED": "false",
+            "STREAMKIT_LISTEN__HTTP__ENABLED": "false",
             "STREAMKIT_STORAGE__DATA_DIR": str(self.data_dir),
             "STREAMKIT_STORAGE__FREE_BYTES_MIN": "0",
             "STREAMKIT_LOGS__FORMAT": "text",

@@ -30,7 +30,7 @@ SMALL = StorageConfig(
 
 async def started(where: Path) -> Node:
     flags = {
-        "listen.native.port": 0, "listen.health.port": 0, "listen.health.enabled": False,
+        "listen.native.port": 0, "listen.health.port": 0, "listen.health.enabled": False, "listen.http.enabled": False,
         "streams.auto_create": False,
     }  # fmt: skip
     node = Node(

@@ -11,12 +11,12 @@ FLOORS = [
     {"broker", "producer", "consumer"},
     {"delivery", "analytics", "functions", "queues", "topics"},
     {"gateway", "console"},
-    {"node", "cluster_node", "session", "config"},
+    {"node", "cluster_node", "faces", "session", "config"},
     {"simulator", "testing"},
     {"cli"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-WIRING = {"node", "cluster_node", "session", "config"}         # files of one room that has no folder
+WIRING = {"node", "cluster_node", "faces", "session", "config"}    # files of one room that has no folder
 LOWEST = {("_core", "errors")}                 # kernels raise the errors everybody knows
 
 

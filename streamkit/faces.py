@@ -1,0 +1,154 @@
+"""A node's HTTP faces, plugged together for `node`: the Kinesis API, and what the KCL wants beside it.
+
+Every service is a guest of a client of its own, connected within the process. They are loaded and opened by the first
+request: a node that nobody asks in this way pays nothing for them.
+Read `Faces.open`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from streamkit.client.client import AsyncClient
+from streamkit.config import KinesisSection
+from streamkit.errors import InvalidConfig, StreamkitError
+from streamkit.http.exchange import HttpConfig, Request, Response
+from streamkit.http.listener import HttpListener
+from streamkit.runtime.interfaces import Disk
+from streamkit.security.credentials import Authenticator, Key
+
+if TYPE_CHECKING:
+    from streamkit.gateway.app import Gateway
+    from streamkit.node import Node
+
+logger = logging.getLogger("streamkit.node")
+
+_KEYS_BYTES_MAX = 1 << 20
+
+
+class Faces:
+    """Open with `await Faces.open(node)`; `close` ends listeners, services and their client."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._authenticator = authenticator(node.config.kinesis, node.runtime.disk)
+        self._gateway: Gateway | None = None
+        self._opening = asyncio.Lock()
+        self._stack = contextlib.AsyncExitStack()
+        self._listeners: list[HttpListener] = []
+        self.http = ""
+        self.https = ""
+
+    @classmethod
+    async def open(cls, node: Node) -> Faces:
+        """Listen. Raises InvalidConfig, ConnectionFailed."""
+        faces = cls(node)
+        listen = node.config.listen
+        try:
+            if listen.http.enabled:
+                faces.http = await faces._listen("http", listen.http.port)
+            if listen.https.certificate_file:
+                faces.https = await faces._listen("https", listen.https.port)
+        except BaseException:
+            await faces.close()
+            raise
+        return faces
+
+    async def _listen(self, name: str, port: int) -> str:
+        from streamkit.http.tls import server_context
+
+        listen = self._node.config.listen
+        tls = None
+        if name == "https":
+            tls = server_context(listen.https.certificate_file, listen.https.key_file)
+        config = HttpConfig(
+            connections_max=listen.http.connections_max, buffered_bytes_max=listen.http.buffered_bytes_max
+        )
+        opened = await HttpListener.open(self._node.runtime.network, f"{listen.host}:{port}", self._answer, config, tls)
+        self._listeners.append(opened)
+        logger.info("listener.open", extra={"facts": {"name": name, "address": opened.address}})
+        return opened.address
+
+    async def drain(self, seconds: float) -> None:
+        """No new connections and requests; what is under way is answered."""
+        await asyncio.gather(*(listener.drain(seconds) for listener in self._listeners))
+
+    async def close(self) -> None:
+        for listener in self._listeners:
+            await listener.close()
+        await self._stack.aclose()
+
+    async def _answer(self, request: Request) -> Response:
+        if self._gateway is None:
+            async with self._opening:
+                if self._gateway is None:
+                    self._gateway = await self._open_services()
+        return await self._gateway.handle(request)
+
+    async def _open_services(self) -> Gateway:
+        from streamkit.gateway.app import Gateway
+        from streamkit.gateway.kinesis.service import Kinesis
+
+        node = self._node
+        client = AsyncClient(node.connect, node.runtime)
+        kinesis = await Kinesis.open(client, node.runtime.clock, kinesis_config(node.config.kinesis))
+        self._stack.push_async_callback(client.close)
+        self._stack.push_async_callback(kinesis.close)
+        return Gateway([kinesis.service], self._authenticator, node.runtime.clock, node.runtime.random)
+
+
+def kinesis_config(section: KinesisSection) -> Any:
+    from streamkit.gateway.kinesis.config import AWS_LIMITS, KinesisConfig, Limits
+
+    return KinesisConfig(
+        account=section.account, region=section.region, retention_hours=section.retention_hours,
+        limits=AWS_LIMITS if section.limits == "aws" else Limits(), put_throttle=section.put_throttle,
+    )
+
+
+class _KeyEntry(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    secret: str
+    account: str = ""
+    token: str = ""
+    permissions: tuple[str, ...] = ("read", "write", "admin")
+
+
+class _KeyFile(msgspec.Struct, forbid_unknown_fields=True):
+    key: list[_KeyEntry]
+
+
+def authenticator(section: KinesisSection, disk: Disk) -> Authenticator:
+    """From the file of keys: [[key]] tables of id, secret and perhaps account, token, permissions.
+
+    Raises InvalidConfig.
+    """
+    keys: list[Key] = []
+    if section.keys_file:
+        try:
+            file = disk.open(section.keys_file)
+            try:
+                text = file.read(_KEYS_BYTES_MAX, 0).decode()
+            finally:
+                file.close()
+            found = msgspec.convert(tomllib.loads(text), _KeyFile)
+        except (OSError, ValueError, StreamkitError) as error:
+            raise InvalidConfig(
+                f"the keys in {section.keys_file} cannot be read: {error}",
+                try_="write a TOML file of [[key]] tables with id, secret and, if you like, account and permissions",
+                file=section.keys_file, line=0, key="kinesis.keys_file", value=section.keys_file,
+            ) from error
+        keys = [
+            Key(
+                key_id=each.id, secret=each.secret, account=each.account, token=each.token,
+                permissions=frozenset(each.permissions),
+            )
+            for each in found.key
+        ]
+    return Authenticator(keys, account=section.account, region=section.region)

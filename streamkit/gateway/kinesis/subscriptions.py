@@ -1,0 +1,188 @@
+"""SubscribeToShard: records pushed to a registered consumer as they are committed, for five minutes at a time.
+
+    new ──▶ running ──▶ over: five minutes, the shard's end, the reader gone, taken over, or a fault
+
+One subscription at a time for a consumer and shard: a new one is refused for the first five seconds of another's life
+and takes over from then on. That is a matter of one gateway: a consumer that subscribes twice through two nodes is
+served twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from streamkit._core.replies import frame_event
+from streamkit.errors import StreamkitError
+from streamkit.gateway.calls import Call
+from streamkit.gateway.errors import ApiError, in_use, limit_exceeded
+from streamkit.gateway.kinesis.consumers import Consumers
+from streamkit.gateway.kinesis.directory import Directory, Found
+from streamkit.gateway.kinesis.gets import Part, read_part, with_records
+from streamkit.gateway.kinesis.names import ConsumerName
+from streamkit.gateway.kinesis.reading import start_of
+from streamkit.gateway.kinesis.requests import consumer_of, shard_of
+from streamkit.gateway.kinesis.shards import children_of, start_number
+from streamkit.gateway.kinesis.throttles import Throttles
+from streamkit.http.exchange import Response, Sender
+from streamkit.model.sequence import sequence_number
+from streamkit.model.shard import Shard
+
+logger = logging.getLogger("streamkit.gateway")
+
+_JSON = "application/x-amz-json-1.1"       # of the events, whatever the request's format
+_EVENT_BYTES_MAX = 1 << 20
+_EVENT_COUNT_MAX = 10_000
+_INITIAL = frame_event(
+    ((":message-type", "event"), (":event-type", "initial-response"), (":content-type", _JSON)), b"{}"
+)
+_EVENT = ((":message-type", "event"), (":event-type", "SubscribeToShardEvent"), (":content-type", _JSON))
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """began_ms: on the monotonic clock. over: set to end it, as a take-over does."""
+
+    began_ms: int
+    over: asyncio.Event
+
+
+class Subscriptions:
+    def __init__(self, directory: Directory, consumers: Consumers, throttles: Throttles) -> None:
+        self._directory = directory
+        self._consumers = consumers
+        self._throttles = throttles
+        self._running: dict[tuple[str, bytes], Subscription] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self._running)
+
+    async def subscribe(self, call: Call) -> Response:
+        params, directory, clock = call.params, self._directory, self._directory.clock
+        consumer = consumer_of(params, call.caller)
+        await self._consumers.find(consumer)
+        found = await directory.usable(consumer.place)
+        shard, position = shard_of(found, params["ShardId"]), params["StartingPosition"]
+        key = (params["ConsumerARN"], shard.uuid)
+        before, now_ms = self._running.get(key), clock.monotonic_ms()
+        if not self._throttles.subscribe(found, key, now_ms):
+            raise limit_exceeded(f"Rate exceeded for consumer {consumer.name} and shard {shard.id}.")
+        if before is not None and now_ms - before.began_ms < directory.config.take_over_seconds * 1_000:
+            raise in_use(
+                f"Another active subscription exists for this consumer: {consumer.place.account}:{consumer.place.name}:"
+                f"{consumer.name} and shard {shard.id}."
+            )
+        start = await start_of(
+            directory, found, shard, position["Type"], position.get("SequenceNumber"), position.get("Timestamp")
+        )
+        call.dry_run()
+        if before is not None:
+            before.over.set()
+        self._running[key] = subscription = Subscription(now_ms, asyncio.Event())
+        push = _Push(self, consumer, found, shard, start, subscription, key)
+        return Response(
+            200, (("content-type", "application/vnd.amazon.eventstream"),), stream=push.run
+        )
+
+    def ended(self, key: tuple[str, bytes], subscription: Subscription) -> None:
+        if self._running.get(key) is subscription:
+            del self._running[key]
+
+
+class _Push:
+    """One subscription's way through its shard."""
+
+    def __init__(
+        self, all_of_them: Subscriptions, consumer: ConsumerName, found: Found, shard: Shard, start: int,
+        subscription: Subscription, key: tuple[str, bytes],
+    ) -> None:
+        self._all = all_of_them
+        self._directory = all_of_them._directory
+        self._consumer = consumer
+        self._found = found
+        self._shard = shard
+        self._position = start
+        self._subscription = subscription
+        self._key = key
+        # Nothing was delivered yet: what comes after the record before the first one.
+        self._continuation = start_number(shard) if start == 0 else sequence_number(
+            start - 1, ordinal=shard.ordinal, created_ms=shard.created_ms, arrived_ms=self._directory.clock.now_ms()
+        )  # fmt: skip
+
+    async def run(self, sender: Sender) -> None:
+        pushing = asyncio.get_running_loop().create_task(self._push(sender))
+        taken = asyncio.ensure_future(self._subscription.over.wait())
+        try:
+            await asyncio.wait(
+                {pushing, taken}, timeout=self._directory.config.subscription_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )  # fmt: skip
+            if not pushing.done():
+                pushing.cancel()
+                await asyncio.wait({pushing})
+                if self._subscription.over.is_set():
+                    await self._say(sender, "ResourceInUseException", "Another subscription has taken over.")
+            elif not pushing.cancelled() and (error := pushing.exception()) is not None:
+                raise error
+        finally:
+            pushing.cancel()
+            taken.cancel()
+            self._all.ended(self._key, self._subscription)
+
+    async def _push(self, sender: Sender) -> None:
+        await sender.send(_INITIAL)
+        idle_ms = int(self._directory.config.subscription_idle_seconds * 1_000)
+        while True:
+            try:
+                part = await read_part(
+                    self._directory, self._found, self._shard, self._position, cbor=False,
+                    count_max=_EVENT_COUNT_MAX, bytes_max=_EVENT_BYTES_MAX, wait_ms=idle_ms,
+                )
+                if part.control:
+                    self._directory.forget(self._found.place)      # the shard's map may be another one now
+                self._found = await self._directory.usable(self._found.place)
+                self._shard = shard_of(self._found, self._shard.id)
+            except (StreamkitError, ApiError) as error:
+                await self._fail(sender, error)
+                return
+            self._position = part.position
+            ended = part.at_end or self._is_at_end()
+            await sender.send(self._event(part, ended))
+            if ended:
+                return
+
+    def _is_at_end(self) -> bool:
+        shard = self._shard
+        return shard.end is not None and self._position >= shard.end and bool(children_of(self._found, shard))
+
+    def _event(self, part: Part, ended: bool) -> bytes:
+        members: dict[str, Any] = {"MillisBehindLatest": part.behind_ms}
+        if part.records.count:
+            self._continuation = sequence_number(
+                part.records.last_sequence, ordinal=self._shard.ordinal, created_ms=self._shard.created_ms,
+                arrived_ms=part.records.last_append_ms,
+            )
+        if ended:
+            members["ChildShards"] = children_of(self._found, self._shard)
+        else:
+            members["ContinuationSequenceNumber"] = self._continuation
+        return frame_event(_EVENT, with_records(part.records.body, members, cbor=False))
+
+    async def _fail(self, sender: Sender, error: Exception) -> None:
+        # Only what is gone is said to be gone: a reader takes a missing shard for one that is finished.
+        logger.info("kinesis.subscription_ended", extra={"facts": {
+            "consumer": self._consumer.name, "shard": self._shard.id, "error": str(error)
+        }})  # fmt: skip
+        if isinstance(error, ApiError) and error.name == "ResourceNotFoundException":
+            await self._say(sender, error.name, error.message or "")
+        else:
+            await self._say(sender, "InternalFailureException", "The subscription has ended; subscribe again.")
+
+    async def _say(self, sender: Sender, name: str, message: str) -> None:
+        headers = ((":message-type", "exception"), (":exception-type", name), (":content-type", _JSON))
+        await sender.send(frame_event(headers, msgspec.json.encode({"message": message})))
