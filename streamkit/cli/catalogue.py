@@ -52,7 +52,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "record_too_large": Entry(
         "Key, headers and value of one record exceed what the stream takes. The other records of the batch go through.",
-        "store the body elsewhere and put a reference, or create the stream with a larger --record-bytes-max",
+        "store the body elsewhere and put a reference, or streamkit stream alter STREAM --record-bytes-max BYTES",
         "record is 1 572 864 bytes; this stream takes 1 048 576",
     ),
     "not_found": Entry(
