@@ -44,6 +44,7 @@ cdef class Packed:
     cdef readonly int32_t shard      # index into the table
     cdef readonly bytes batch
     cdef readonly uint32_t count
+    cdef readonly size_t payload_bytes
     cdef bytes entries               # count × uint16: the entries' indices, in the batch's order
 
 cdef class PutEntries:

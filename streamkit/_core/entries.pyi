@@ -8,11 +8,12 @@ class MalformedBody(ValueError):
     """The body is no JSON or CBOR of the operation's form; its text says what is wrong, without payload."""
 
 class Packed:
-    """One sealed batch and the entries in it. Made by PutEntries.pack; len() is `count`."""
+    """One sealed batch and the entries in it. Made by PutEntries.pack; payload_bytes: their data and keys."""
 
     shard: int
     batch: bytes
     count: int
+    payload_bytes: int
     def __len__(self) -> int: ...
 
 class PutEntries:
@@ -32,7 +33,8 @@ class PutEntries:
     def violations(self, *, key_optional: bool = False) -> list[tuple[str, str, str]]:
         """What breaks the model in the entries, at most ten: (path, shown value, constraint).
 
-        The value is shown as messages show it: quoted, or null. How many entries there may be is not looked at.
+        The value is shown as messages show it: quoted and cut when long, or null. How many entries there are is not
+        looked at.
         """
 
     def bad_hash_key(self) -> str | None: ...

@@ -33,6 +33,7 @@ cdef enum:
     DATA_BYTES_MAX = 10485760
     KEY_CHARACTERS_MAX = 256
     VIOLATIONS_MAX = 10
+    SHOWN_MAX = 1024                 # characters of a value in a message
 
 cdef str NOT_NULL = "Member must not be null"
 cdef str HASH_PATTERN = r"0|([1-9]\d{0,38})"
@@ -49,6 +50,12 @@ cdef inline str text_of(const Text* text):
     return PyUnicode_DecodeUTF8(<const char*>text.at, text.size, NULL)
 
 
+cdef str shown(const Text* text):
+    # As messages show it; cut when it is long.
+    told = text_of(text)
+    return f"'{told[:SHOWN_MAX]}…'" if len(told) > SHOWN_MAX else f"'{told}'"
+
+
 cdef size_t characters(const Text* text) noexcept nogil:
     # Of well-formed UTF-8.
     cdef size_t i, count = 0
@@ -59,7 +66,7 @@ cdef size_t characters(const Text* text) noexcept nogil:
 
 @cython.final
 cdef class Packed:
-    """One sealed batch and the entries in it. Made by PutEntries.pack."""
+    """One sealed batch and the entries in it. Made by PutEntries.pack. payload_bytes: their data and keys."""
 
     def __init__(self):
         raise TypeError("PutEntries.pack makes them")
@@ -142,7 +149,8 @@ cdef class PutEntries:
     def violations(self, *, bint key_optional=False) -> list:
         """What breaks the model in the entries, at most ten: (path, shown value, constraint).
 
-        The value is shown as messages show it: quoted, or null. How many entries there may be is not looked at.
+        The value is shown as messages show it: quoted and cut when long, or null. How many entries there are is not
+        looked at.
         """
         cdef Py_ssize_t i
         cdef Entry* entry
@@ -163,10 +171,10 @@ cdef class PutEntries:
             elif entry.key.size == 0:
                 found.append((self.path(i, "partitionKey"), "''", "Member must have length greater than or equal to 1"))
             elif entry.key.size > KEY_CHARACTERS_MAX and characters(&entry.key) > KEY_CHARACTERS_MAX:
-                found.append((self.path(i, "partitionKey"), f"'{text_of(&entry.key)}'",
+                found.append((self.path(i, "partitionKey"), shown(&entry.key),
                               f"Member must have length less than or equal to {KEY_CHARACTERS_MAX}"))
             if entry.hash.at != NULL and sk_hash_number(entry.hash.at, entry.hash.size, digest) < 0:
-                found.append((self.path(i, "explicitHashKey"), f"'{text_of(&entry.hash)}'",
+                found.append((self.path(i, "explicitHashKey"), shown(&entry.hash),
                               f"Member must satisfy regular expression pattern: {HASH_PATTERN}"))
         return found[:VIOLATIONS_MAX]
 
@@ -470,6 +478,7 @@ cdef Packed finish(Plan* plan, int32_t number, bytes whole, int codec):
     cdef bytes body
     made.shard = group.shard
     made.count = group.count
+    made.payload_bytes = group.bytes
     made.batch = whole
     made.entries = PyBytes_FromStringAndSize(NULL, group.count * sizeof(uint16_t))
     members = <uint16_t*>PyBytes_AS_STRING(made.entries)

@@ -81,6 +81,7 @@ def test_entries_lie_in_the_batches_of_their_shards(entries: list[dict[str, Any]
         numbers = [row[2] for row in rows]
         assert (int.from_bytes(header.hash_low, "big"), int.from_bytes(header.hash_high, "big")) == (
             min(numbers), max(numbers))
+        assert one.payload_bytes == sum(len(key.encode()) + len(value) for key, value, _ in rows)
         found[one.shard] = rows
     assert found == expected
 
@@ -250,6 +251,7 @@ def test_violations_name_the_entry_and_the_rule() -> None:
     ]
     assert ("records.5.member.partitionKey", "null", "Member must not be null") not in put.violations(key_optional=True)
     assert len(scanned(records(*["{}"] * 50)).violations()) == 10
+    assert scanned(record("", "é" * 2_000), single=True).violations()[0][1] == f"'{'é' * 1_024}…'"
     assert scanned("{}", single=True).violations()[0] == ("data", "null", "Member must not be null")
     with pytest.raises(InvalidUse):
         put.pack(TABLE, codec=0, map_version=0)
