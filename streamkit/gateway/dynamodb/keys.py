@@ -21,7 +21,7 @@ from streamkit.gateway.dynamodb.values import Item, Value, kind_of, text_size
 
 _HASH_BYTES_MAX = 2_048
 _RANGE_BYTES_MAX = 1_024
-NOTE_KEY_CHARACTERS_MAX = 650          # of the encoded key: the rest of a note's 1,024 is the table's name and its id
+NOTE_KEY_CHARACTERS_MAX = 600          # of the encoded key: the rest of a note's 1,024 is the table's name and its id
 _COMPLEMENT = str.maketrans("0123456789", "9876543210")
 _EXPONENT_BASE = 400
 

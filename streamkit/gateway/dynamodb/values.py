@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
-from streamkit.gateway.dynamodb.errors import invalid, invalid_value, malformed
+from streamkit.gateway.dynamodb.errors import DynamoError, invalid, invalid_value, malformed
 
 Value = dict[str, Any]
 Item = dict[str, Value]
@@ -67,9 +67,7 @@ def parse_value(wire: Any, depth: int = 0) -> Value:
             "must contain exactly one of the supported datatypes"
         )
     if depth > NESTING_MAX:
-        raise invalid(
-            f"Nesting Levels have exceeded supported limits: Attributes nested more than {NESTING_MAX} levels deep"
-        )
+        raise _too_deep()
     kind, value = given[0]
     if kind in ("S", "N", "B"):
         return {kind: _scalar(kind, value)}
@@ -94,6 +92,21 @@ def parse_value(wire: Any, depth: int = 0) -> Value:
             raise invalid_value("Null attribute value types must have the value of true")
         return {kind: True}
     raise invalid("Supplied AttributeValue is empty, must contain exactly one of the supported datatypes")
+
+
+def _too_deep() -> DynamoError:
+    return invalid(
+        f"Nesting Levels have exceeded supported limits: Attributes nested more than {NESTING_MAX} levels deep"
+    )
+
+
+def _check_depth(value: Value, depth: int) -> None:
+    if depth > NESTING_MAX:
+        raise _too_deep()
+    for inner in value.get("L", ()):
+        _check_depth(inner, depth + 1)
+    for inner in value.get("M", {}).values():
+        _check_depth(inner, depth + 1)
 
 
 def text_of(value: Any) -> str:
@@ -225,6 +238,8 @@ def item_size(item: Mapping[str, Value]) -> int:
 
 def check_item_size(item: Item, *, updated: bool = False) -> None:
     """Raises DynamoError. updated: the item has grown by an update, which the service words differently."""
+    for value in item.values():
+        _check_depth(value, 0)
     if item_size(item) > ITEM_BYTES_MAX:
         raise invalid(
             "Item size to update has exceeded the maximum allowed size" if updated

@@ -114,8 +114,7 @@ def substitutions_of(fields: Fields, *expressions: str) -> Substitutions:
     if not any(fields.has(name) for name in expressions):
         for name in ("ExpressionAttributeNames", "ExpressionAttributeValues"):
             if fields.has(name):
-                words = " and ".join(expressions) if len(expressions) < 2 else f"{', '.join(expressions)}"
-                raise invalid(f"{name} can only be specified when using expressions: {words} is null")
+                raise invalid(f"{name} can only be specified when using expressions: {expressions[-1]} is null")
     return Substitutions.parse(fields.get("ExpressionAttributeNames"), fields.get("ExpressionAttributeValues"))
 
 
