@@ -68,10 +68,12 @@ class HttpConnection(asyncio.Protocol):
             self.listener.rejected += 1
             made.write(_BUSY)
             made.close()
+            self.transport = None
             return
         self.listener.connections.add(self)
         name = made.get_extra_info("peername")
-        self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else ""
+        if isinstance(name, tuple):
+            self.peer = f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
         tls = made.get_extra_info("ssl_object")
         self.secure = tls is not None
         chosen = tls.selected_alpn_protocol() if tls is not None else None

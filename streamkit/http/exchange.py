@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 REASONS = {
     100: "Continue", 200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 206: "Partial Content",
@@ -56,8 +59,8 @@ class Sender(Protocol):
 
     async def send(self, chunk: bytes | memoryview) -> None:
         """Leaves at once, as one chunk or as DATA frames; returns when the peer has room for more, so that who
-        awaits holds one chunk at most. `chunk` must not change until then. Raises ConnectionFailed when the peer
-        is gone or wants no more of it.
+        awaits holds one chunk at most. The listener may look at `chunk` later: its bytes must not change. Raises
+        ConnectionFailed when the peer is gone or wants no more of it.
         """
 
 
@@ -142,6 +145,21 @@ def joined(parts: list[bytes | bytearray]) -> bytes:
     if len(parts) == 1 and type(only := parts[0]) is bytes:
         return only
     return b"".join(parts)
+
+
+async def uncancelled(work: Awaitable[T]) -> T:
+    """`work`, whose own CancelledError is a failure like any other; only who cancels this task is obeyed.
+
+    Otherwise a handler that awaits something which was cancelled would leave its request without an answer.
+    Raises RuntimeError then.
+    """
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise RuntimeError("something that a handler waited for was cancelled") from error
 
 
 def http_date(now_ms: int) -> str:

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING
 import httptools
 
 from streamkit.errors import ConnectionFailed
-from streamkit.http.exchange import REASONS, WITHOUT_BODY, Budget, HttpConfig, Request, Response, add_part, joined
+from streamkit.http.exchange import (
+    REASONS,
+    WITHOUT_BODY,
+    Budget,
+    HttpConfig,
+    Request,
+    Response,
+    add_part,
+    joined,
+    uncancelled,
+)
 
 if TYPE_CHECKING:
     from streamkit.http.connection import HttpConnection
@@ -177,14 +187,15 @@ class RequestReader:
         self.in_body = True
         self._unused = 0
         headers = self._headers
-        if "host" not in headers and self._parser.get_http_version() == "1.1":
+        old = self._parser.get_http_version() != "1.1"
+        if "host" not in headers and not old:
             self._refuse(400)
         length = headers.get("content-length")
         coding = headers.get("transfer-encoding")
-        if coding is not None and (length is not None or coding.lower() != "chunked"):
+        if coding is not None and (length is not None or old or coding.lower() != "chunked"):
             self._refuse(400)
         if length is not None:
-            if not length.isdigit():
+            if not (length.isascii() and length.isdigit()):
                 self._refuse(400)
             self._length = int(length)
             if self._length > self._config.body_bytes_max:
@@ -440,7 +451,7 @@ class Http1:
         connection.write(self._head(response, keep_alive=keep_alive, length=None, old=incoming.old))
         self._streaming = True
         try:
-            await response.stream(_Chunks(connection, incoming.old))
+            await uncancelled(response.stream(_Chunks(connection, incoming.old)))
         except ConnectionFailed:
             connection.abort()
             return False

@@ -14,11 +14,11 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from h2.config import H2Configuration
-from h2.connection import ConnectionState, H2Connection
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
@@ -36,7 +36,7 @@ from h2.settings import SettingCodes, Settings
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame
 
 from streamkit.errors import ConnectionFailed
-from streamkit.http.exchange import WITHOUT_BODY, HttpConfig, Request, Response, add_part, joined
+from streamkit.http.exchange import WITHOUT_BODY, HttpConfig, Request, Response, add_part, joined, uncancelled
 from streamkit.http.guard import FrameGuard
 
 if TYPE_CHECKING:
@@ -75,14 +75,26 @@ class _Engine(H2Connection):
     def __init__(self, config: H2Configuration) -> None:
         super().__init__(config)
         self._frame_dispatch_table[_Data] = self._receive_data_frame
+        self._frame_dispatch_table[GoAwayFrame] = self._peer_ends
 
     def _receive_frame(self, frame: Frame) -> list[Event]:
         if frame.__class__ is DataFrame:
             frame.__class__ = _Data
         return super()._receive_frame(frame)
 
+    def _peer_ends(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
+        """A peer that says GOAWAY begins nothing more, and still wants its answers: h2 would give out none of them."""
+        event = ConnectionTerminated()
+        event.error_code, event.last_stream_id = frame.error_code, frame.last_stream_id
+        return [], [event]
+
     def _open_streams(self, remainder: int) -> int:
         return len(self.streams) if remainder == 1 else 0
+
+    def takes(self, stream_id: int) -> bool:
+        """Whether something may still be sent. Events come in batches: the peer may have reset it in the same one."""
+        stream = self.streams.get(stream_id)
+        return stream is not None and not stream.closed
 
     def forget(self, stream_id: int) -> None:
         stream = self.streams.get(stream_id)
@@ -210,7 +222,6 @@ class Http2:
         if reason := self._guard.look(data, now):
             self._end(ErrorCodes.ENHANCE_YOUR_CALM, f"too many {reason}")
             return
-        self._flush()                      # a GOAWAY that comes in makes the engine forget what it has not given out
         try:
             events = self._engine.receive_data(data)
         except ProtocolError as error:     # the engine has written the GOAWAY
@@ -320,11 +331,11 @@ class Http2:
             return
         refusal = stream.take(event.headers, self._config)
         if refusal:
-            stream.whole = event.stream_ended is not None
             self._refuse(stream, refusal)
         elif event.stream_ended is None:
             self._sooner(stream.moved + self._config.body_seconds)
-            if stream.headers.get("expect", "").lower() == "100-continue":
+            expects = stream.headers.get("expect", "").lower() == "100-continue"
+            if expects and self._engine.takes(stream_id):
                 self._engine.send_headers(stream_id, [(b":status", b"100")])
 
     def _data(self, event: DataReceived) -> None:
@@ -376,8 +387,6 @@ class Http2:
             self._ended = True
             self._connection.close()
             return
-        # The peer begins nothing more, and still wants its answers. The engine takes it for the end of all.
-        self._engine.state_machine.state = ConnectionState.SERVER_OPEN
         self._draining = True
         self._rest()
 
@@ -429,10 +438,10 @@ class Http2:
             self._put(stream, response.body)
         self._flush_soon()
 
-    async def _stream(self, stream: _Stream, give: Callable[[_Frames], Any]) -> None:
+    async def _stream(self, stream: _Stream, give: Callable[[_Frames], Awaitable[None]]) -> None:
         self._flush_soon()
         try:
-            await give(_Frames(self, stream))
+            await uncancelled(give(_Frames(self, stream)))
         except ConnectionFailed:
             self._reset(stream, ErrorCodes.CANCEL)
         except Exception:
@@ -471,14 +480,16 @@ class Http2:
     def _refuse(self, stream: _Stream, status: int) -> None:
         """Answer without a body, and take no more of the request."""
         self._listener.rejected += 1
-        self._send_head(stream, Response(status), 0, end=True)
-        if not stream.whole:
+        if self._engine.takes(stream.id):
+            self._send_head(stream, Response(status), 0, end=True)
+        if self._engine.takes(stream.id):
             self._engine.reset_stream(stream.id, ErrorCodes.NO_ERROR)
         self._drop(stream)
 
     def _reset(self, stream: _Stream, code: ErrorCodes) -> None:
         if not stream.gone and not self._ended:
-            self._engine.reset_stream(stream.id, code)
+            if self._engine.takes(stream.id):
+                self._engine.reset_stream(stream.id, code)
             self._drop(stream)
 
     def _finished(self, stream: _Stream) -> None:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from streamkit.http.connection import Engine, HttpConnection
-from streamkit.http.exchange import Budget, Handler, HttpConfig, Request, Response, http_date
+from streamkit.http.exchange import Budget, Handler, HttpConfig, Request, Response, http_date, uncancelled
 from streamkit.runtime.interfaces import Clock, Listener, Network, TlsContext
 from streamkit.runtime.real import RealClock
 
@@ -102,7 +102,7 @@ class HttpListener:
     async def answer(self, request: Request) -> Response:
         """The handler's response, or 500 when it fails or its response could be taken for two."""
         try:
-            response = await self.handler(request)
+            response = await uncancelled(self.handler(request))
             for name, value in response.headers:
                 if not (value.isascii() and value.isprintable()):
                     raise ValueError(f"the response's header {name} is not printable ASCII")

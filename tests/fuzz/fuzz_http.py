@@ -57,7 +57,7 @@ def answered(pieces: list[bytes]) -> bytes:
     logger = logging.getLogger("streamkit.http")
     logger.addHandler(defects)
     try:
-        return World(plain).run(test)  # type: ignore[no-any-return, no-untyped-call]
+        return World(plain, body_bytes_max=3000, target_bytes_max=20).run(test)  # type: ignore[no-any-return, no-untyped-call]
     finally:
         logger.removeHandler(defects)
         assert defects.found == []
@@ -85,7 +85,7 @@ def seeds() -> list[bytes]:
         request("/", method="POST", body=b"abc") + request("/s"),
         request("/", "Expect: 100-continue", method="POST", body=b"abc") + chunked + request("/", close=True),
         request("/", "Connection: upgrade", "Upgrade: h2c", method="POST", body=b"abc"),
-        spoken(("/", b"abc"), ("/s", bytes(3000)))[0],
+        spoken(("/", b"abc"), ("/s", bytes(3000)))[0], spoken(("/", bytes(3001)), ("/s", b""))[0],
         PREFACE + b"".join(frame.serialize() for frame in frames),
     ]
 

@@ -74,6 +74,7 @@ async def open_and_ask(world, data):
     (request("/", "Content-Length: 0x3", method="POST"), 400),
     (request("/", "Content-Length: 99999999999999999999999", method="POST"), 400),
     (request("/", "Transfer-Encoding: gzip, chunked", method="POST"), 400),
+    (b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     (request("/", "Transfer-Encoding: chunked", method="POST") + b"zz\r\n", 400),
     (request("/", "Expect: a miracle", method="POST", body=b"abc"), 417),
     (request("/" + "x" * 9000), 414),

@@ -87,6 +87,21 @@ def test_a_body_is_refused_when_it_grows_too_large():
     assert ask("/", bytes(16_384), config={"body_bytes_max": 16_384})[0] == 200
 
 
+@pytest.mark.parametrize("headers", [[("content-length", "99999999")], [("expect", "100-continue")], []])
+def test_who_resets_what_is_being_refused_disturbs_nobody(headers):
+    async def test(world):
+        peer = await world.open(Peer2)
+        await asyncio.sleep(1)
+        peer.flush, flush = lambda: None, peer.flush
+        for size in (0, 20_000):
+            stream = peer.request("/", bytes(size), headers=headers, end=False)
+            peer.engine.reset_stream(stream, ErrorCodes.CANCEL)
+        peer.flush = flush
+        return await peer.answer(peer.request())
+
+    assert World(body_bytes_max=16_384).run(test) == (200, b"/ ")
+
+
 def test_bodies_of_all_connections_share_one_bound():
     async def test(world):
         first, second = await world.open(Peer2), await world.open(Peer2)
@@ -168,6 +183,28 @@ def test_a_handler_that_fails_answers_500(caplog):
     assert ask("/broken") == (500, b"")
     assert ask("/split") == (500, b"")
     assert "a handler's mistake" in caplog.text
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_handler_that_waits_for_what_is_cancelled_has_failed(streams, caplog):
+    async def cancelled(sender=None):
+        await asyncio.sleep(1)
+        waiting = asyncio.get_running_loop().create_future()
+        waiting.cancel()
+        await waiting
+
+    async def handler(request):
+        return Response(200, stream=cancelled) if streams else await cancelled()
+
+    async def test(world):
+        first, second = await world.open(), await world.open(Peer2)
+        first.send(request(close=True))
+        stream = second.request()
+        await second.until(lambda: second.of(stream, (h2.events.StreamEnded, h2.events.StreamReset)))
+        return statuses(await first.ended()), [event.error_code for event in second.of(stream, h2.events.StreamReset)]
+
+    assert World(handler).run(test) == (([200], [ErrorCodes.INTERNAL_ERROR]) if streams else ([500], []))
+    assert "was cancelled" in caplog.text
 
 
 def test_one_byte_at_a_time_is_one_request():
@@ -550,7 +587,7 @@ def test_who_says_goaway_still_gets_its_answers():
     async def test(world):
         peer = await world.open(Peer2)
         stream = peer.request()
-        peer.send(b"\0\0\x08\7\0\0\0\0\0" + bytes(8))
+        peer.send(b"\0\0\x08\7\0\0\0\0\0" + bytes(8) + b"\0\0\x08\6\0\0\0\0\0" + bytes(8))      # and a PING
         answer = await peer.answer(stream)
         await peer.ended()
         return answer
