@@ -37,8 +37,11 @@ class PutEntries:
         looked at.
         """
 
-    def bad_hash_key(self) -> str | None: ...
-    def largest(self) -> int: ...
+    def bad_hash_key(self) -> str | None:
+        """The first ExplicitHashKey that is a number of 2**128 or more."""
+
+    def largest(self) -> int:
+        """Bytes of the largest entry, data and key; 0 when there is none."""
     def pack(
         self,
         table: ShardTable,
@@ -62,4 +65,8 @@ class PutEntries:
         *,
         encryption: str | None = None,
     ) -> bytes:
-        """The reply's body in the request's format; origins: by shard index, (ordinal, created_ms). Raises InvalidUse."""
+        """The reply's body in the request's format. origins: by shard index, (ordinal, created_ms).
+
+        packed: all the batches that hold the entries, in any order, each entry in exactly one. outcomes: beside them.
+        Raises InvalidUse when an entry has no outcome, or when a single one has failed.
+        """
