@@ -19,7 +19,7 @@ from streamkit.cli.invocation import Invocation, common
 # name → (module, attribute, one line for the list). The line is the first of the command's own help; a test compares.
 COMMANDS = {
     "serve": ("serve", "serve", "Run a node."),
-    "stream": ("stream", "stream", "Create, list, describe, split, merge, scale and delete streams."),
+    "stream": ("stream", "stream", "Create, list, describe, alter, split, merge, scale and delete streams."),
     "put": ("put", "put", "Write records from arguments, stdin or files."),
     "tail": ("tail", "tail", "Show records, the newest last; follow them live."),
     "consume": ("consume", "consume", "Run a handler for every record, as a worker of an application."),
