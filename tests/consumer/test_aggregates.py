@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import streamkit
 from streamkit._core.aggregation import Aggregator
 from streamkit._core.batch import Batch, Record, RecordContext, seal, stamped
 from streamkit._core.hashing import hash_key
@@ -325,8 +327,12 @@ def test_manual_checkpoints_inside_an_aggregate() -> None:
                     checkpointer.checkpoint(batch.end_sequence)
 
         await put(bottle, b"0", aggregate(1, 2, 3), aggregate(4, 5), b"6")
-        bottle.start("w1", worker("w1", Careful))
+        careful = worker("w1", Careful)
+        ended = bottle.start("w1", careful)
         await bottle.until_done("app")
+        assert careful._member is not None
+        careful._member.stop()
+        await ended
 
         assert [position - positions[0] for position in positions] == [0, 0, 0, 1, 1, 2, 3]
 
@@ -456,6 +462,34 @@ def test_a_user_record_that_kills_its_process_is_found_among_its_neighbours() ->
     Bottle.play(story)
 
 
+@pytest.mark.parametrize("deaggregate", [True, "owned"])
+def test_an_aggregate_that_landed_in_a_child_is_handed_out_wholly_unless_owned_is_chosen(deaggregate: Any) -> None:
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s", shards=2)
+        lower, upper = sorted((await bottle.client.stream("s")).shards, key=lambda shard: shard.hash_start)
+        mixed = Aggregator()               # made before the split, put by the hash key of its first record
+        for value, hashed in enumerate((1, upper.hash_start, 2, upper.hash_end - 1)):
+            assert mixed.add("k", b"%d" % value, hashed)
+        seen: list[tuple[str, int]] = []
+        made = consumer(deaggregate=deaggregate)
+
+        @made.handler
+        async def handle(record: Record[int]) -> None:
+            seen.append((record.shard, record.value))
+
+        outer = (b"a", mixed.bytes(), b"", None, mixed.explicit_hash_key.to_bytes(16, "big"))
+        await bottle.client.put_batch(lower, seal([outer]))
+        again = (b"a", aggregate(1, 3), b"", None, upper.hash_start.to_bytes(16, "big"))
+        await bottle.client.put_batch(upper, seal([again]))
+        bottle.start("w1", made)
+        await bottle.until_done("app")
+
+        there = [value for shard, value in seen if shard == lower.id]
+        assert there == ([0, 1, 2, 3] if deaggregate is True else [0, 2])
+
+    Bottle.play(story)
+
+
 # ---- readers and feed --------------------------------------------------------------------------------------
 
 
@@ -499,3 +533,20 @@ def test_a_wrong_choice_is_refused(wrong: Any) -> None:
         Consumer("s", application="a", start="latest", deaggregate=wrong)
     with pytest.raises(InvalidUse, match="deaggregate"):
         AsyncReader("s", start="latest", deaggregate=wrong)
+
+
+def test_what_the_aggregator_makes_can_be_put_and_read_back(tmp_path: Path) -> None:
+    with streamkit.open(str(tmp_path / "data"), {"streams.auto_create": False}) as node:
+        node.client.create_stream("s", shards=4, durability="os")
+        with node.producer("s") as producer:
+            whole = Aggregator()
+            for value in range(30):
+                assert whole.add("same key", b"%d" % value)
+            producer.put_and_wait(whole.bytes(), key=whole.partition_key, explicit_hash_key=whole.explicit_hash_key)
+            producer.put_and_wait(b"30", key="same key")
+
+        found = list(node.reader("s", start="trim_horizon", until="latest"))
+
+    assert [record.value for record in found] == list(range(31))
+    assert {(record.key, record.shard) for record in found} == {("same key", found[0].shard)}
+    assert [record.sub_sequence for record in found] == [*range(30), None]
