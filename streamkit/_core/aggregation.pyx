@@ -549,20 +549,19 @@ cdef class Aggregator:
     def add(self, str key not None, data not None, explicit_hash_key=None) -> bool:
         """True when the record was taken; False, and nothing changed, when the aggregate has no room for it.
 
-        data: bytes-like, copied. explicit_hash_key: 0 … 2**128 - 1. Raises InvalidUse for a hash key that is none, or
-        that lies outside hash_range.
+        data: bytes-like, copied. explicit_hash_key: 0 … 2**128 - 1. Raises InvalidUse for a hash key that is none or
+        lies outside hash_range, and for a key that is not text.
         """
         cdef const uint8_t[::1] view = data
         cdef const char* payload = <const char*>&view[0] if view.shape[0] else NULL
         cdef size_t payload_bytes = view.shape[0]
-        cdef bytes name = key.encode()
+        cdef bytes name = utf8(key)
         cdef bytes digits = None
         cdef size_t record_bytes, more, place, hash_place = 0
         cdef uint8_t* at
         if explicit_hash_key is not None:
-            explicit_hash_key = int(explicit_hash_key)
-            if not 0 <= explicit_hash_key < 1 << 128:
-                raise InvalidUse(f"an explicit hash key is 0 … 2**128 - 1, got {explicit_hash_key}",
+            if not isinstance(explicit_hash_key, int) or not 0 <= explicit_hash_key < 1 << 128:
+                raise InvalidUse(f"an explicit hash key is a number, 0 … 2**128 - 1; got {explicit_hash_key!r}",
                                  try_="pass None to hash the partition key", argument="explicit_hash_key")
             digits = str(explicit_hash_key).encode()
         if self.range_start is not None:
@@ -667,6 +666,14 @@ cdef class Aggregator:
         if self.count == 0:
             raise InvalidUse("the aggregate holds no record", try_="add one first")
         return 0
+
+
+cdef bytes utf8(str key):
+    try:
+        return key.encode()
+    except UnicodeEncodeError as cause:
+        raise InvalidUse("a partition key is text that UTF-8 can hold", try_="leave lone surrogates out",
+                         argument="key") from cause
 
 
 cdef object hashed(bytes key):

@@ -315,6 +315,13 @@ def test_a_writer_says_what_is_wrong() -> None:
         made.add("k", b"", 1 << 127)
     with pytest.raises(InvalidUse, match="explicit hash key"):
         made.add("k", b"", 1 << 128)
+    with pytest.raises(InvalidUse, match="explicit hash key"):
+        made.add("k", b"", "7")            # type: ignore[arg-type]
+    with pytest.raises(InvalidUse, match="UTF-8"):
+        made.add("\ud800", b"")
+    with pytest.raises(TypeError):
+        made.add("k", "text")              # type: ignore[arg-type]
+    assert made.size == 0
     with pytest.raises(InvalidUse, match="bytes_max"):
         Aggregator(20)
     assert made.add("k", b"", (1 << 127) - 1)
