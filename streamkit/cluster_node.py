@@ -89,6 +89,7 @@ async def open_cluster(node: Node, directory: LogDirectory) -> Cluster:
     push(coordination.close)
     await node.open_reshards(ClusterReshardings(store, catalog, runtime))
     streams.reshards = node.reshards
+    catalog.on_change.append(node.reshards.stream_changed)
     push(cluster.close)
     node.addresses.peer = await cluster.open(f"{config.listen.host}:{config.listen.peer.port}")
     push(server.close)

@@ -106,6 +106,11 @@ class Reshards:
             if led is None or any(parent.uuid in led for parent in entry.parents):
                 self._start(name)
 
+    def stream_changed(self, name: str, stream: StreamDescription | None) -> None:
+        """With a stream its plan goes, too: once no parent has a leader, nobody else would look at it."""
+        if stream is None and name in self._records.entries:
+            self._start(name)
+
     def led(self, served: ShardServer) -> None:
         """This node begins to lead the shard.
 
