@@ -93,14 +93,17 @@ class Faces:
 
     async def _open_services(self) -> Gateway:
         from streamkit.gateway.app import Gateway
+        from streamkit.gateway.cloudwatch import Registry, open_cloudwatch
+        from streamkit.gateway.dynamodb.service import open_dynamodb
         from streamkit.gateway.kinesis.service import Kinesis
 
-        node = self._node
+        node, clock, random = self._node, self._node.runtime.clock, self._node.runtime.random
         client = AsyncClient(node.connect, node.runtime)
-        kinesis = await Kinesis.open(client, node.runtime.clock, kinesis_config(node.config.kinesis))
+        kinesis = await Kinesis.open(client, clock, kinesis_config(node.config.kinesis))
         self._stack.push_async_callback(client.close)
         self._stack.push_async_callback(kinesis.close)
-        return Gateway([kinesis.service], self._authenticator, node.runtime.clock, node.runtime.random)
+        services = [kinesis.service, open_dynamodb(client, clock, random), open_cloudwatch(clock, Registry())]
+        return Gateway(services, self._authenticator, clock, random)
 
 
 def kinesis_config(section: KinesisSection) -> Any:

@@ -132,7 +132,7 @@ class Puts:
         packed = entries.pack(
             found.table, codec=_CODEC, map_version=found.stream.map_version, automatic=automatic
         )
-        outcomes = await self._send(found, entries, packed)
+        outcomes = await self._send(found, packed)
         if all(outcomes):
             return packed, cast("list[Outcome]", outcomes), found
         clock, client = self._directory.clock, self._directory.client
@@ -159,9 +159,9 @@ class Puts:
             packed = entries.pack(
                 found.table, codec=_CODEC, map_version=found.stream.map_version, again=moved, automatic=automatic
             )
-            outcomes = await self._send(found, entries, packed)
+            outcomes = await self._send(found, packed)
 
-    async def _send(self, found: Found, entries: PutEntries, packed: list[Packed]) -> list[Outcome | None]:
+    async def _send(self, found: Found, packed: list[Packed]) -> list[Outcome | None]:
         """What came of each; None: surely nothing, and another leader or shard would take it."""
         outcomes: list[Outcome | None] = [None] * len(packed)
         left = [*range(len(packed))]
@@ -169,22 +169,19 @@ class Puts:
             # One batch a shard at a time: the next must not overtake one that another leader has to take.
             first = {packed[i].shard: i for i in reversed(left)}
             wave = sorted(first.values())
-            sent = [self._begin(found, entries, packed[i]) for i in wave]
+            sent = [self._begin(found, packed[i]) for i in wave]
             for i, under_way in zip(wave, sent, strict=True):
                 outcomes[i] = under_way if isinstance(under_way, tuple) else await self._outcome(under_way)
             left = [i for i in left if i not in wave and outcomes[first[packed[i].shard]] is not None]
         return outcomes
 
-    def _begin(
-        self, found: Found, entries: PutEntries, packed: Packed
-    ) -> asyncio.Future[PutReceipt] | tuple[str, str]:
+    def _begin(self, found: Found, packed: Packed) -> asyncio.Future[PutReceipt] | tuple[str, str]:
         shard = found.shard(packed.shard)
         assert shard is not None, "a table names shards that are there"
         random, config = self._directory.client.runtime.random, self._directory.config
         now_ms = self._directory.clock.monotonic_ms()
-        size = entries.payload_bytes * packed.count // entries.count       # as if all entries were of one size
         if (config.put_throttle and random.uniform() < config.put_throttle) or not self._throttles.write(
-            found, shard.uuid, packed.count, size, now_ms
+            found, shard.uuid, packed.count, packed.payload_bytes, now_ms
         ):
             name, account = found.place.name, found.place.account
             told = f"Rate exceeded for shard {shard.id} in stream {name} under account {account}."

@@ -85,9 +85,9 @@ class Streams:
             "MaxRecordSizeInKiB": note.max_record_kib,
             "ChannelCount": 0,
             "QueueCount": 0,
+            "RecordDistributionStrategy": note.distribution,
         }
         if note.mode == "ON_DEMAND":
-            summary["RecordDistributionStrategy"] = note.distribution
             summary["WarmThroughput"] = {"TargetMiBps": note.warm_mibps, "CurrentMiBps": note.warm_mibps}
         return {"StreamDescriptionSummary": summary}
 
