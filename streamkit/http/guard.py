@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from streamkit.http.exchange import HttpConfig
 
+FRAMES_MAX = 64                        # looked at before others have their turn: a request is some 100 µs
 _CONTINUATIONS_MAX = 32
 _REFILL_SECONDS = 20.0
 _DATA, _HEADERS, _CONTINUATION, _WITH_COST = 0, 1, 9, frozenset({2, 3, 4, 6, 8})
@@ -35,27 +36,33 @@ class FrameGuard:
     def earn(self, frames: int) -> None:
         self._left = min(self._limit, self._left + frames)
 
-    def look(self, data: bytes, now: float) -> str:
-        """What is wrong with `data`; "": nothing."""
+    def look(self, data: bytes, now: float) -> tuple[str, int]:
+        """What is wrong with `data` ("": nothing), and how many bytes of it were looked at: FRAMES_MAX frames."""
         self._left = min(self._limit, self._left + (now - self._at) * self._limit / _REFILL_SECONDS)
         self._at = now
         at, size = 0, len(data)
-        while True:
+        for _ in range(FRAMES_MAX):
             if self._skip:
                 step = min(self._skip, size - at)
                 self._skip -= step
                 at += step
             if at == size:
-                return ""
+                break
             start = self._start + data[at : at + 9 - len(self._start)]
             at += len(start) - len(self._start)
             if len(start) < 9:
                 self._start = start
-                return ""
+                break
             self._start = b""
             self._skip = length = start[0] << 16 | start[1] << 8 | start[2]
             if reason := self._frame(start[3], start[4], length):
-                return reason
+                return reason, at
+        return "", at
+
+    def spend(self) -> bool:
+        """For a frame that turned out to bring nothing. False: there was nothing left to spend."""
+        self._left -= 1
+        return self._left >= 0
 
     def _frame(self, kind: int, flags: int, length: int) -> str:
         if kind == _DATA:
@@ -72,5 +79,4 @@ class FrameGuard:
             return "continuations" if too_many else ""
         elif kind not in _WITH_COST and kind <= _CONTINUATION:
             return ""
-        self._left -= 1
-        return "" if self._left >= 0 else "control frames"
+        return "" if self.spend() else "control frames"

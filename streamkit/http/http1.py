@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streamkit.http")
 
-_PIECE_BYTES = 16 * 1024               # looked at between two looks at how many requests wait
+_PIECE_BYTES = 4 * 1024                # looked at between two looks at how many requests wait
 _JOINED_BYTES_MAX = 64 * 1024          # a longer body is handed to the socket beside its head, not copied behind it
 _LINGER_BYTES_MAX = 4 * 1024 * 1024
 _ONLY_ONCE = frozenset({"host", "content-length", "transfer-encoding", "authorization", "expect"})
@@ -415,6 +415,7 @@ class Http1:
                     connection.close()
                 return
             if self._unread and len(reader.complete) < self._config.pipelined_max:
+                await asyncio.sleep(0)     # others have their turn: there may be thousands
                 self._unread = reader.feed(self._unread)
                 if not self._unread:
                     self._pause_reading(False)

@@ -49,7 +49,8 @@ _STREAM_WINDOW = 1024 * 1024
 _FRAME_BYTES_MAX = 64 * 1024           # of DATA that arrives: fewer and larger frames cost less
 _FLUSH_BYTES = 64 * 1024
 _UNREAD_BYTES_MAX = 1024 * 1024        # of answers to pings and the like that a peer does not read
-_SMALL_FRAME_BYTES = 512
+_SMALL_FRAME_BYTES = 512               # of answers: sending it earns nothing
+_TINY_BYTES = 16                       # of requests: it costs as much as a frame without any
 
 
 class _Silent:
@@ -181,6 +182,7 @@ class Http2:
         self._streams: dict[int, _Stream] = {}
         self._waiting: deque[_Stream] = deque()        # whole, for a handler
         self._ready: deque[_Stream] = deque()          # have something to send and, as far as is known, room for it
+        self._unread = b""
         self._running = 0                              # in the handler's hands
         self._unsent_bytes = 0                         # of whole answers
         self._flushing = self._draining = self._ended = self._no_more_input = False
@@ -216,21 +218,41 @@ class Http2:
     # -- the connection calls these ------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
-        if self._ended:
+        if self._unread or self._ended:
+            self._unread += data if not self._ended else b""
             return
+        at = self._take(data)
+        if at < len(data) and not self._ended:
+            self._unread = data[at:]
+            self._pause_reading(True)
+            self._loop.call_soon(self._take_more)
+
+    def _take_more(self) -> None:
+        """What came with too many frames at once to let everybody else wait for."""
+        if self._unread and not self._ended:
+            self._unread = self._unread[self._take(self._unread) :]
+        if self._unread and not self._ended:
+            self._loop.call_soon(self._take_more)
+        else:
+            self._unread = b""
+            self._pause_reading(False)
+
+    def _take(self, data: bytes) -> int:
+        """Some frames of `data`; returns where the rest begins."""
         now = self._loop.time()
-        if reason := self._guard.look(data, now):
+        reason, at = self._guard.look(data, now)
+        if reason:
             self._end(ErrorCodes.ENHANCE_YOUR_CALM, f"too many {reason}")
-            return
+            return at
         try:
-            events = self._engine.receive_data(data)
+            events = self._engine.receive_data(data[:at])
         except ProtocolError as error:     # the engine has written the GOAWAY
             self._end(None, str(error))
-            return
+            return at
         except Exception as error:
             logger.exception("http.failed", extra={"facts": {"peer": self._connection.peer}})
             self._end(ErrorCodes.INTERNAL_ERROR, str(error))
-            return
+            return at
         for event in events:
             take = _TAKE.get(type(event))
             if take is not None and not self._ended:
@@ -244,12 +266,19 @@ class Http2:
         self._pump()
         self._flush()
         transport = self._connection.transport
-        if transport is not None and transport.get_write_buffer_size() > (
-            self._config.write_buffer_bytes + _UNREAD_BYTES_MAX
-        ):
+        unread_max = self._config.write_buffer_bytes + _UNREAD_BYTES_MAX
+        if transport is not None and transport.get_write_buffer_size() > unread_max:
             self._connection.abort()
+        return at
+
+    def _pause_reading(self, paused: bool) -> None:
+        transport = self._connection.transport
+        if transport is not None and not transport.is_closing():
+            (transport.pause_reading if paused else transport.resume_reading)()
 
     def end_of_input(self) -> bool:
+        while self._unread and not self._ended:
+            self._unread = self._unread[self._take(self._unread) :]
         self._no_more_input = True
         if self._ended:
             return False
@@ -343,6 +372,9 @@ class Http2:
         assert stream_id is not None, "data has a stream"
         if event.flow_controlled_length:
             self._engine.acknowledge_received_data(event.flow_controlled_length, stream_id)
+            if len(data) < _TINY_BYTES and event.stream_ended is None and not self._guard.spend():
+                self._end(ErrorCodes.ENHANCE_YOUR_CALM, "too many tiny frames")
+                return
         stream = self._streams.get(stream_id)
         if stream is None or not data:
             return

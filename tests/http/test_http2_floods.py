@@ -2,6 +2,7 @@
 
 import asyncio
 
+import h2.events
 import pytest
 from h2.errors import ErrorCodes
 from hyperframe.frame import (
@@ -39,10 +40,12 @@ def ending(send, handler=None, **config):
     lambda stream: PingFrame(0, opaque_data=b"12345678"),
     lambda stream: SettingsFrame(0, settings={3: 100}),
     lambda stream: DataFrame(stream, b""),
+    lambda stream: DataFrame(stream, b"", flags=["PADDED"], pad_length=20),
+    lambda stream: DataFrame(stream, b"x"),
     lambda stream: PriorityFrame(stream, depends_on=0, stream_weight=1, exclusive=False),
     lambda stream: WindowUpdateFrame(0, window_increment=1),
     lambda stream: ExtensionFrame(0x42, 0, 0, b""),
-], ids=["ping", "settings", "empty data", "priority", "window update", "unknown"])  # fmt: skip
+], ids=["ping", "settings", "empty data", "padding", "tiny data", "priority", "window update", "unknown"])  # fmt: skip
 def test_a_flood_of_control_frames_ends_the_connection(frame):
     def send(peer, stream):
         for _ in range(30):
@@ -115,6 +118,23 @@ def test_answers_to_pings_that_nobody_reads_end_the_connection():
     assert World(control_frames_max=10_000_000).run(test)
 
 
+def test_many_requests_at_once_let_others_have_their_turn():
+    async def test(world):
+        peer, other = await world.open(Peer2), await world.open(Peer2)
+        peer.flush, flush = lambda: None, peer.flush
+        streams = [peer.request(f"/{number}", b"abc") for number in range(900)]
+        peer.flush = flush
+        peer.flush()
+        last = other.request()
+        await other.answer(last)
+        done = sum(bool(peer.of(stream, h2.events.StreamEnded)) for stream in streams)
+        for number, stream in enumerate(streams):
+            assert await peer.answer(stream) == (200, f"/{number} abc".encode())
+        return done
+
+    assert World().run(test) < 900
+
+
 def test_a_busy_client_is_no_flood():
     """Far more requests, resets and pings than the bound, at a pace that clients have."""
     async def test(world):
@@ -149,8 +169,8 @@ def test_the_guard_sees_frames_however_they_are_cut():
         guard = FrameGuard(HttpConfig(control_frames_max=11), 0.0)
         pieces = [sent[at : at + size] for at in range(0, len(sent), size)]
 
-        assert [guard.look(piece, 0.0) for piece in pieces] == [""] * len(pieces)
-        assert guard.look(PingFrame(0, opaque_data=b"12345678").serialize() * 9, 0.0) == "control frames"
+        assert [guard.look(piece, 0.0) for piece in pieces] == [("", len(piece)) for piece in pieces]
+        assert guard.look(PingFrame(0, opaque_data=b"12345678").serialize() * 9, 0.0)[0] == "control frames"
 
 
 def test_what_was_spent_comes_back_with_time_and_with_work():
@@ -158,10 +178,10 @@ def test_what_was_spent_comes_back_with_time_and_with_work():
     guard.look(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0.0)
     ping = PingFrame(0, opaque_data=b"12345678").serialize()
 
-    assert guard.look(ping * 20, 0.0) == ""
-    assert guard.look(ping * 10, 10.0) == ""
+    assert guard.look(ping * 20, 0.0)[0] == ""
+    assert guard.look(ping * 10, 10.0)[0] == ""
     guard.earn(5)
-    assert guard.look(ping * 5, 10.0) == ""
-    assert guard.look(ping, 10.0) == "control frames"
+    assert guard.look(ping * 5, 10.0)[0] == ""
+    assert guard.look(ping, 10.0)[0] == "control frames"
 
 
