@@ -2,7 +2,7 @@
 
     accepted ──▶ ALPN said which, or the first 24 bytes do (head_seconds) ──▶ Http1 or Http2 ──▶ lost
 
-The engine sees bytes and deadlines; timers and the socket's back-pressure are here. One timer a connection, moved
+The speaker sees bytes and deadlines; timers and the socket's back-pressure are here. One timer a connection, moved
 only when a deadline comes earlier: most deadlines are replaced by later ones long before they are due.
 """
 
@@ -23,7 +23,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
-class Engine(Protocol):
+class Speaker(Protocol):
     """One protocol on one connection."""
 
     def receive(self, data: bytes) -> None: ...
@@ -52,7 +52,7 @@ class HttpConnection(asyncio.Protocol):
         self.secure = False
         self.peer = ""
         self.paused = False                    # the peer takes no more for now
-        self._engine: Engine | None = None
+        self._speaker: Speaker | None = None
         self._first = b""
         self._first_deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -78,28 +78,28 @@ class HttpConnection(asyncio.Protocol):
         self.secure = tls is not None
         chosen = tls.selected_alpn_protocol() if tls is not None else None
         if chosen == "h2" and self.listener.http2 is not None:
-            self._engine = self.listener.http2(self)
+            self._speaker = self.listener.http2(self)
         elif chosen == "http/1.1" or self.listener.http2 is None:
-            self._engine = Http1(self)
+            self._speaker = Http1(self)
         else:
             self._first_deadline = self.loop.time() + self.config.head_seconds
         self.watch()
 
     def data_received(self, data: bytes) -> None:
-        if self._engine is not None:
-            self._engine.receive(data)
+        if self._speaker is not None:
+            self._speaker.receive(data)
         elif self.transport is not None:
             self._first += data
             if PREFACE.startswith(self._first) and len(self._first) < len(PREFACE):
                 return
             is_http2 = self._first.startswith(PREFACE) and self.listener.http2 is not None
-            self._engine = self.listener.http2(self) if is_http2 and self.listener.http2 is not None else Http1(self)
+            self._speaker = self.listener.http2(self) if is_http2 and self.listener.http2 is not None else Http1(self)
             data, self._first = self._first, b""
-            self._engine.receive(data)
+            self._speaker.receive(data)
 
     def eof_received(self) -> bool:
         # TLS has no half-closed connections.
-        return self._engine is not None and self._engine.end_of_input() and not self.secure
+        return self._speaker is not None and self._speaker.end_of_input() and not self.secure
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -107,8 +107,8 @@ class HttpConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.paused = False
         self._wake_takers()
-        if self._engine is not None:
-            self._engine.writable()
+        if self._speaker is not None:
+            self._speaker.writable()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.transport = None
@@ -117,10 +117,10 @@ class HttpConnection(asyncio.Protocol):
             self._timer = None
         self.listener.forget(self)
         self._wake_takers()
-        if self._engine is not None:
-            self._engine.lost()
+        if self._speaker is not None:
+            self._speaker.lost()
 
-    # -- engines call these --------------------------------------------------------------------------------
+    # -- speakers call these --------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
@@ -148,7 +148,7 @@ class HttpConnection(asyncio.Protocol):
         return ConnectionFailed(f"{self.peer or 'the peer'} has gone", address=self.peer, sent=True)
 
     def watch(self) -> None:
-        """To be called when the engine's deadline may have come earlier."""
+        """To be called when the speaker's deadline may have come earlier."""
         when = self._deadline()
         if when is None or self.transport is None:
             return
@@ -159,22 +159,22 @@ class HttpConnection(asyncio.Protocol):
         self._timer = self.loop.call_at(when, self._look)
 
     def drain(self) -> None:
-        if self._engine is not None:
-            self._engine.drain()
+        if self._speaker is not None:
+            self._speaker.drain()
         else:
             self.close()
 
     def _deadline(self) -> float | None:
-        return self._first_deadline if self._engine is None else self._engine.deadline()
+        return self._first_deadline if self._speaker is None else self._speaker.deadline()
 
     def _look(self) -> None:
         self._timer = None
         when, now = self._deadline(), self.loop.time()
         if when is not None and when <= now:
-            if self._engine is None:
+            if self._speaker is None:
                 self.close()
             else:
-                self._engine.expired(now)
+                self._speaker.expired(now)
         self.watch()
 
     def _wake_takers(self) -> None:

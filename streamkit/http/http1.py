@@ -275,7 +275,7 @@ class _Chunks:
 
 
 class Http1:
-    """`connection.Engine`. One task answers what waits, and ends when nothing does."""
+    """`connection.Speaker`. One task answers what waits, and ends when nothing does."""
 
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection

@@ -17,13 +17,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
     DataReceived,
-    Event,
     PingReceived,
     RemoteSettingsChanged,
     RequestReceived,
@@ -32,10 +29,10 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes, Settings
-from hyperframe.frame import DataFrame, Frame, GoAwayFrame
+from hyperframe.frame import GoAwayFrame
 
 from streamkit.errors import ConnectionFailed
+from streamkit.http.engine import Engine
 from streamkit.http.exchange import WITHOUT_BODY, HttpConfig, Request, Response, add_part, joined, uncancelled
 from streamkit.http.guard import FrameGuard
 
@@ -44,64 +41,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streamkit.http")
 
-_CONNECTION_WINDOW = 16 * 1024 * 1024
-_STREAM_WINDOW = 1024 * 1024
-_FRAME_BYTES_MAX = 64 * 1024           # of DATA that arrives: fewer and larger frames cost less
 _FLUSH_BYTES = 64 * 1024
 _UNREAD_BYTES_MAX = 1024 * 1024        # of answers to pings and the like that a peer does not read
 _SMALL_FRAME_BYTES = 512               # of answers: sending it earns nothing
 _TINY_BYTES = 16                       # of requests: it costs as much as a frame without any
-
-
-class _Silent:
-    """The engine's log: it tells each frame, many times over."""
-
-    def debug(self, *told: object) -> None:
-        return
-
-    trace = debug
-
-
-class _Data(DataFrame):
-    """The engine writes every frame out for its log, all bytes of it, whether anybody reads that or not."""
-
-    __repr__ = object.__repr__
-
-
-class _Engine(H2Connection):
-    """h2 counts its streams anew for each that opens; here those that have ended leave at once, so that with a
-    thousand open streams a request costs what it costs with one.
-    """
-
-    def __init__(self, config: H2Configuration) -> None:
-        super().__init__(config)
-        self._frame_dispatch_table[_Data] = self._receive_data_frame
-        self._frame_dispatch_table[GoAwayFrame] = self._peer_ends
-
-    def _receive_frame(self, frame: Frame) -> list[Event]:
-        if frame.__class__ is DataFrame:
-            frame.__class__ = _Data
-        return super()._receive_frame(frame)
-
-    def _peer_ends(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
-        """A peer that says GOAWAY begins nothing more, and still wants its answers: h2 would give out none of them."""
-        event = ConnectionTerminated()
-        event.error_code, event.last_stream_id = frame.error_code, frame.last_stream_id
-        return [], [event]
-
-    def _open_streams(self, remainder: int) -> int:
-        return len(self.streams) if remainder == 1 else 0
-
-    def takes(self, stream_id: int) -> bool:
-        """Whether something may still be sent. Events come in batches: the peer may have reset it in the same one."""
-        stream = self.streams.get(stream_id)
-        return stream is not None and not stream.closed
-
-    def forget(self, stream_id: int) -> None:
-        stream = self.streams.get(stream_id)
-        if stream is not None and stream.closed:
-            del self.streams[stream_id]
-            self._closed_streams[stream_id] = stream.closed_by
 
 
 class _Stream:
@@ -170,7 +113,7 @@ class _Frames:
 
 
 class Http2:
-    """`connection.Engine`. A task a request, while the handler has it or it streams."""
+    """`connection.Speaker`. A task a request, while the handler has it or it streams."""
 
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
@@ -189,30 +132,7 @@ class Http2:
         self._idle_since = now
         self._block_since: float | None = now          # the head of a request, or the preface, has begun
         self._next = now + config.head_seconds         # no deadline is earlier
-        self._engine = _Engine(
-            H2Configuration(
-                client_side=False, header_encoding=None, validate_outbound_headers=False,
-                normalize_outbound_headers=False, normalize_inbound_headers=False,
-                logger=_Silent(),  # type: ignore[arg-type]
-            )
-        )
-        self._begin()
-
-    def _begin(self) -> None:
-        engine, config = self._engine, self._config
-        engine.local_settings = Settings(
-            client=False,
-            initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: config.streams_max,
-                SettingCodes.INITIAL_WINDOW_SIZE: _STREAM_WINDOW,
-                SettingCodes.MAX_FRAME_SIZE: _FRAME_BYTES_MAX,
-                SettingCodes.MAX_HEADER_LIST_SIZE: config.head_bytes_max,
-            },
-        )
-        engine.max_inbound_frame_size = _FRAME_BYTES_MAX
-        engine.decoder.max_header_list_size = config.head_bytes_max
-        engine.initiate_connection()
-        engine.increment_flow_control_window(_CONNECTION_WINDOW - 65_535)
+        self._engine = Engine(config)
         self._flush()
 
     # -- the connection calls these ------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from streamkit.http.connection import Engine, HttpConnection
+from streamkit.http.connection import HttpConnection, Speaker
 from streamkit.http.exchange import Budget, Handler, HttpConfig, Request, Response, http_date, uncancelled
 from streamkit.runtime.interfaces import Clock, Listener, Network, TlsContext
 from streamkit.runtime.real import RealClock
@@ -33,7 +33,7 @@ class HttpListener:
         self.rejected = 0
         self.address = ""
         self.draining = False
-        self.http2: Callable[[HttpConnection], Engine] | None = None
+        self.http2: Callable[[HttpConnection], Speaker] | None = None
         self._clock = clock
         self._listener: Listener | None = None
         self._none_left: asyncio.Future[None] | None = None

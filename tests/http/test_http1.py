@@ -46,7 +46,7 @@ def test_who_pipelines_more_than_the_cap_waits_and_loses_nothing():
     async def count(request):
         nonlocal most
         await asyncio.sleep(0)
-        most = max(most, *(len(connection._engine._reader.complete) for connection in world.listener.connections))
+        most = max(most, *(len(connection._speaker._reader.complete) for connection in world.listener.connections))
         return Response(200)
 
     many = b"".join(request(f"/{number}") for number in range(20_000)) + request("/last", close=True)

@@ -263,7 +263,7 @@ def test_a_thousand_streams_are_under_way_at_once_and_thousands_over_time():
                 assert await peer.answer(stream) == (200, b"quick")
             peer.events.clear()
         (connection,) = world.listener.connections
-        return len(connection._engine._streams), len(connection._engine._engine.streams)
+        return len(connection._speaker._streams), len(connection._speaker._engine.streams)
 
     assert World(handler).run(test) == (0, 0)
 
