@@ -301,6 +301,23 @@ async def test_health_and_metrics_are_served(start, connect):
     assert (await get(address, "/elsewhere"))[0] == 404
 
 
+@pytest.mark.parametrize(("sent", "status"), [
+    ("HEAD /live HTTP/1.1\r\n", 200), ("DELETE /live HTTP/1.1\r\n", 405), ("POST /live HTTP/1.1\r\n", 405),
+    ("GET /live HTTP/1.1\r\nContent-Length: 1\r\n", 413), ("PRI * HTTP/2.0\r\n", 400),
+])  # fmt: skip
+async def test_the_health_pages_take_no_more_than_they_need(start, sent, status):
+    node = await start(listen__health__enabled=True)
+    reader, writer = await asyncio.open_connection(*node.addresses.health.split(":"))
+    writer.write(f"{sent}Host: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+
+    assert int(answer.split()[1]) == status
+    if status in (200, 405):
+        assert b"\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n" in answer
+    assert answer.endswith(b"only GET and HEAD\n" if status == 405 else b"\r\n\r\n")
+
+
 async def test_stopping_twice_at_once_waits_for_the_one_stop(start):
     node = await start()
     first = asyncio.ensure_future(node.stop())

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import time
 
 import h2.config
@@ -10,7 +11,8 @@ import pytest
 from h2.settings import SettingCodes, Settings
 
 from streamkit.http.exchange import Response
-from tests.http.served import serving
+from streamkit.http.tls import server_context
+from tests.http.served import certificate, serving
 from tests.http.worlds import request
 
 CHUNK = bytes(256 * 1024)
@@ -38,8 +40,10 @@ def preface(window):
     "first", [request(), preface(2**31 - 1), preface(65_535), preface(0)],
     ids=["HTTP/1.1", "HTTP/2, the socket is full", "HTTP/2, the window is shut", "no window at all"],
 )
-def test_a_stalled_reader_costs_no_memory(first):
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_stalled_reader_costs_no_memory(first, tls, tmp_path):
     sent = []
+    files = certificate(tmp_path) if tls else ("", "")
 
     async def flood(sender):
         while True:
@@ -49,7 +53,7 @@ def test_a_stalled_reader_costs_no_memory(first):
     async def handler(request):
         return Response(200, stream=flood)
 
-    with serving(handler) as listener:
+    with serving(handler, server_context(*files) if tls else None) as listener:
         host, _, port = listener.address.partition(":")
         before = resident_bytes()
         ends = []
@@ -57,6 +61,8 @@ def test_a_stalled_reader_costs_no_memory(first):
             end = socket.socket()
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
             end.connect((host, int(port)))
+            if tls:
+                end = ssl.create_default_context(cafile=files[0]).wrap_socket(end, server_hostname="localhost")
             end.sendall(first)
             ends.append(end)
         seen, quiet = -1, 0
