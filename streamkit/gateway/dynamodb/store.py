@@ -5,7 +5,7 @@
     dynamodb/<account>/<region>/tokens/<token>                      a transaction that was carried out (`transactions`)
 
 An item is JSON, or "z" and the same deflated when it is large. The table's id is part of an item's name: what a writer
-that raced with DeleteTable leaves behind belongs to no table, and the next CreateTable of that name clears it away.
+that raced with DeleteTable leaves behind belongs to no table, and the next CreateTable of that name removes it.
 Nothing is kept in memory but the sizes of tables, which are estimates.
 """
 
@@ -32,7 +32,7 @@ _PLAIN_BYTES_MAX = 64 * 1024
 _INFLATED_BYTES_MAX = 16 * 1024 * 1024
 _TRIES_MAX = 40                            # of one write that keeps losing races
 _STEP_FIRST = 32                           # notes listed first; then as many as make up about a step's bytes
-_STEP_MAX = 1_000
+_STEP_MAX = 250                            # as large items may follow small ones: 100 MiB at most
 _STEP_BYTES = 2 * 1024 * 1024
 _SIZE_FRESH_MS = 60_000
 _RECOUNT_AFTER = 10_000                    # items made here
@@ -142,19 +142,37 @@ class Store:
         except msgspec.MsgspecError as error:
             raise _corrupt(key, error) from error
 
-    async def sweep(self, place: Place, name: str, keep: str = "") -> None:
-        """Remove all items under the name, but those of the table with the id `keep`."""
-        prefix = place.items_prefix(name)
-        kept = place.items_prefix(name, keep) if keep else None
-        after = prefix
+    async def remove_items(self, place: Place, table: TableNote) -> None:
+        """Of a table that is gone."""
+        prefix = place.items_prefix(table.name, table.id)
+        after = ""
         while notes := await self._notes.list_notes(prefix, after=after, count_max=_SWEEP_AT_ONCE):
             after = notes[-1].key
-            gone = [note for note in notes if kept is None or not note.key.startswith(kept)]
-            if not gone and kept is not None:
-                after = max(after, kept + "\x7e\x7e")          # past everything that is kept
-            if gone and await self._notes.swap_notes([(note.key, note.revision, None) for note in gone]) is None:
-                for note in gone:                               # one of them was changed or taken meanwhile
-                    await self._notes.swap_notes([(note.key, note.revision, None)])
+            await self._remove(notes)
+
+    async def remove_orphans(self, place: Place, table: TableNote) -> None:
+        """What writers left behind that raced with the deletion of an earlier table of that name.
+
+        A note that is listed before the table is seen to be still the one that was made here belongs to it or to
+        nobody: a newer table can only come after this one.
+        """
+        prefix, kept = place.items_prefix(table.name), place.items_prefix(table.name, table.id)
+        after = ""
+        while notes := await self._notes.list_notes(prefix, after=after, count_max=_SWEEP_AT_ONCE):
+            after = notes[-1].key
+            orphans = [note for note in notes if not note.key.startswith(kept)]
+            if not orphans:
+                after = max(after, kept + "~~")                # past all that an encoded key begins with
+                continue
+            found, _ = await self.find_table(place, table.name)
+            if found is None or found.id != table.id:
+                return
+            await self._remove(orphans)
+
+    async def _remove(self, notes: Sequence[Note]) -> None:
+        if await self._notes.swap_notes([(note.key, note.revision, None) for note in notes]) is None:
+            for note in notes:                                  # one of them was changed or removed meanwhile
+                await self._notes.swap_notes([(note.key, note.revision, None)])
 
     # Items.
 

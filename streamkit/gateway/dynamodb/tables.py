@@ -29,12 +29,9 @@ class Tables:
         table = definitions.create(
             fields, table_id=self._store.random.uuid().hex(), now_ms=self._store.clock.now_ms()
         )
-        found, _ = await self._store.find_table(place, table.name)
-        if found is not None:
-            raise table_in_use(table.name)
-        await self._store.sweep(place, table.name)       # what writers left that raced with an earlier DeleteTable
         if not await self._store.put_table(place, table.name, table, 0):
             raise table_in_use(table.name)
+        await self._store.remove_orphans(place, table)
         return {"TableDescription": definitions.describe(
             table, place, status="CREATING", index_status=dict.fromkeys(table.indexes, "CREATING")
         )}  # fmt: skip
@@ -82,12 +79,13 @@ class Tables:
             if await self._store.put_table(place, name, None, revision):
                 break
             await patience.wait()
-        await self._store.sweep(place, name)
+        await self._store.remove_items(place, table)
         return {"TableDescription": definitions.describe(table, place, status="DELETING")}
 
     async def list(self, place: Place, fields: Fields) -> dict[str, Any]:
         limit = fields.integer("Limit", _LIST_MAX, low=1, high=_LIST_MAX)
-        found = await self._store.tables(place, fields.text("ExclusiveStartTableName", low=3, high=255), limit + 1)
+        after = fields.table("ExclusiveStartTableName") if fields.has("ExclusiveStartTableName") else ""
+        found = await self._store.tables(place, after, limit + 1)
         names = [table.name for table in found]
         if len(names) <= limit:
             return {"TableNames": names}

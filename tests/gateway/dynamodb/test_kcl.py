@@ -326,6 +326,18 @@ def test_migration_moves_items_between_tables_in_one_transaction(dynamodb, table
     assert "[None, None, ConditionalCheckFailed]" in raised.value.response["Error"]["Message"]
 
 
+def test_a_worker_reports_its_load_through_the_enhanced_client(dynamodb, table):
+    """Every name and value has a long placeholder; the item is made by its first update."""
+    fields = {"entityType": {"S": "WORKER_METRIC_STATS"}, "lut": {"N": "1795451344"}, "opr": {"M": {}}, "sts": {"M": {}}}
+    found = dynamodb.update_item(
+        TableName=table, Key={"leaseKey": {"S": "worker-1"}}, ReturnValues="ALL_NEW",
+        UpdateExpression="SET " + ", ".join(f"#AMZN_MAPPED_{name} = :AMZN_MAPPED_{name}" for name in fields),
+        ExpressionAttributeNames={f"#AMZN_MAPPED_{name}": name for name in fields},
+        ExpressionAttributeValues={f":AMZN_MAPPED_{name}": value for name, value in fields.items()},
+    )["Attributes"]  # fmt: skip
+    assert found == {"leaseKey": {"S": "worker-1"}, **fields}
+
+
 def test_of_many_writers_that_expect_the_same_counter_exactly_one_wins(dynamodb, table):
     create_lease(dynamodb, table, "shardId-000000000001")
 

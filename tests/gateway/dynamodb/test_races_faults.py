@@ -57,7 +57,7 @@ class Table:
         self.notes = LocalNotes()
         self.gateway = gateway(open_dynamodb(self.notes, StandingClock(), SeededRandom()))
 
-    async def call(self, operation, **body):
+    async def call(self, operation, /, **body):
         asked = request(
             operation, json.dumps(body).encode(), "application/x-amz-json-1.0", target="DynamoDB_20120810"
         )
@@ -130,10 +130,31 @@ async def test_an_item_written_while_its_table_is_made_again_is_not_in_the_new_t
 async def test_of_two_that_create_a_table_one_is_told_so(table):
     async def create():
         assert (await table.call("CreateTable", TableName="twice", **DEFINITION))[0] == 200
+        assert (await table.call("PutItem", TableName="twice", Item=KEY))[0] == 200
 
     table.notes.before_swap = create
     status, answer = await table.call("CreateTable", TableName="twice", **DEFINITION)
     assert status == 400 and answer["__type"].endswith("#ResourceInUseException")
+    assert (await table.call("Scan", TableName="twice"))[1]["Count"] == 1      # what the other one wrote is there
+
+
+async def test_a_slow_creator_removes_nothing_of_a_newer_table(table):
+    """Between its creation and its look for orphans the table is deleted, made again, and written to."""
+    async def replace():
+        await table.call("DeleteTable", TableName="slow")
+        await table.call("CreateTable", TableName="slow", **DEFINITION)
+        await table.call("PutItem", TableName="slow", Item=KEY)
+
+    listing = table.notes.list_notes
+
+    async def late(prefix, **options):
+        table.notes.list_notes = listing
+        await replace()
+        return await listing(prefix, **options)
+
+    table.notes.list_notes = late
+    assert (await table.call("CreateTable", TableName="slow", **DEFINITION))[0] == 200
+    assert (await table.call("Scan", TableName="slow"))[1]["Count"] == 1
 
 
 async def test_a_table_changed_by_two_at_once_has_both_changes(table):
