@@ -165,16 +165,15 @@ def wrong_type(value: Any, wanted: str, path: str) -> ApiError:
 
 def violations(shape: Shape, value: Any, path: str) -> Iterator[Violation]:
     """Of a typed value, in the order of the model, each before those inside it."""
-    if isinstance(shape, Structure):
+    if value is None:
+        yield path, "null", "Member must not be null"
+    elif isinstance(shape, Structure):
         for name, member in shape.members.items():
             inner = f"{path}.{member.label}" if path else member.label
             if name in value:
                 yield from violations(member.shape, value[name], inner)
             elif member.required:
                 yield inner, "null", "Member must not be null"
-        return
-    if value is None:
-        yield path, "null", "Member must not be null"
     elif isinstance(shape, String):
         yield from _of_text(shape, value, path)
     elif isinstance(shape, Integer):

@@ -190,6 +190,13 @@ def test_paths_of_lists_count_from_one():
     assert "at 'records.2.member.partitionKey'" in message
 
 
+def test_null_where_a_structure_belongs_in_a_list_is_told():
+    name, message = refused({"Records": [None], "StreamName": "a"}, shape=KINESIS.input("PutRecords"))
+
+    assert name == "ValidationException"
+    assert message.endswith("Value null at 'records.1.member' failed to satisfy constraint: Member must not be null")
+
+
 def test_a_long_value_is_cut_in_the_message():
     message = constraint(Name="é" * 100_000)
 
