@@ -55,6 +55,7 @@ class HttpConnection(asyncio.Protocol):
         self._speaker: Speaker | None = None
         self._first = b""
         self._first_deadline = 0.0
+        self._abort_at = 0.0                   # once it is closing
         self._timer: asyncio.TimerHandle | None = None
         self._takers: list[asyncio.Future[None]] = []
 
@@ -127,9 +128,11 @@ class HttpConnection(asyncio.Protocol):
             self.transport.write(data)
 
     def close(self) -> None:
-        """What is written still leaves."""
+        """What is written still leaves, unless the peer takes nothing of it for long."""
         if self.transport is not None:
+            self._abort_at = self._abort_at or self.loop.time() + self.config.answer_seconds
             self.transport.close()
+            self.watch()
 
     def abort(self) -> None:
         if self.transport is not None:
@@ -165,13 +168,17 @@ class HttpConnection(asyncio.Protocol):
             self.close()
 
     def _deadline(self) -> float | None:
+        if self._abort_at:
+            return self._abort_at
         return self._first_deadline if self._speaker is None else self._speaker.deadline()
 
     def _look(self) -> None:
         self._timer = None
         when, now = self._deadline(), self.loop.time()
         if when is not None and when <= now:
-            if self._speaker is None:
+            if self._abort_at:
+                self.abort()
+            elif self._speaker is None:
                 self.close()
             else:
                 self._speaker.expired(now)

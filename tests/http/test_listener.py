@@ -105,6 +105,19 @@ def test_draining_cuts_off_what_takes_too_long():
     assert World(forever).run(test) == (1, 21)
 
 
+def test_a_connection_that_cannot_be_closed_is_cut_off():
+    async def test(world):
+        peer = await world.open()
+        await asyncio.sleep(0.01)
+        (connection,) = world.listener.connections
+        connection.transport.close = lambda: None      # as a real one does while the peer takes nothing of the rest
+        peer.send(request("/", close=True))
+        await peer.ended()
+        return round(world.loop.time())
+
+    assert World().run(test) == 75
+
+
 @pytest.mark.parametrize("name", ["connections_max", "head_seconds", "body_seconds", "streams_max"])
 def test_a_bound_of_nothing_is_refused(name):
     with pytest.raises(ValueError, match=name):
