@@ -47,7 +47,7 @@ class RealRandom:
         return random.random()
 
     def bits(self, count: int) -> int:
-        return random.SystemRandom().getrandbits(count)
+        return int.from_bytes(os.urandom((count + 7) // 8)) >> (-count % 8)
 
     def uuid(self) -> bytes:
         return uuid.uuid4().bytes

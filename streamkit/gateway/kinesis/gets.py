@@ -131,9 +131,9 @@ class Gets:
 
 
 def with_records(records: bytes, members: dict[str, Any], *, cbor: bool) -> bytes:
-    """An object of `Records`, which is encoded already, and of other members without timestamps."""
+    """An object of `Records`, which is encoded already, and of other members, one at least, without timestamps."""
     if not cbor:
-        return msgspec.json.encode({"Records": msgspec.Raw(records), **members})
+        return b"".join((b'{"Records":', records, b",", memoryview(msgspec.json.encode(members))[1:]))
     others = cbor2.dumps(members)
     assert others[0] & 0xE0 == 0xA0 and others[0] < 0xB7, "a short map, whose count is in its first byte"
     return bytes((others[0] + 1,)) + b"gRecords" + records + others[1:]

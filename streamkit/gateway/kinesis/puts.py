@@ -43,7 +43,8 @@ _REQUEST_BYTES_MAX = 10 << 20
 _CODEC = 1                                 # lz4, where it is worth while
 _FAILURE = ("InternalFailure", "Internal Service Failure")
 _SKEW_S = 1
-_RECORDS = Model({"Records": ("Records!:[Nothing]1..500", "")}, {}, {"Nothing": Boolean()}).input("Records")
+_RECORDS_MAX = 500
+_RECORDS = Model({"Records": (f"Records!:[Nothing]1..{_RECORDS_MAX}", "")}, {}, {"Nothing": Boolean()}).input("Records")
 _PACKED = frozenset({"Records", "Data", "PartitionKey", "ExplicitHashKey"})    # what the kernel checks
 
 Outcome = PutReceipt | tuple[str, str]     # or (ErrorCode, ErrorMessage)
@@ -81,7 +82,7 @@ class Puts:
         broken = entries.violations()
         if broken and await self._distributes(members, call):
             broken = entries.violations(key_optional=True)
-        if not single:
+        if not single and not 1 <= entries.count <= _RECORDS_MAX:
             broken += violations(_RECORDS, {"Records": range(entries.count)} if entries.has_records else {}, "")
         broken += violations(self._others[call.operation], members, "")
         if broken:
@@ -163,6 +164,9 @@ class Puts:
 
     async def _send(self, found: Found, packed: list[Packed]) -> list[Outcome | None]:
         """What came of each; None: surely nothing, and another leader or shard would take it."""
+        if len(packed) == 1:
+            sent_alone = self._begin(found, packed[0])
+            return [sent_alone if isinstance(sent_alone, tuple) else await self._outcome(sent_alone)]
         outcomes: list[Outcome | None] = [None] * len(packed)
         left = [*range(len(packed))]
         while left:
