@@ -481,6 +481,7 @@ class Http2:
     # -- what leaves ---------------------------------------------------------------------------------------
 
     def _put(self, stream: _Stream, body: bytes | memoryview) -> None:
+        assert stream.pending is None, "one piece of an answer at a time"
         stream.pending, stream.at, stream.moved = memoryview(body), 0, self._loop.time()
         self._make_ready(stream)
         self._pump()
