@@ -8,16 +8,18 @@ shape says.
 
 from __future__ import annotations
 
+import html
+import re
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
-from xml.sax.saxutils import escape
 
 from streamkit.gateway.errors import ApiError, serialization
 from streamkit.gateway.shapes import Boolean, Double, Integer, List, Map, Shape, Structure, Timestamp
 
 FIELDS_MAX = 20_000
 DEPTH_MAX = 16
+NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Tree = dict[str, Any]
 
 
@@ -123,6 +125,11 @@ def _value(shape: Shape, found: str) -> Any:
             raise serialization(f"'{found[:256]}' is neither true nor false.")
         return found == "true"
     return found
+
+
+def escape(text: str) -> str:
+    """What XML has no way to write becomes a mark."""
+    return html.escape(NOT_XML.sub("\ufffd", text), quote=False)
 
 
 def _xml(shape: Shape, value: Any) -> str:

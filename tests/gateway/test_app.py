@@ -521,10 +521,10 @@ def test_a_form_names_its_operation_in_a_field():
 
 
 def test_a_form_is_answered_in_xml():
-    served, _ = metrics({"Now": 1_500_000_000_000, "Text": "<&>"}, query_namespace="http://metrics/")
+    served, _ = metrics({"Now": 1_500_000_000_000, "Text": "<&>\x00\ud800é"}, query_namespace="http://metrics/")
     tree = ElementTree.fromstring(bytes(answered(served, form("Action=Tell")).body))
 
-    assert tree.findtext(".//{*}TellResult/{*}Text") == "<&>"
+    assert tree.findtext(".//{*}TellResult/{*}Text") == "<&>\ufffd\ufffdé"
     assert tree.findtext(".//{*}Now") == "2017-07-14T02:40:00Z"
 
 
