@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import tomllib
+from bisect import bisect_left
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,16 +23,38 @@ from streamkit.config import KinesisSection
 from streamkit.errors import InvalidConfig, StreamkitError
 from streamkit.http.exchange import HttpConfig, Request, Response
 from streamkit.http.listener import HttpListener
+from streamkit.observability.buckets import LATENCY_BOUNDS
 from streamkit.runtime.interfaces import Disk
 from streamkit.security.credentials import Authenticator, Key
 
 if TYPE_CHECKING:
     from streamkit.gateway.app import Gateway
+    from streamkit.gateway.cloudwatch import Registry
+    from streamkit.gateway.kinesis.subscriptions import Subscriptions
     from streamkit.node import Node
+    from streamkit.observability.metrics import FaceNumbers
 
 logger = logging.getLogger("streamkit.node")
 
 _KEYS_BYTES_MAX = 1 << 20
+_REPORTED_MAX = 1_000                      # series that a scrape shows
+
+
+class _Answers:
+    """Counts what the gateway answers. For a gateway's `observer`."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.slower: dict[str, list[int]] = {}         # operation → one a bucket
+        self.total_ms: Counter[str] = Counter()
+
+    def answered(self, operation: str, status: int, error: str, elapsed_ms: int) -> None:
+        self.counts[operation, error or ("ok" if status < 400 else str(status))] += 1
+        buckets = self.slower.get(operation)
+        if buckets is None:
+            buckets = self.slower[operation] = [0] * (len(LATENCY_BOUNDS) + 1)
+        buckets[bisect_left(LATENCY_BOUNDS, elapsed_ms / 1_000)] += 1
+        self.total_ms[operation] += elapsed_ms
 
 
 class Faces:
@@ -38,6 +63,9 @@ class Faces:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._authenticator = authenticator(node.config.kinesis, node.runtime.disk)
+        self._answers = _Answers()
+        self._registry: Registry | None = None
+        self._subscriptions: Subscriptions | None = None
         self._gateway: Gateway | None = None
         self._opening = asyncio.Lock()
         self._stack = contextlib.AsyncExitStack()
@@ -84,6 +112,29 @@ class Faces:
             await listener.close()
         await self._stack.aclose()
 
+    def numbers(self) -> FaceNumbers:
+        from streamkit.observability.metrics import FaceNumbers, Latency, ReportedNumbers
+
+        series = itertools.islice(self._registry.series(), _REPORTED_MAX) if self._registry is not None else ()
+        return FaceNumbers(
+            connections=sum(len(listener.connections) for listener in self._listeners),
+            rejected=sum(listener.rejected for listener in self._listeners),
+            subscriptions=self._subscriptions.count if self._subscriptions is not None else 0,
+            answers=dict(self._answers.counts),
+            latency={
+                operation: Latency([*buckets], self._answers.total_ms[operation] / 1_000)
+                for operation, buckets in self._answers.slower.items()
+            },
+            reported=[
+                ReportedNumbers(
+                    namespace=each.name.namespace, metric=each.name.metric,
+                    dimensions=",".join(f"{name}={value}" for name, value in each.name.dimensions),
+                    value=each.last.mean,
+                )
+                for each in series
+            ],
+        )
+
     async def _answer(self, request: Request) -> Response:
         if self._gateway is None:
             async with self._opening:
@@ -102,8 +153,9 @@ class Faces:
         kinesis = await Kinesis.open(client, clock, kinesis_config(node.config.kinesis))
         self._stack.push_async_callback(client.close)
         self._stack.push_async_callback(kinesis.close)
-        services = [kinesis.service, open_dynamodb(client, clock, random), open_cloudwatch(clock, Registry())]
-        return Gateway(services, self._authenticator, clock, random)
+        self._subscriptions, self._registry = kinesis.subscriptions, Registry()
+        services = [kinesis.service, open_dynamodb(client, clock, random), open_cloudwatch(clock, self._registry)]
+        return Gateway(services, self._authenticator, clock, random, self._answers)
 
 
 def kinesis_config(section: KinesisSection) -> Any:

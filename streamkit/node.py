@@ -251,7 +251,7 @@ class Node:
             report = Report(
                 server=server, streams=self._streams, counters=self.counters, clock=self.runtime.clock,
                 version=__version__, insecure_listeners=len(self.insecure),
-                cluster=self.cluster_numbers,
+                cluster=self.cluster_numbers, faces=self._faces.numbers if self._faces is not None else None,
             )
             pages = HealthPages(
                 report, self.describe, host=listen.host, metrics=self.config.metrics.enabled,

@@ -11,7 +11,15 @@ from streamkit.broker.server import Server
 from streamkit.broker.streams import Streams
 from streamkit.http.exchange import Request, Response
 from streamkit.model.shard import Shard
-from streamkit.observability.metrics import ClusterNumbers, Exposition, Latency, ShardNumbers, Snapshot, StreamNumbers
+from streamkit.observability.metrics import (
+    ClusterNumbers,
+    Exposition,
+    FaceNumbers,
+    Latency,
+    ShardNumbers,
+    Snapshot,
+    StreamNumbers,
+)
 from streamkit.protocol.messages import NodeDescribed
 from streamkit.runtime.interfaces import Clock
 from streamkit.security.policy import is_loopback
@@ -25,9 +33,11 @@ class Report:
     def __init__(
         self, *, server: Server, streams: Streams, counters: Counters, clock: Clock, version: str,
         insecure_listeners: int, cluster: Callable[[], ClusterNumbers] | None = None,
+        faces: Callable[[], FaceNumbers] | None = None,
     ) -> None:
-        """cluster: a cluster's node tells its part in it."""
+        """cluster: a cluster's node tells its part in it. faces: so do its HTTP faces."""
         self._cluster = cluster
+        self._faces = faces
         self._server = server
         self._streams = streams
         self._counters = counters
@@ -58,6 +68,7 @@ class Report:
                 if shard.uuid in self._streams.shards
             ],
             cluster=self._cluster() if self._cluster is not None else None,
+            faces=self._faces() if self._faces is not None else None,
         )
 
     def _numbers(self, stream: str, shard: Shard) -> ShardNumbers:

@@ -67,6 +67,28 @@ class ClusterNumbers:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportedNumbers:
+    """The newest value of a series that a program reported to this node, as the KCL does."""
+
+    namespace: str
+    metric: str
+    dimensions: str                                 # "Operation=ProcessTask,ShardId=shardId-000000000000"
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class FaceNumbers:
+    """A node's HTTP faces. answers: (operation, error or "ok") → count. latency: by operation, of whole answers."""
+
+    connections: int
+    rejected: int
+    subscriptions: int
+    answers: dict[tuple[str, str], int]
+    latency: dict[str, Latency]
+    reported: Sequence[ReportedNumbers] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A node's numbers at one moment."""
 
@@ -85,6 +107,7 @@ class Snapshot:
     read_only: bool
     shards: Sequence[ShardNumbers] = field(default_factory=tuple)
     cluster: ClusterNumbers | None = None
+    faces: FaceNumbers | None = None
 
 
 class NodeCollector(Collector):
@@ -111,6 +134,8 @@ class NodeCollector(Collector):
         yield from self._reads(now)
         if now.cluster is not None:
             yield from _cluster(now.cluster)
+        if now.faces is not None:
+            yield from _faces(now.faces)
 
     def _requests(self, now: Snapshot) -> Metric:
         family = CounterMetricFamily(
@@ -204,6 +229,32 @@ def _cluster(now: ClusterNumbers) -> Iterable[Metric]:
     yield _counter("streamkit_repaired_ranges_total", "Damaged ranges that came back from another copy.", now.repaired)
     yield _counter("streamkit_replica_differences_total", "Ranges in which two copies were not alike.", now.differences)
     yield _gauge("streamkit_store_available", "1 while the coordination store answers.", now.store_available)
+
+
+def _faces(now: FaceNumbers) -> Iterable[Metric]:
+    listener = {"listener": "http"}
+    yield _gauge("streamkit_http_connections", "Open HTTP connections.", now.connections, listener)
+    yield _counter("streamkit_http_rejected_total", "Connections and requests refused at a bound.", now.rejected)
+    yield _gauge("streamkit_subscriptions", "Consumers that records are pushed to over HTTP.", now.subscriptions)
+    answers = CounterMetricFamily(
+        "streamkit_http_requests_total", "Requests by outcome.", labels=["listener", "operation", "code"]
+    )
+    for (operation, code), count in sorted(now.answers.items()):
+        answers.add_metric(["http", operation, code], count)
+    yield answers
+    seconds = HistogramMetricFamily(
+        "streamkit_http_request_seconds", "Request received to answered.", labels=["listener", "operation"]
+    )
+    for operation, latency in sorted(now.latency.items()):
+        seconds.add_metric(["http", operation], buckets=_buckets(latency), sum_value=latency.seconds_sum)
+    yield seconds
+    reported = GaugeMetricFamily(
+        "streamkit_reported_metric", "Newest value of what programs reported with PutMetricData.",
+        labels=["namespace", "metric", "dimensions"],
+    )
+    for each in now.reported:
+        reported.add_metric([each.namespace, each.metric, each.dimensions], each.value)
+    yield reported
 
 
 def _gauge(name: str, text: str, value: float, labels: dict[str, str] | None = None) -> Metric:

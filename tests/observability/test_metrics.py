@@ -3,7 +3,15 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamkit.observability.buckets import LATENCY_BOUNDS
-from streamkit.observability.metrics import Exposition, Latency, ShardNumbers, Snapshot, StreamNumbers
+from streamkit.observability.metrics import (
+    Exposition,
+    FaceNumbers,
+    Latency,
+    ReportedNumbers,
+    ShardNumbers,
+    Snapshot,
+    StreamNumbers,
+)
 
 
 def shard(stream, ordinal, records):
@@ -66,6 +74,24 @@ def test_what_each_application_read_is_told_apart():
 
     assert found["streamkit_read_records_total", (("application", ""), ("stream", "orders"))] == 12
     assert found["streamkit_read_bytes_total", (("application", "billing"), ("stream", "orders"))] == 6
+
+
+def test_http_faces_tell_what_they_answered_and_what_programs_reported():
+    faces = FaceNumbers(
+        connections=2, rejected=1, subscriptions=3,
+        answers={("PutRecords", "ok"): 5, ("PutRecords", "ValidationException"): 1},
+        latency={"PutRecords": Latency([6] + [0] * len(LATENCY_BOUNDS), 0.5)},
+        reported=[ReportedNumbers("billing", "MillisBehindLatest", "ShardId=a", 12.5)],
+    )
+    found = samples(faces=faces)
+
+    http = ("listener", "http")
+    assert found["streamkit_http_requests_total", (("code", "ok"), http, ("operation", "PutRecords"))] == 5
+    assert found["streamkit_http_request_seconds_count", (http, ("operation", "PutRecords"))] == 6
+    assert found["streamkit_http_connections", (http,)] == 2
+    assert found["streamkit_subscriptions", ()] == 3
+    reported = (("dimensions", "ShardId=a"), ("metric", "MillisBehindLatest"), ("namespace", "billing"))
+    assert found["streamkit_reported_metric", reported] == 12.5
 
 
 def test_labels_are_those_of_the_catalogue():
