@@ -1,4 +1,5 @@
-# make demo | test | test-debug | test-sanitize | bench | bench-peers | fuzz | simulate | torture | lint | build
+# make demo | test | test-jvm | test-debug | test-sanitize | bench | bench-peers | fuzz | simulate | torture | lint
+#      | build
 #
 # Everything lives in $(VENV); nothing is installed outside it, except that a missing compiler or missing Python
 # headers are installed with apt-get when this runs as root on Debian or Ubuntu. PYTHON=python3.13 chooses another Python.
@@ -17,16 +18,24 @@ DEBUG_TREE := build/debug
 SANITIZE_TREE := build/sanitize
 SANITIZE_TESTS ?= tests/core tests/fuzz tests/storage tests/leases tests/protocol
 
-.PHONY: demo test test-debug test-sanitize bench bench-peers bench-peers-install fuzz simulate torture lint build clean
+.PHONY: demo test test-jvm test-debug test-sanitize bench bench-peers bench-peers-install fuzz simulate torture lint
+.PHONY: build clean
 .DELETE_ON_ERROR:
 
 demo: build
 	@$(VENV)/bin/python -m examples.flights
 
-# A real etcd for the tests, in $(VENV)/bin; where it cannot be had, those that need it fail and say how to get it.
+# A real etcd for the tests, in $(VENV)/bin, and clients of Kinesis, in build/; where one cannot be had, those that need
+# it fail and say how to get it.
 test: build
 	@sh .ci/etcd $(VENV) || true
+	@sh .ci/clients python javascript || true
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# Clients of Kinesis that need Java: the KCL, the KPL, amazon_kclpy and Flink, from a Maven repository. Ten minutes.
+test-jvm: build
+	@sh .ci/clients python kclpy java
+	$(VENV)/bin/python -m pytest tests/jvm/jvm_*.py $(PYTEST_ARGS)
 
 # Sources without what was built from them, into a tree of its own.
 define copy_tree

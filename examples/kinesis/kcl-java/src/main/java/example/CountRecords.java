@@ -102,7 +102,8 @@ public final class CountRecords {
                 configs.processorConfig(),
                 retrieval);
 
-        Runtime.getRuntime().addShutdownHook(new Thread(ENOUGH::countDown));
+        Thread main = Thread.currentThread();
+        Runtime.getRuntime().addShutdownHook(new Thread(() -> stop(main)));
         Thread thread = new Thread(scheduler, "scheduler");
         thread.setDaemon(true);
         thread.start();
@@ -114,6 +115,16 @@ public final class CountRecords {
         leases.close();
         metrics.close();
         Runtime.getRuntime().halt(enough ? 0 : 1);
+    }
+
+    /** A signal to end: hands the shards over first. */
+    private static void stop(Thread main) {
+        ENOUGH.countDown();
+        try {
+            main.join();
+        } catch (InterruptedException error) {
+            Thread.currentThread().interrupt();
+        }
     }
 
     /** Counts the records of one shard. */
