@@ -328,7 +328,7 @@ def test_migration_moves_items_between_tables_in_one_transaction(dynamodb, table
 
 def test_a_worker_reports_its_load_through_the_enhanced_client(dynamodb, table):
     """Every name and value has a long placeholder; the item is made by its first update."""
-    fields = {"entityType": {"S": "WORKER_METRIC_STATS"}, "lut": {"N": "1795451344"}, "opr": {"M": {}}, "sts": {"M": {}}}
+    fields = {"entityType": {"S": "WORKER_METRIC_STATS"}, "lut": {"N": "1795451"}, "opr": {"M": {}}, "sts": {"M": {}}}
     found = dynamodb.update_item(
         TableName=table, Key={"leaseKey": {"S": "worker-1"}}, ReturnValues="ALL_NEW",
         UpdateExpression="SET " + ", ".join(f"#AMZN_MAPPED_{name} = :AMZN_MAPPED_{name}" for name in fields),
