@@ -33,6 +33,7 @@ from streamkit.security.sigv4 import Refused
 logger = logging.getLogger("streamkit.gateway")
 
 BODY_BYTES_MAX = 16 << 20              # inflated
+UNSIGNED_BYTES_MAX = 64 << 10          # of a body that is parsed although nobody has signed it
 FORMATS: Mapping[str, Format] = {
     "application/x-amz-json-1.1": JSON, "application/x-amz-json-1.0": JSON_1_0, "application/x-amz-cbor-1.1": CBOR,
 }  # fmt: skip
@@ -152,6 +153,15 @@ class Gateway:
     async def _call(self, exchange: Exchange) -> Response:
         request = exchange.request
         route = self._find(exchange)
+        caller, refused = None, None
+        try:
+            caller = self._verified(request, route)
+        except (Refused, ApiError) as error:
+            # A body that does not parse is told before a signature that is wrong; but nobody without a key makes
+            # this process inflate or parse much.
+            if route.raw or len(request.body) > UNSIGNED_BYTES_MAX or "content-encoding" in request.headers:
+                raise
+            refused = error
         body = request.body if "content-encoding" not in request.headers else inflated(request)
         value = None
         if not route.raw:
@@ -160,7 +170,9 @@ class Gateway:
             value = exchange.format.decode(body, route.input)
             if type(value) is not dict:
                 raise errors.serialization()
-        caller = self._verified(request, route)
+        if caller is None:
+            assert refused is not None
+            raise refused
         params = checked(route.input, value, exchange.format) if value is not None else {}
         call = Call(route.name, params, caller, request, exchange.format.cbor, exchange.request_id, body)
         return succeeded(exchange, route, await route.operation(call))
@@ -186,7 +198,7 @@ class Gateway:
         exchange.format = found
         if route is None:
             # The body comes first: one that does not parse is told before an operation that does not exist.
-            if len(request.body) <= 1 << 20 and type(found.decode(request.body, NOTHING)) is not dict:
+            if len(request.body) <= UNSIGNED_BYTES_MAX and type(found.decode(request.body, NOTHING)) is not dict:
                 raise errors.serialization()
             raise errors.unknown_operation()
         return route

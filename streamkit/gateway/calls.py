@@ -62,7 +62,8 @@ class Service:
     """One API: its names, its model and what carries it out.
 
     target: what stands before the operation in X-Amz-Target. operations: those that are missing are unknown.
-    raw: operations that parse their body themselves. json_errors: those whose errors are JSON in any format.
+    raw: operations that parse their body themselves. json_version: what its clients speak; a request in the other is
+    understood, and answered in its own. json_errors: those whose errors are JSON in any format.
     access: the class of each operation that the first word of its name does not tell (`access_of`).
     rpc: also answers /service/<target>/operation/<name> (smithy RPC v2, CBOR, time in seconds).
     query_namespace: XML name space; with it the service also answers forms with an `Action` and no target.

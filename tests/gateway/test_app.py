@@ -247,6 +247,25 @@ def test_the_signature_is_looked_at_after_the_body_and_before_its_members():
     assert error(answered(KINESIS, unsigned)) == (400, "SerializationException")
 
 
+def test_a_large_body_that_nobody_has_signed_is_not_parsed():
+    class Spy(Service):
+        @property
+        def body_bytes_max(self):
+            raise AssertionError("the body was looked at")
+
+        @body_bytes_max.setter
+        def body_bytes_max(self, value):
+            pass
+
+    served = gateway(Spy("Kinesis_20131202", "kinesis", MODEL, {"ListStreams": RECORDER}))
+    for asked in (
+        request("ListStreams", b" " * (64 << 10) + b"{"),
+        request("ListStreams", gzip.compress(b"{}"), content_encoding="gzip"),
+    ):
+        del asked.headers["authorization"]
+        assert error(answered(served, asked)) == (400, "MissingAuthenticationTokenException")
+
+
 def test_types_are_looked_at_before_constraints():
     asked = request("DescribeStream", {"StreamName": "", "Limit": "x"})
     assert error(answered(KINESIS, asked)) == (400, "SerializationException")
