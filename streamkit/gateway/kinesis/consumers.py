@@ -24,7 +24,7 @@ class Consumers:
     async def register(self, call: Call) -> dict[str, Any]:
         params, clock, client = call.params, self._directory.clock, self._directory.client
         place = place_of({"StreamARN": params["StreamARN"]}, call.caller)
-        await self._directory.find(place)
+        found = await self._directory.find(place)
         there, name = await self._directory.consumers(place), params["ConsumerName"]
         if len(there) >= self._directory.config.consumers_max:
             raise limit_exceeded(
@@ -32,10 +32,16 @@ class Consumers:
             )
         now_ms = clock.now_ms()
         note = ConsumerNote(name, now_ms, add_tags({}, params.get("Tags", {})))
-        if await client.swap_notes([(place.consumers + name, 0, encode_note(note))]) is None:
-            raise in_use(
-                f"Consumer {name} under stream {place.name} already exists for account {place.account}.",
-            )
+        while True:
+            swaps: list[tuple[str, int, bytes | None]] = [(place.consumers + name, 0, encode_note(note))]
+            if not found.revision:
+                # The stream has a note from now on: when that goes, so do its consumers.
+                swaps.append((place.key, 0, encode_note(found.note)))
+            if await client.swap_notes(swaps) is not None:
+                break
+            if (await client.read_note(place.consumers + name))[0] is not None:
+                raise in_use(f"Consumer {name} under stream {place.name} already exists for account {place.account}.")
+            found = await self._directory.find(place)
         return {"Consumer": {**_told(place, note), "ConsumerStatus": "CREATING"}}
 
     async def describe(self, call: Call) -> dict[str, Any]:

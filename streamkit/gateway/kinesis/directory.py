@@ -143,7 +143,8 @@ class Directory:
         assert note is not None, "one of them was found"
         if stream is None and note.pending is None:
             # It was deleted behind this API's back, by streamkit's own library.
-            await self.client.swap_notes([(place.key, revision, None)])
+            if await self.client.swap_notes([(place.key, revision, None)]) is not None:
+                await self._remove_consumers(place)
             self._known.pop(place, None)
             raise no_such_stream(place)
         found = Found(place, note, revision, stream)
@@ -182,6 +183,23 @@ class Directory:
         if found.stream is None:
             raise no_such_stream(place)
         return found
+
+    async def with_shard(
+        self, place: Place, ordinal: int | None, uuid: bytes | None = None
+    ) -> tuple[Found, Shard | None]:
+        """A usable stream and one of its shards; None when it is not there, or not the one of that uuid.
+
+        Nobody is told so by what is a second old: a reader takes a shard that is missing for one that is finished.
+        Raises ApiError.
+        """
+        for fresh in (False, True):
+            if fresh:
+                self.forget(place)
+            found = await self.usable(place)
+            shard = found.shard(ordinal)
+            if shard is not None and uuid in (None, shard.uuid):
+                return found, shard
+        return found, None
 
     async def active(self, place: Place) -> Found:
         """For changes. Raises ApiError (ResourceNotFoundException, ResourceInUseException)."""
@@ -232,6 +250,10 @@ class Directory:
             after = page[-1][0]
         return found
 
+    async def _remove_consumers(self, place: Place) -> None:
+        for consumer, revision in await self.consumers(place):
+            await self.client.swap_notes([(place.consumers + consumer.name, revision, None)])
+
     # -- changing ------------------------------------------------------------------------------------------
 
     async def change(self, place: Place, edit: Callable[[Found], StreamNote | None]) -> Found:
@@ -259,10 +281,12 @@ class Directory:
                 await self.client.describe_stream(native)
                 taken = True
         if taken:
-            with contextlib.suppress(ApiError):        # a note whose stream is gone goes, too
+            try:
                 await self.find(place)
+            except ApiError:
+                revision = 0                           # a note whose stream is gone went, too
+            else:
                 raise stream_exists(place)
-            revision = 0
         pending = Pending("create", self.clock.now_ms())
         note = msgspec.structs.replace(note, native=native, created_ms=self.clock.now_ms(), pending=pending)
         revision = await self.client.swap_notes([(place.key, revision, encode_note(note))]) or 0
@@ -311,16 +335,24 @@ class Directory:
         if before is not None:
             await asyncio.wait({before})
         backoff = Backoff(self.client.runtime.random, 50, 2_000)
+        waited = False
         while True:
             try:
+                if waited and not await self._is_wanted(found):
+                    return                             # another gateway has done it
                 await self._work(found)
                 return
             except (Unavailable, TimedOut, StreamBusy) as error:
                 logger.info("kinesis.job_waits", extra={"facts": {"stream": found.place.name, "error": str(error)}})
                 await asyncio.sleep(backoff.next_ms() / 1000)
+                waited = True
             except StreamkitError as error:
                 await self._settle(found)
                 raise _refused(found.place, error) from error
+
+    async def _is_wanted(self, found: Found) -> bool:
+        note, _ = await self._read(found.place)
+        return note is not None and note.pending == found.note.pending
 
     async def _work(self, found: Found) -> None:
         note, client, pending = found.note, self.client, found.note.pending
@@ -335,8 +367,7 @@ class Directory:
             case "delete":
                 with contextlib.suppress(StreamNotFound):
                     await client.delete_stream(note.native)
-                for consumer, revision in await self.consumers(found.place):
-                    await client.swap_notes([(found.place.consumers + consumer.name, revision, None)])
+                await self._remove_consumers(found.place)
             case "split":
                 with contextlib.suppress(ShardClosed):
                     await client.split_shard(note.native, pending.shards[0], int(pending.at))

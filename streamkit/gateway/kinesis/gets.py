@@ -13,6 +13,7 @@ from streamkit._core.replies import EncodedRecords, encode_records
 from streamkit.gateway.calls import Call, Reply
 from streamkit.gateway.errors import invalid_argument, throttled
 from streamkit.gateway.kinesis.directory import Directory, Found, no_such_stream
+from streamkit.gateway.kinesis.names import parse_stream_arn
 from streamkit.gateway.kinesis.reading import fetch, start_of
 from streamkit.gateway.kinesis.requests import own, place_of, shard_of
 from streamkit.gateway.kinesis.shards import children_of
@@ -52,7 +53,7 @@ async def read_part(
     while count < count_max and size < bytes_max and not (shard.end is not None and position >= shard.end):
         ask = min(_FETCH_BYTES, bytes_max - size, max(64 << 10, (count_max - count) * _RECORD_BYTES_GUESS))
         fetched, began = await fetch(
-            directory, shard, position, bytes_max=ask, wait_ms=0 if batches else wait_ms
+            directory, found, shard, position, bytes_max=ask, wait_ms=0 if batches else wait_ms
         )
         if not batches:
             first = began                              # later than asked for where retention was quicker
@@ -91,8 +92,7 @@ class Gets:
 
     async def get_shard_iterator(self, call: Call) -> dict[str, Any]:
         params, directory = call.params, self._directory
-        found = await directory.usable(place_of(params, call.caller))
-        shard = shard_of(found, params["ShardId"])
+        found, shard = await shard_of(directory, place_of(params, call.caller), params["ShardId"])
         if not self._throttles.iterator(found, shard.uuid, directory.clock.monotonic_ms()):
             raise _exceeded(found, shard)
         sequence = await start_of(
@@ -107,11 +107,10 @@ class Gets:
         iterator = self._tokens.read_iterator(params["ShardIterator"])
         place, ordinal, uuid, sequence = iterator.place, iterator.ordinal, iterator.shard, iterator.sequence
         own(place, call.caller)
-        if params.get("StreamARN", place.arn) != place.arn:
+        if "StreamARN" in params and parse_stream_arn(params["StreamARN"]) != place:
             raise invalid_argument(f"StreamARN {params['StreamARN']} is not that of the ShardIterator.")
-        found = await directory.usable(place)
-        shard = found.shard(ordinal)
-        if shard is None or shard.uuid != uuid:
+        found, shard = await directory.with_shard(place, ordinal, uuid)
+        if shard is None:
             raise no_such_stream(place)                # another one of that name, or a shard that has expired
         if not self._throttles.read(found, uuid, clock.monotonic_ms()):
             raise _exceeded(found, shard)

@@ -88,7 +88,9 @@ class Puts:
         if broken:
             raise refusal(broken[:VIOLATIONS_MAX])
         found = await self._directory.usable(place_of(members, call.caller))
-        size_max, place = found.note.max_record_kib << 10, found.place
+        assert found.stream is not None, "it is usable"
+        # Streams of streamkit's own library may take less than any of this API.
+        size_max, place = min(found.note.max_record_kib << 10, found.stream.config.record_bytes_max), found.place
         if entries.largest() > size_max:
             raise validation(
                 f"A record of {entries.largest()} bytes, data and partition key together, exceeds the {size_max} bytes "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from streamkit.errors import InvalidPosition, SequenceTrimmed, StreamkitError, TimedOut, Unavailable
-from streamkit.gateway.errors import ApiError, invalid_argument
-from streamkit.gateway.kinesis.directory import Directory, Found
+from streamkit.errors import InvalidPosition, SequenceTrimmed, ShardNotFound, StreamkitError, TimedOut, Unavailable
+from streamkit.gateway.errors import ApiError, invalid_argument, unavailable
+from streamkit.gateway.kinesis.directory import Directory, Found, no_such_stream
 from streamkit.model.position import LATEST, TRIM_HORIZON, AtSequence, AtTime, Position
 from streamkit.model.sequence import parse_sequence_number
 from streamkit.model.shard import Shard
@@ -44,15 +44,15 @@ async def start_of(
 
 
 async def fetch(
-    directory: Directory, shard: Shard, start: int, *, bytes_max: int, wait_ms: int, patience_ms: int = _PATIENCE_MS
+    directory: Directory, found: Found, shard: Shard, start: int, *, bytes_max: int, wait_ms: int
 ) -> tuple[Fetched, int]:
     """Batches from `start` on, and where they begin: later than `start` when retention has taken what was there.
 
-    A leader that moves is waited for. Raises StreamkitError when that takes too long.
+    A leader that moves is waited for. Raises StreamkitError when that takes too long, ApiError for what is gone.
     """
     client = directory.client
     backoff = Backoff(client.runtime.random, 10, 200)
-    until_ms = directory.clock.monotonic_ms() + patience_ms
+    until_ms = directory.clock.monotonic_ms() + _PATIENCE_MS
     while True:
         try:
             return await client.fetch(shard, start, bytes_max=bytes_max, wait_ms=wait_ms), start
@@ -61,6 +61,11 @@ async def fetch(
             if log_start <= start:
                 raise
             start = log_start
+        except ShardNotFound:
+            await _check_there(directory, found, shard)
+            if directory.clock.monotonic_ms() >= until_ms:
+                raise _nowhere(found, shard) from None
+            await asyncio.sleep(backoff.next_ms() / 1_000)
         except (Unavailable, TimedOut):
             if directory.clock.monotonic_ms() >= until_ms:
                 raise
@@ -76,10 +81,27 @@ async def _resolved(directory: Directory, found: Found, shard: Shard, position: 
             return (await client.resolve_position(shard, position)).sequence
         except InvalidPosition:
             raise _argument(found, shard, "the sequence number is of a record that is not there.") from None
+        except ShardNotFound:
+            await _check_there(directory, found, shard)
+            if directory.clock.monotonic_ms() >= until_ms:
+                raise _nowhere(found, shard) from None
+            await asyncio.sleep(backoff.next_ms() / 1_000)
         except (Unavailable, TimedOut):
             if directory.clock.monotonic_ms() >= until_ms:
                 raise
             await _seek_leader(directory, shard, backoff)
+
+
+async def _check_there(directory: Directory, found: Found, shard: Shard) -> None:
+    """Raises ApiError (ResourceNotFoundException) when a shard that its node does not know has left the map, too."""
+    _, now = await directory.with_shard(found.place, shard.ordinal, shard.uuid)
+    if now is None:
+        raise no_such_stream(found.place)
+    directory.forget(found.place)
+
+
+def _nowhere(found: Found, shard: Shard) -> ApiError:
+    return unavailable(f"Shard {shard.id} in stream {found.place.name} cannot be read now; try again.")
 
 
 async def _seek_leader(directory: Directory, shard: Shard, backoff: Backoff) -> None:

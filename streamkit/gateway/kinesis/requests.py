@@ -8,7 +8,7 @@ from typing import Any
 
 from streamkit.gateway.calls import Caller
 from streamkit.gateway.errors import invalid_argument, not_found
-from streamkit.gateway.kinesis.directory import Found
+from streamkit.gateway.kinesis.directory import Directory, Found, no_such_stream
 from streamkit.gateway.kinesis.names import ConsumerName, Place, parse_consumer_arn, parse_shard_id, parse_stream_arn
 from streamkit.model.shard import Shard
 
@@ -32,10 +32,7 @@ def place_of(params: Mapping[str, Any], caller: Caller) -> Place:
 def own(place: Place, caller: Caller) -> Place:
     """Raises ApiError for what belongs to another account or region."""
     if (place.account, place.region) != (caller.account, caller.region):
-        raise not_found(
-            f"Stream {place.name} under account {place.account} not found in "
-            f"{caller.region} for account {caller.account}.",
-        )  # fmt: skip
+        raise no_such_stream(place)
     return place
 
 
@@ -45,7 +42,9 @@ def consumer_of(params: Mapping[str, Any], caller: Caller) -> ConsumerName:
     if arn is not None:
         found = parse_consumer_arn(arn)
         own(found.place, caller)
-        if name not in (None, found.name) or params.get("StreamARN") not in (None, found.place.arn):
+        if name not in (None, found.name) or (
+            "StreamARN" in params and parse_stream_arn(params["StreamARN"]) != found.place
+        ):
             raise invalid_argument("ConsumerARN names another consumer than the other members.")
         return found
     if name is None or "StreamARN" not in params:
@@ -54,16 +53,12 @@ def consumer_of(params: Mapping[str, Any], caller: Caller) -> ConsumerName:
     return ConsumerName(place_of({"StreamARN": params["StreamARN"]}, caller), name)
 
 
-def shard_of(found: Found, shard_id: str, *, control: bool = False) -> Shard:
-    """Raises ApiError (ResourceNotFoundException). control: a call that changes shards words it in its own way."""
-    shard = found.shard(parse_shard_id(shard_id))
-    if shard is not None:
-        return shard
-    name, account = found.place.name, found.place.account
-    raise not_found(
-        f"Could not find shard {shard_id} in stream {name} under account {account}." if control
-        else f"Shard {shard_id} in stream {name} under account {account} does not exist",
-    )  # fmt: skip
+async def shard_of(directory: Directory, place: Place, shard_id: str) -> tuple[Found, Shard]:
+    """A usable stream and its shard of that id. Raises ApiError (ResourceNotFoundException)."""
+    found, shard = await directory.with_shard(place, parse_shard_id(shard_id))
+    if shard is None:
+        raise not_found(f"Shard {shard_id} in stream {place.name} under account {place.account} does not exist")
+    return found, shard
 
 
 def add_tags(tags: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
@@ -72,7 +67,7 @@ def add_tags(tags: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]
         if not _TAG_CHARACTERS.fullmatch(key) or not _TAG_CHARACTERS.fullmatch(value):
             raise invalid_argument(
                 "Some tags contain invalid characters. Valid characters: Unicode letters, digits, white space, "
-                "_ . / = + - % @.",
+                "_ . : / = + - @.",
             )
         if key.lower().startswith("aws:"):
             raise invalid_argument("Tag keys must not begin with aws:.")

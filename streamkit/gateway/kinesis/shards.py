@@ -10,7 +10,7 @@ from streamkit.gateway.errors import ApiError, in_use, invalid_argument, not_fou
 from streamkit.gateway.kinesis.directory import Directory, Found
 from streamkit.gateway.kinesis.names import Place, parse_shard_id
 from streamkit.gateway.kinesis.notes import Pending
-from streamkit.gateway.kinesis.requests import place_of, shard_of
+from streamkit.gateway.kinesis.requests import place_of
 from streamkit.gateway.kinesis.tokens import Tokens
 from streamkit.model.sequence import sequence_number
 from streamkit.model.shard import Shard, shard_id
@@ -72,7 +72,7 @@ class Shards:
                 raise invalid_argument("NextToken is invalid.")
         else:
             place, after = place_of(params, call.caller), params.get("ExclusiveStartShardId", "")
-            after = _normal(after) if after else ""
+            after = normal_id(after) if after else ""
             rule = _rule(params.get("ShardFilter", {"Type": "FROM_TRIM_HORIZON"}))
         found = await self._directory.find(place)
         if found.status in ("CREATING", "DELETING"):
@@ -90,7 +90,7 @@ class Shards:
         return answer
 
     def _chosen(self, found: Found, rule: Sequence[str | int]) -> Sequence[Shard]:
-        kind, value = rule[0], int(rule[1]) if len(rule) > 1 else 0
+        kind, value = rule[0], rule[1] if len(rule) > 1 else 0
         assert found.stream is not None, "it exists"
         horizon_ms = self._directory.clock.now_ms() - found.stream.config.retention_hours * _HOUR_MS
         match kind:
@@ -99,12 +99,12 @@ class Shards:
             case "AT_TRIM_HORIZON":
                 return _open_at(found.shards, horizon_ms)
             case "AT_TIMESTAMP":
-                return _open_at(found.shards, max(value, horizon_ms))
+                return _open_at(found.shards, max(int(value), horizon_ms))
             case "FROM_TIMESTAMP":
-                since_ms = max(value, horizon_ms)
+                since_ms = max(int(value), horizon_ms)
                 return [s for s in found.shards if s.closed_ms is None or s.closed_ms >= since_ms]
             case "AFTER_SHARD_ID":
-                return [shard for shard in found.shards if shard.ordinal > value]
+                return [shard for shard in found.shards if shard.id > str(value)]
             case _:
                 return found.shards
 
@@ -168,7 +168,11 @@ class Shards:
 
 
 def _open(found: Found, wanted: str) -> Shard:
-    shard = shard_of(found, wanted, control=True)
+    shard = found.shard(parse_shard_id(wanted))
+    if shard is None:
+        raise not_found(
+            f"Could not find shard {wanted} in stream {found.place.name} under account {found.place.account}."
+        )
     if shard.closed_ms is not None:
         raise invalid_argument(
             f"Shard {shard.id} in stream {found.place.name} under account {found.place.account} has already been "
@@ -198,8 +202,7 @@ def _rule(wanted: dict[str, Any]) -> tuple[str | int, ...]:
     if kind == "AFTER_SHARD_ID":
         if "ShardId" not in wanted:
             raise invalid_argument("ShardId must be provided with the filter AFTER_SHARD_ID.")
-        ordinal = parse_shard_id(wanted["ShardId"])
-        return kind, -1 if ordinal is None else ordinal
+        return kind, normal_id(wanted["ShardId"])
     if kind in ("AT_TIMESTAMP", "FROM_TIMESTAMP"):
         if "Timestamp" not in wanted:
             raise invalid_argument(f"Timestamp must be provided with the filter {kind}.")
@@ -207,6 +210,7 @@ def _rule(wanted: dict[str, Any]) -> tuple[str | int, ...]:
     return (kind,)
 
 
-def _normal(wanted: str) -> str:
+def normal_id(wanted: str) -> str:
+    """The id that a loose form means; what is none stays, and stands among the ids as text does."""
     ordinal = parse_shard_id(wanted)
     return wanted if ordinal is None else shard_id(ordinal)

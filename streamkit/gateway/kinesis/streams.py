@@ -13,7 +13,7 @@ from streamkit.gateway.kinesis.directory import Directory, Found, not_active
 from streamkit.gateway.kinesis.names import Place
 from streamkit.gateway.kinesis.notes import METRICS, AccountNote, Pending, StreamNote, decode_note, encode_note
 from streamkit.gateway.kinesis.requests import add_tags, place_of
-from streamkit.gateway.kinesis.shards import described
+from streamkit.gateway.kinesis.shards import described, normal_id
 from streamkit.gateway.kinesis.tokens import Tokens
 
 _PAGE_MAX = 100
@@ -65,7 +65,7 @@ class Streams:
         params = call.params
         found = await self._directory.find(place_of(params, call.caller))
         limit = min(params.get("Limit", _PAGE_MAX), _PAGE_MAX)
-        after = params.get("ExclusiveStartShardId", "")
+        after = normal_id(params["ExclusiveStartShardId"]) if "ExclusiveStartShardId" in params else ""
         shards = [shard for shard in found.shards if shard.id > after]
         return {
             "StreamDescription": {

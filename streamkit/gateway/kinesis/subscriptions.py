@@ -21,7 +21,7 @@ from streamkit.errors import StreamkitError
 from streamkit.gateway.calls import Call
 from streamkit.gateway.errors import ApiError, in_use, limit_exceeded
 from streamkit.gateway.kinesis.consumers import Consumers
-from streamkit.gateway.kinesis.directory import Directory, Found
+from streamkit.gateway.kinesis.directory import Directory, Found, no_such_stream
 from streamkit.gateway.kinesis.gets import Part, read_part, with_records
 from streamkit.gateway.kinesis.names import ConsumerName
 from streamkit.gateway.kinesis.reading import start_of
@@ -66,20 +66,21 @@ class Subscriptions:
         params, directory, clock = call.params, self._directory, self._directory.clock
         consumer = consumer_of(params, call.caller)
         await self._consumers.find(consumer)
-        found = await directory.usable(consumer.place)
-        shard, position = shard_of(found, params["ShardId"]), params["StartingPosition"]
-        key = (params["ConsumerARN"], shard.uuid)
-        before, now_ms = self._running.get(key), clock.monotonic_ms()
-        if not self._throttles.subscribe(found, key, now_ms):
+        found, shard = await shard_of(directory, consumer.place, params["ShardId"])
+        position = params["StartingPosition"]
+        key = (consumer.place.consumer_arn(consumer.name, consumer.created_s or 0), shard.uuid)
+        if not self._throttles.subscribe(found, key, clock.monotonic_ms()):
             raise limit_exceeded(f"Rate exceeded for consumer {consumer.name} and shard {shard.id}.")
+        start = await start_of(
+            directory, found, shard, position["Type"], position.get("SequenceNumber"), position.get("Timestamp")
+        )
+        # From here on nothing is waited for: of two that come together one is refused.
+        before, now_ms = self._running.get(key), clock.monotonic_ms()
         if before is not None and now_ms - before.began_ms < directory.config.take_over_seconds * 1_000:
             raise in_use(
                 f"Another active subscription exists for this consumer: {consumer.place.account}:{consumer.place.name}:"
                 f"{consumer.name} and shard {shard.id}."
             )
-        start = await start_of(
-            directory, found, shard, position["Type"], position.get("SequenceNumber"), position.get("Timestamp")
-        )
         call.dry_run()
         if before is not None:
             before.over.set()
@@ -145,8 +146,11 @@ class _Push:
                 )
                 if part.control:
                     self._directory.forget(self._found.place)      # the shard's map may be another one now
-                self._found = await self._directory.usable(self._found.place)
-                self._shard = shard_of(self._found, self._shard.id)
+                place, shard = self._found.place, self._shard
+                self._found, now = await self._directory.with_shard(place, shard.ordinal, shard.uuid)
+                if now is None:
+                    raise no_such_stream(place)
+                self._shard = now
             except (StreamkitError, ApiError) as error:
                 await self._fail(sender, error)
                 return
