@@ -104,7 +104,9 @@ class Faces:
         return opened.address
 
     async def drain(self, seconds: float) -> None:
-        """No new connections and requests; what is under way is answered."""
+        """No new connections and requests; what is under way is answered, subscriptions end."""
+        if self._subscriptions is not None:
+            self._subscriptions.end()
         await asyncio.gather(*(listener.drain(seconds) for listener in self._listeners))
 
     async def close(self) -> None:
@@ -149,7 +151,8 @@ class Faces:
         from streamkit.gateway.kinesis.service import Kinesis
 
         node, clock, random = self._node, self._node.runtime.clock, self._node.runtime.random
-        client = AsyncClient(node.connect, node.runtime)
+        # A node alone is reached within the process; in a cluster other nodes lead shards, too.
+        client = AsyncClient(node.addresses.native if node.is_clustered else node.connect, node.runtime)
         kinesis = await Kinesis.open(client, clock, kinesis_config(node.config.kinesis))
         self._stack.push_async_callback(client.close)
         self._stack.push_async_callback(kinesis.close)

@@ -209,7 +209,8 @@ class Gateway:
             route = self._rpc.get(request.path)
             return (route, RPC_CBOR) if route is not None else None
         if media == FORM and self._actions:
-            return self._actions.get(action_of(request.body))
+            body = request.body if "content-encoding" not in request.headers else inflated(request)
+            return self._actions.get(action_of(body))
         return None
 
     def _unformed(self, exchange: Exchange, media: str, target: str | None) -> Response:

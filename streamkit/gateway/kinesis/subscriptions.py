@@ -45,10 +45,11 @@ _EVENT = ((":message-type", "event"), (":event-type", "SubscribeToShardEvent"), 
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """began_ms: on the monotonic clock. over: set to end it, as a take-over does."""
+    """began_ms: on the monotonic clock. over: set to end it. taken: by another subscription."""
 
     began_ms: int
     over: asyncio.Event
+    taken: bool = False
 
 
 class Subscriptions:
@@ -83,12 +84,18 @@ class Subscriptions:
             )
         call.dry_run()
         if before is not None:
+            before.taken = True
             before.over.set()
         self._running[key] = subscription = Subscription(now_ms, asyncio.Event())
         push = _Push(self, consumer, found, shard, start, subscription, key)
         return Response(
             200, (("content-type", "application/vnd.amazon.eventstream"),), stream=push.run
         )
+
+    def end(self) -> None:
+        """All of them, for a node that stops: their consumers subscribe again, elsewhere or later."""
+        for subscription in self._running.values():
+            subscription.over.set()
 
     def ended(self, key: tuple[str, bytes], subscription: Subscription) -> None:
         if self._running.get(key) is subscription:
@@ -126,7 +133,7 @@ class _Push:
             if not pushing.done():
                 pushing.cancel()
                 await asyncio.wait({pushing})
-                if self._subscription.over.is_set():
+                if self._subscription.taken:
                     await self._say(sender, "ResourceInUseException", "Another subscription has taken over.")
             elif not pushing.cancelled() and (error := pushing.exception()) is not None:
                 raise error

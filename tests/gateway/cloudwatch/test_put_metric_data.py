@@ -91,9 +91,7 @@ def test_json_1_0(face, registry, packed):
     assert held(registry, f"json-{packed}", "Lag", unit="Count").time_ms == 1763912345500
 
 
-@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=pytest.mark.xfail(
-    reason="the gateway looks for a form's action before it inflates the form"
-))], ids=["plain", "gzip"])  # fmt: skip
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 def test_the_form_of_older_clients(face, registry, packed):
     body = (
         f"Action=PutMetricData&Version=2010-08-01&Namespace=KinesisProducerLibrary-{packed}"
