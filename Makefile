@@ -25,10 +25,13 @@ SANITIZE_TESTS ?= tests/core tests/fuzz tests/storage tests/leases tests/protoco
 demo: build
 	@$(VENV)/bin/python -m examples.flights
 
-# A real etcd for the tests, in $(VENV)/bin, and clients of Kinesis, in build/; where one cannot be had, those that need
-# it fail and say how to get it.
+# A real etcd and clients of HTTP for the tests, in $(VENV)/bin, and clients of Kinesis, in build/; where one cannot be
+# had, those that need it fail and say how to get it.
+test: export PATH := $(abspath $(VENV))/bin:$(PATH)
 test: build
+	@sh .ci/test-packages || true
 	@sh .ci/etcd $(VENV) || true
+	@sh .ci/http-tools $(VENV) || true
 	@sh .ci/clients python javascript || true
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
