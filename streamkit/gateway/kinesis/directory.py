@@ -184,10 +184,8 @@ class Directory:
             raise no_such_stream(place)
         return found
 
-    async def with_shard(
-        self, place: Place, ordinal: int | None, uuid: bytes | None = None
-    ) -> tuple[Found, Shard | None]:
-        """A usable stream and one of its shards; None when it is not there, or not the one of that uuid.
+    async def with_shard(self, place: Place, ordinal: int, uuid: bytes) -> tuple[Found, Shard | None]:
+        """A usable stream and one of its shards; None when it is not there, or is another one by now.
 
         Nobody is told so by what is a second old: a reader takes a shard that is missing for one that is finished.
         Raises ApiError.
@@ -197,7 +195,7 @@ class Directory:
                 self.forget(place)
             found = await self.usable(place)
             shard = found.shard(ordinal)
-            if shard is not None and uuid in (None, shard.uuid):
+            if shard is not None and shard.uuid == uuid:
                 return found, shard
         return found, None
 
