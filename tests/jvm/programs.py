@@ -98,6 +98,13 @@ def shards(output: Path) -> set[str]:
     return {line.split("\t", 1)[0] for line in output.read_text().splitlines()} if output.exists() else set()
 
 
+def keys(node: KinesisNode, application: str) -> set[str]:
+    """Of the items in the KCL's table: leases, and what its workers know of one another; none before there is one."""
+    if application not in aws(node, "dynamodb", "list-tables", "--query", "TableNames").split():
+        return set()
+    return set(aws(node, "dynamodb", "scan", "--table-name", application, "--query", "Items[].leaseKey.S").split())
+
+
 def checkpoints(node: KinesisNode, application: str) -> dict[str, str]:
     """By shard, from the KCL's own table."""
     items = json.loads(aws(node, "dynamodb", "scan", "--table-name", application, "--output", "json"))["Items"]
