@@ -18,7 +18,7 @@ DEBUG_TREE := build/debug
 SANITIZE_TREE := build/sanitize
 SANITIZE_TESTS ?= tests/core tests/fuzz tests/storage tests/leases tests/protocol
 
-.PHONY: demo test test-jvm test-debug test-sanitize bench bench-peers bench-peers-install fuzz simulate torture lint
+.PHONY: demo test test-jvm test-debug test-sanitize bench bench-peers bench-peers-install bench-gateway bench-gateway-install fuzz simulate torture lint
 .PHONY: build clean
 .DELETE_ON_ERROR:
 
@@ -79,6 +79,14 @@ bench-peers: build
 
 bench-peers-install: build
 	PYTHONPATH=. $(VENV)/bin/python -m benchmarks.peers.install $(PEERS)
+
+# The Kinesis API on streamkit and on three stand-ins, against the targets. BENCH_ARGS=--quick, or --stalled-seconds 600.
+bench-gateway: build
+	PYTHONPATH=. $(PEERS_PYTHON) -m benchmarks.gateway --json build/gateway-benchmarks.json \
+	  --markdown docs/gateway-benchmarks.md $(BENCH_ARGS)
+
+bench-gateway-install: build
+	PYTHONPATH=. $(VENV)/bin/python -m benchmarks.peers.install kinesalite kinesis-local moto
 
 # Every parser and every kernel against its slow twin, with many more examples than `make test` tries.
 fuzz: build

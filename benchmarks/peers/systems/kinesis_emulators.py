@@ -26,6 +26,7 @@ REQUEST_RECORDS = 500              # what PutRecords takes
 THREADS = 4
 OPEN_LOOP_THREADS = 16
 HEAP_MIB = 2048
+SHARDS_MAX = 20_000
 
 
 class KinesisClient(Client):
@@ -157,7 +158,7 @@ class Kinesalite(_Emulator):
         (port,) = free_ports(1)
         self._run(
             servers, "cli.js", "--port", str(port), "--path", str(directory / "data"), "--createStreamMs", "0",
-            "--shardLimit", "100",
+            "--shardLimit", str(SHARDS_MAX),
         )  # fmt: skip
         servers.facts = {"url": f"http://127.0.0.1:{port}"}
         servers.wait(lambda: answers(port))
@@ -175,7 +176,7 @@ class KinesisLocal(_Emulator):
         # Its own certificate, which it looks for where it is started.
         shutil.copy(PEERS / self.package / "node_modules" / self.package / "server.json", directory)
         self._run(
-            servers, "main.js", KINESIS_MOCK_PLAIN_PORT=str(plain), KINESIS_MOCK_TLS_PORT=str(tls), SHARD_LIMIT="100",
+            servers, "main.js", KINESIS_MOCK_PLAIN_PORT=str(plain), KINESIS_MOCK_TLS_PORT=str(tls), SHARD_LIMIT=str(SHARDS_MAX),
             CREATE_STREAM_DURATION="10ms", LOG_LEVEL="ERROR",
         )  # fmt: skip
         servers.facts = {"url": f"http://127.0.0.1:{plain}"}
