@@ -50,12 +50,14 @@ def test_boto3_speaks_tls(node):
 
 def test_entries_that_are_refused_are_put_again(tmp_path):
     with KinesisNode(tmp_path, {"KINESIS__PUT_THROTTLE": "0.3"}) as node:
-        stored = python(node, "boto3_producer.py", "--stream", "throttled", "--keys", "1000")
-        read = python(node, "boto3_consumer.py", "--stream", "throttled")
+        # A share of what each request has for each shard: 64 draws, so that one of them surely comes out.
+        many = ("--stream", "throttled", "--records", "4000")
+        stored = python(node, "boto3_producer.py", *many, "--keys", "4000", "--shards", "8")
+        read = python(node, "boto3_consumer.py", *many)
 
-    assert "1000 records stored" in stored
+    assert "4000 records stored" in stored
     assert number(r"(\d+) put again", stored) > 0
-    assert "1000 of 1000 records read from 1 shards, 0 twice, 0 out of order" in read
+    assert "4000 of 4000 records read from 8 shards, 0 twice, 0 out of order" in read
 
 
 def test_the_command_line_of_aws_calls_everything_that_is_essential(node):
