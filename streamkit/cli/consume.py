@@ -148,6 +148,7 @@ def _line(record: Record[bytes]) -> bytes:
     return msgspec.json.encode(
         {
             "stream": record.stream, "shard": record.shard, "sequence_number": record.sequence_number,
+            **({} if record.sub_sequence is None else {"sub_sequence": record.sub_sequence}),
             "key": record.key, "time": record.time, "decoded_as": decoded_as, "data": value,
         }
     ) + b"\n"  # fmt: skip
