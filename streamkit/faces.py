@@ -1,7 +1,7 @@
 """A node's HTTP faces, plugged together for `node`: the Kinesis API, and what the KCL wants beside it.
 
-Every service is a guest of a client of its own, connected within the process. They are loaded and opened by the first
-request: a node that nobody asks in this way pays nothing for them.
+Every service is a guest of a client of its own, connected within the process where the node is alone. They are loaded
+and opened by the first request: a node that nobody asks in this way pays nothing for them.
 Read `Faces.open`.
 """
 
@@ -141,7 +141,12 @@ class Faces:
         if self._gateway is None:
             async with self._opening:
                 if self._gateway is None:
-                    self._gateway = await self._open_services()
+                    try:
+                        self._gateway = await self._open_services()
+                    except StreamkitError as error:
+                        # The store of a cluster that starts, for one: a client tries again.
+                        logger.warning("faces.unavailable", extra={"facts": {"error": str(error)}})
+                        return Response(503)
         return await self._gateway.handle(request)
 
     async def _open_services(self) -> Gateway:
@@ -151,9 +156,12 @@ class Faces:
         from streamkit.gateway.kinesis.service import Kinesis
 
         node, clock, random = self._node, self._node.runtime.clock, self._node.runtime.random
-        # A node alone is reached within the process; in a cluster other nodes lead shards, too.
-        client = AsyncClient(node.addresses.native if node.is_clustered else node.connect, node.runtime)
-        kinesis = await Kinesis.open(client, clock, kinesis_config(node.config.kinesis))
+        client, config = client_of(node), kinesis_config(node.config.kinesis, clustered=node.is_clustered)
+        try:
+            kinesis = await Kinesis.open(client, clock, config)
+        except BaseException:
+            await client.close()
+            raise
         self._stack.push_async_callback(client.close)
         self._stack.push_async_callback(kinesis.close)
         self._subscriptions, self._registry = kinesis.subscriptions, Registry()
@@ -161,12 +169,18 @@ class Faces:
         return Gateway(services, self._authenticator, clock, random, self._answers)
 
 
-def kinesis_config(section: KinesisSection) -> Any:
+def client_of(node: Node) -> AsyncClient:
+    """Asks a node that is alone within this process; in a cluster others lead shards, and are asked where they are."""
+    return AsyncClient(node.addresses.native if node.is_clustered else node.connect, node.runtime)
+
+
+def kinesis_config(section: KinesisSection, *, clustered: bool = False) -> Any:
     from streamkit.gateway.kinesis.config import AWS_LIMITS, KinesisConfig, Limits
 
     return KinesisConfig(
         account=section.account, region=section.region, retention_hours=section.retention_hours,
         limits=AWS_LIMITS if section.limits == "aws" else Limits(), put_throttle=section.put_throttle,
+        lag_seconds=1.0 if clustered else 0.0,
     )
 
 

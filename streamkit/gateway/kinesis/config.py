@@ -44,3 +44,4 @@ class KinesisConfig:
     take_over_seconds: float = 5.0
     put_throttle: float = 0.0              # this share of puts is refused, to try out a program's retries
     settle_seconds: float = 0.05           # how long a change is waited for before it is answered as under way
+    lag_seconds: float = 0.0               # in a cluster: until this node has surely heard what another has changed

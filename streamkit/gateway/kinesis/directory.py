@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -41,6 +42,7 @@ from streamkit.runtime.interfaces import Clock
 from streamkit.runtime.tasks import Tasks
 
 logger = logging.getLogger("streamkit.gateway")
+T = TypeVar("T")
 
 _FRESH_MS = 1_000              # how old what puts and reads know of a stream may be
 _ABANDONED_MS = 15_000         # a change in a note for so long has nobody who carries it out
@@ -131,10 +133,9 @@ class Directory:
         native = note.native if note is not None else native_name(
             place, account=self.config.account, region=self.config.region
         )  # fmt: skip
-        try:
-            stream: StreamDescription | None = await self.client.describe_stream(native)
-        except StreamNotFound:
-            stream = None
+        stream = await self._describe(native)
+        if stream is None and note is not None and note.pending is None:
+            stream = await self._heard(lambda: self._describe(native))
         if note is None and (stream is None or not is_plain(native)):
             self._known.pop(place, None)
             raise no_such_stream(place)
@@ -154,6 +155,22 @@ class Directory:
             self._known.clear()
         self._known[place] = (self.clock.monotonic_ms() + _FRESH_MS, found)
         return found
+
+    async def _describe(self, native: str) -> StreamDescription | None:
+        try:
+            return await self.client.describe_stream(native)
+        except StreamNotFound:
+            return None
+
+    async def _heard(self, look: Callable[[], Awaitable[T | None]]) -> T | None:
+        """What `look` finds once this node has heard of what another has done; None when that takes too long."""
+        until_ms = self.clock.monotonic_ms() + int(self.config.lag_seconds * 1_000)
+        backoff = Backoff(self.client.runtime.random, 5, 100)
+        while self.clock.monotonic_ms() < until_ms:
+            await asyncio.sleep(backoff.next_ms() / 1_000)
+            if (seen := await look()) is not None:
+                return seen
+        return None
 
     async def look(self, place: Place) -> Found:
         """As it was a second ago at most: for puts and reads. Raises ApiError (ResourceNotFoundException)."""
@@ -184,20 +201,31 @@ class Directory:
             raise no_such_stream(place)
         return found
 
-    async def with_shard(self, place: Place, ordinal: int, uuid: bytes) -> tuple[Found, Shard | None]:
-        """A usable stream and one of its shards; None when it is not there, or is another one by now.
+    async def with_shard(
+        self, place: Place, ordinal: int | None, uuid: bytes | None = None, *, fresh: bool = False
+    ) -> tuple[Found, Shard | None]:
+        """A usable stream and one of its shards; None when it is not there, or is another one than that of `uuid`.
 
-        Nobody is told so by what is a second old: a reader takes a shard that is missing for one that is finished.
-        Raises ApiError.
+        Nobody is told so by what is a second old, or by a node that lags: a reader takes a shard that is missing for
+        one that is finished. fresh: nothing else is told by it either. Raises ApiError.
         """
-        for fresh in (False, True):
+        found: Found | None = None
+
+        async def look(*, fresh: bool = True) -> tuple[Found, Shard] | None:
+            nonlocal found
             if fresh:
                 self.forget(place)
             found = await self.usable(place)
             shard = found.shard(ordinal)
-            if shard is not None and shard.uuid == uuid:
-                return found, shard
-        return found, None
+            return (found, shard) if shard is not None and uuid in (None, shard.uuid) else None
+
+        seen = None if fresh else await look(fresh=False)
+        if seen is None and (seen := await look()) is None and ordinal is not None:
+            assert found is not None, "it was looked for"
+            if ordinal > found.shards[-1].ordinal:         # of those that were there once none comes back
+                seen = await self._heard(look)
+        assert found is not None, "it was looked for"
+        return seen or (found, None)
 
     async def active(self, place: Place) -> Found:
         """For changes. Raises ApiError (ResourceNotFoundException, ResourceInUseException)."""

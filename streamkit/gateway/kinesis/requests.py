@@ -55,9 +55,8 @@ def consumer_of(params: Mapping[str, Any], caller: Caller) -> ConsumerName:
 
 async def shard_of(directory: Directory, place: Place, shard_id: str) -> tuple[Found, Shard]:
     """A usable stream and its shard of that id, as they are now. Raises ApiError (ResourceNotFoundException)."""
-    directory.forget(place)                # who begins to read may be the first to see a stream that was made anew
-    found = await directory.usable(place)
-    shard = found.shard(parse_shard_id(shard_id))
+    # Who begins to read may be the first to see a stream that was made anew.
+    found, shard = await directory.with_shard(place, parse_shard_id(shard_id), fresh=True)
     if shard is None:
         raise not_found(f"Shard {shard_id} in stream {place.name} under account {place.account} does not exist")
     return found, shard

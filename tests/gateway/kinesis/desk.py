@@ -12,6 +12,7 @@ from typing import Any
 import cbor2
 
 from streamkit.client.client import AsyncClient
+from streamkit.faces import client_of
 from streamkit.gateway.app import Gateway
 from streamkit.gateway.kinesis.config import KinesisConfig
 from streamkit.gateway.kinesis.names import Place
@@ -198,7 +199,8 @@ async def node_in(path: Path, **flags: Any) -> AsyncIterator[Node]:
 async def desk_at(node: Node, **settings: Any) -> AsyncIterator[Desk]:
     """A gateway of its own, as every node of a cluster has one. settings: of KinesisConfig."""
     clock = TurnedClock()
-    client = AsyncClient(node.connect, node.runtime)
+    client = client_of(node)
+    settings = {"lag_seconds": 1.0 if node.is_clustered else 0.0} | settings
     kinesis = await Kinesis.open(client, clock, KinesisConfig(**settings))
     try:
         yield Desk(client, kinesis, clock)
