@@ -66,6 +66,11 @@ class KinesisNode:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> KinesisNode:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Until both listeners take connections; again after `end`, on the same ports and data."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMKIT_")}
         settings = {f"LISTEN__{name}__PORT": str(port) for name, port in self._ports.items()} | {
             "LISTEN__HTTPS__CERTIFICATE_FILE": str(self.certificate),
@@ -88,7 +93,6 @@ class KinesisNode:
         except BaseException:
             self.end()
             raise
-        return self
 
     def _wait_for(self, port: int) -> None:
         began = time.monotonic()
@@ -104,6 +108,7 @@ class KinesisNode:
         self.end()
 
     def end(self) -> None:
+        """SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

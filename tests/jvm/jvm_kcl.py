@@ -90,3 +90,24 @@ def test_no_record_is_lost_when_a_worker_is_killed_and_shards_are_split_and_merg
     assert children <= shards(survivor)
     # What was split and merged is at its end, or was cleaned up after it.
     assert {leases.get(shard, "SHARD_END") for shard in (parents[0], *parents[-2:])} == {"SHARD_END"}
+
+
+@pytest.mark.parametrize("fan_out", [False, True], ids=["polling", "fan-out"])
+def test_no_record_is_lost_when_the_node_is_killed_and_comes_back(node, tmp_path, fan_out):
+    stream = application = f"restarted-{fan_out}"
+    records, output = 16_000, tmp_path / "counted"
+    aws(node, "kinesis", "create-stream", "--stream-name", stream, "--shard-count", "2")
+    counting = worker(node, stream, application, output, records=1 << 30, fan_out=fan_out)
+    producing = java(node, "kpl-java", "ProduceRecords", "--stream", stream, "--records", str(records),
+                     "--per-second", "800", "--endpoint", node.https)  # fmt: skip
+
+    with running(node, f"{stream}-worker", counting) as reader:
+        eventually(lambda: "begin" in reader.printed, "a worker with a shard", reader)
+        with running(node, f"{stream}-producer", producing) as writer:
+            eventually(lambda: max(rows(output), default=0) > 2_000, "records as they come", reader, writer)
+            node.end()
+            node.start()
+            written = writer.wait()
+            eventually(lambda: set(rows(output)) == set(range(records)), "the last record", reader, writer)
+
+    assert f"{records} of {records} records stored" in written
