@@ -198,8 +198,15 @@ class Directory:
         if found.stream is None:
             found = await self.find(place)
         if found.stream is None:
-            raise no_such_stream(place)
+            seen = await self._heard(lambda: self._made(place))
+            if seen is None:
+                raise no_such_stream(place)
+            found = seen
         return found
+
+    async def _made(self, place: Place) -> Found | None:
+        found = await self.find(place)
+        return found if found.stream is not None else None
 
     async def with_shard(
         self, place: Place, ordinal: int | None, uuid: bytes | None = None, *, fresh: bool = False

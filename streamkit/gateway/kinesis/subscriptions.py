@@ -55,7 +55,7 @@ class Subscription:
 class Subscriptions:
     def __init__(self, directory: Directory, consumers: Consumers, throttles: Throttles) -> None:
         self._directory = directory
-        self._consumers = consumers
+        self.consumers = consumers
         self._throttles = throttles
         self._running: dict[tuple[str, bytes], Subscription] = {}
 
@@ -66,7 +66,7 @@ class Subscriptions:
     async def subscribe(self, call: Call) -> Response:
         params, directory, clock = call.params, self._directory, self._directory.clock
         consumer = consumer_of(params, call.caller)
-        await self._consumers.find(consumer)
+        await self.consumers.find(consumer)
         found, shard = await shard_of(directory, consumer.place, params["ShardId"])
         position = params["StartingPosition"]
         key = (consumer.place.consumer_arn(consumer.name, consumer.created_s or 0), shard.uuid)
@@ -117,6 +117,7 @@ class _Push:
         self._position = start
         self._subscription = subscription
         self._key = key
+        self._sending = False
         # Nothing was delivered yet: what comes after the record before the first one.
         self._continuation = start_number(shard) if start == 0 else sequence_number(
             start - 1, ordinal=shard.ordinal, created_ms=shard.created_ms, arrived_ms=self._directory.clock.now_ms()
@@ -133,7 +134,7 @@ class _Push:
             if not pushing.done():
                 pushing.cancel()
                 await asyncio.wait({pushing})
-                if self._subscription.taken:
+                if self._subscription.taken and not self._sending:     # in the middle of an event it would be lost
                     await self._say(sender, "ResourceInUseException", "Another subscription has taken over.")
             elif not pushing.cancelled() and (error := pushing.exception()) is not None:
                 raise error
@@ -143,10 +144,16 @@ class _Push:
             self._all.ended(self._key, self._subscription)
 
     async def _push(self, sender: Sender) -> None:
-        await sender.send(_INITIAL)
+        await self._send(sender, _INITIAL)
+        clock = self._directory.clock
         idle_ms = int(self._directory.config.subscription_idle_seconds * 1_000)
+        looked_ms = clock.monotonic_ms()
         while True:
             try:
+                if clock.monotonic_ms() - looked_ms >= idle_ms:
+                    looked_ms = clock.monotonic_ms()
+                    if not await self._is_registered():
+                        return
                 part = await read_part(
                     self._directory, self._found, self._shard, self._position, cbor=False,
                     count_max=_EVENT_COUNT_MAX, bytes_max=_EVENT_BYTES_MAX, wait_ms=idle_ms,
@@ -163,9 +170,24 @@ class _Push:
                 return
             self._position = part.position
             ended = part.at_end or self._is_at_end()
-            await sender.send(self._event(part, ended))
+            await self._send(sender, self._event(part, ended))
             if ended:
                 return
+
+    async def _send(self, sender: Sender, event: bytes) -> None:
+        self._sending = True
+        await sender.send(event)
+        self._sending = False
+
+    async def _is_registered(self) -> bool:
+        """A consumer that is no more is served no more; what is wrong with it is told when it subscribes again."""
+        try:
+            await self._all.consumers.find(self._consumer)
+        except ApiError as error:
+            if error.name == "ResourceNotFoundException":
+                return False
+            raise
+        return True
 
     def _is_at_end(self) -> bool:
         shard = self._shard
@@ -196,4 +218,4 @@ class _Push:
 
     async def _say(self, sender: Sender, name: str, message: str) -> None:
         headers = ((":message-type", "exception"), (":exception-type", name), (":content-type", _JSON))
-        await sender.send(frame_event(headers, msgspec.json.encode({"message": message})))
+        await self._send(sender, frame_event(headers, msgspec.json.encode({"message": message})))

@@ -8,7 +8,7 @@ import pytest
 from streamkit.errors import StreamNotFound
 from tests.broker.cluster_nodes import cluster
 from tests.gateway.kinesis.desk import HASH_KEYS, Refusal, desk_at, eventually, place
-from tests.gateway.kinesis.test_streams import gone, refused
+from tests.gateway.kinesis.test_streams import gone, refused, settled
 
 AGAIN = {"ServiceUnavailable", "InternalFailure", "InternalFailureException"}
 
@@ -132,6 +132,7 @@ async def test_a_node_that_has_not_heard_yet_is_asked_again(tmp_path, monkeypatc
     async with desks(tmp_path) as (_, desk):
         a, b = desk["a"], desk["b"]
         await a.make("s", Tags={"a": "b"})
+        await settled(a)
         describe, times = b.client.describe_stream, 0
 
         async def lagging(name):
