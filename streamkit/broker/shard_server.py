@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from streamkit._core.batch import Batch, read_header
 from streamkit.broker.counters import StreamCounters
-from streamkit.errors import RecordTooLarge, StreamkitError
+from streamkit.errors import NotLeader, ProducerError, RecordTooLarge, StreamkitError
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamDescription
 from streamkit.protocol.frames import PutFrame
@@ -40,8 +40,8 @@ class ShardServer:
     """Shards are many and mostly idle: everything that only a busy one needs is made on first use."""
 
     __slots__ = (
-        "_acks", "_leader", "_local", "_replica", "_watchers", "counters", "duplicates", "epoch", "feeds",
-        "gone", "high_watermark", "immediate", "log", "put_bytes", "put_records", "reads", "record_bytes_max",
+        "_acks", "_confirmed_at", "_leader", "_local", "_replica", "_watchers", "counters", "duplicates", "epoch",
+        "feeds", "gone", "high_watermark", "immediate", "log", "put_bytes", "put_records", "reads", "record_bytes_max",
         "retired", "shard", "stream_name", "trimmed_records",
     )  # fmt: skip
 
@@ -70,6 +70,8 @@ class ShardServer:
             epoch=shard.epoch, replica=replica, replicas={replica: self._ends()}, durability=stream.config.durability
         )
         self.high_watermark = self._leader.high_watermark
+        start = leader.epoch_start if leader is not None else None
+        self._confirmed_at = 0 if start is None else start + 1     # from here on a majority is known to follow
         self._acks: deque[_Waiting] | None = None
         self._local: list[tuple[int, asyncio.Future[None]]] | None = None
         self._watchers: dict[object, Callable[[], None]] | None = None
@@ -89,9 +91,14 @@ class ShardServer:
         log = self.log
         before = log.log_end
         # A PutFrame is a buffer over its batch, which type checkers for this Python cannot say.
-        appended = log.append(
-            frame, now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability  # type: ignore[arg-type]
-        )
+        try:
+            appended = log.append(
+                frame, now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability  # type: ignore[arg-type]
+            )
+        except ProducerError as error:
+            if self.high_watermark < self._confirmed_at:
+                raise self._unconfirmed() from error
+            raise
         end = appended.end_sequence
         if appended.duplicate:
             self.duplicates += 1
@@ -116,6 +123,14 @@ class ShardServer:
         acks.append(
             (end, link, frame.request_id, appended.base_sequence, appended.append_time_ms, appended.duplicate,
              size, arrived_s)
+        )  # fmt: skip
+
+    def _unconfirmed(self) -> NotLeader:
+        # A longer log may yet win over this one and hold the very batch that is refused here: a producer that believed
+        # the refusal would put it elsewhere, too.
+        return NotLeader(
+            f"whether {self.shard.id} is led here is not settled yet", try_="try again in a moment",
+            shard=self.shard.uuid.hex(), epoch=self.epoch, leader="", address="",
         )  # fmt: skip
 
     async def append(self, batch: bytes, now_ms: int) -> int:
