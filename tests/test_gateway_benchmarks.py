@@ -21,7 +21,8 @@ from benchmarks.gateway.report import TARGETS, TITLES, Table, markdown, verdicts
 from benchmarks.gateway.systems import OWN, SYSTEMS, left_out
 from benchmarks.gateway.works import FULL, TINY, quantiles
 
-FACTS = ("date", "cpu", "cores", "memory_gib", "kernel", "file_system", "python", "streamkit", "commit", "load")
+FACTS = ("date", "cpu", "cores", "memory_gib", "kernel", "file_system", "python", "streamkit", "commit", "load",
+         "sync")
 HOST = dict.fromkeys(FACTS, 1)
 
 
