@@ -35,7 +35,8 @@ from streamkit.gateway.errors import ApiError, in_use, invalid_argument, limit_e
 from streamkit.gateway.kinesis.config import KinesisConfig
 from streamkit.gateway.kinesis.names import Place, is_plain, native_name
 from streamkit.gateway.kinesis.notes import ConsumerNote, Pending, StreamNote, decode_note, encode_note
-from streamkit.model.shard import Shard
+from streamkit.metadata.reshard import open_shards, scale
+from streamkit.model.shard import Shard, even_ranges
 from streamkit.model.stream import StreamConfig, StreamDescription
 from streamkit.runtime.backoff import Backoff
 from streamkit.runtime.interfaces import Clock
@@ -408,8 +409,32 @@ class Directory:
                 with contextlib.suppress(ShardClosed):
                     await client.merge_shards(note.native, *pending.shards)
             case "scale":
-                await client.scale_stream(note.native, pending.shards[0])
+                await self._scale(note.native, pending.shards[0])
         await self._settle(found)
+
+    async def _scale(self, native: str, count: int) -> None:
+        """To `count` shards of nearly equal ranges, none of which has more than the two parents that the API can name.
+
+        Where one step would give a shard three of them, shards are split at the new borders and merged two by two.
+        """
+        client = self.client
+        stream = await client.describe_stream(native)
+        if (plan := scale(stream, count)) is None:
+            return
+        if all(len(child.parents) <= 2 for child in plan.children):
+            await client.scale_stream(native, count)
+            return
+        for start, end in even_ranges(count):
+            inside = [shard for shard in open_shards(stream) if shard.hash_start < end and shard.hash_end > start]
+            if inside[0].hash_start < start:
+                raise StreamBusy(f"{native} is being changed by others", stream=native, status="changing")
+            if inside[-1].hash_end > end:
+                stream = await client.split_shard(native, inside[-1].ordinal, end)
+                inside[-1] = next(shard for shard in open_shards(stream) if shard.hash_end == end)
+            while len(inside) > 1:
+                left, right = inside[:2]
+                stream = await client.merge_shards(native, left.ordinal, right.ordinal)
+                inside[:2] = [next(shard for shard in open_shards(stream) if shard.hash_start == left.hash_start)]
 
     async def _settle(self, found: Found) -> None:
         """The change is out of the note, unless it is another one by now."""

@@ -26,7 +26,7 @@ METRICS = (
 class Pending(msgspec.Struct, frozen=True, omit_defaults=True):
     """A change on its way. Whoever finds it there for long carries it out again: each kind may be done twice.
 
-    kind: "create", "delete", "split", "merge", "scale" or "settle" (nothing is left to do but to say so).
+    kind: "create", "delete", "split", "merge" or "scale".
     """
 
     kind: str

@@ -202,7 +202,7 @@ async def test_only_neighbours_in_their_order_are_merged(desk):
     assert "has already been merged or split" in told
 
 
-@pytest.mark.parametrize(("count", "target"), [(1, 2), (2, 1), (4, 5), (2, 4), (4, 2), (5, 3), (3, 3)])
+@pytest.mark.parametrize(("count", "target"), [(1, 2), (2, 1), (4, 5), (2, 4), (4, 2), (5, 3), (7, 5), (6, 3), (3, 3)])
 async def test_a_new_count_of_nearly_equal_shards(desk, count, target):
     await desk.make("s", count)
     await desk.put(*[b"x"] * 50)
@@ -218,6 +218,7 @@ async def test_a_new_count_of_nearly_equal_shards(desk, count, target):
     ranges = [each["HashKeyRange"] for each in opened]
     widths = [int(each["EndingHashKey"]) - int(each["StartingHashKey"]) for each in ranges]
     assert max(widths) - min(widths) < HASH_KEYS // 1000
+    assert all(len(shard.parents) <= 2 for shard in (await desk.client.describe_stream("s")).shards)
     lineage = {each["ShardId"] for each in await desk.shards()}
     for each in await desk.shards():
         assert {each[name] for name in ("ParentShardId", "AdjacentParentShardId") if name in each} <= lineage
