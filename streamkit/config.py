@@ -195,6 +195,7 @@ class KinesisSection:
     account: str = _key("000000000000", "Account whose streams carry their own names; twelve digits.")
     region: str = _key("us-east-1", "Region whose streams carry their own names.")
     keys_file: str = _key("", "TOML file of access keys; empty: any key pair is taken, and only on this machine.")
+    origins: str = _key("", "Web origins whose pages may call without keys, with blanks between; http://localhost:3000.")
     retention_hours: int = _key(
         24, "How long a stream made through this API keeps records.",
         limits.RETENTION_HOURS_MIN, limits.RETENTION_HOURS_MAX,

@@ -26,6 +26,7 @@ from streamkit.http.listener import HttpListener
 from streamkit.observability.buckets import LATENCY_BOUNDS
 from streamkit.runtime.interfaces import Disk
 from streamkit.security.credentials import Authenticator, Key
+from streamkit.security.policy import is_expected_host, is_foreign_page
 
 if TYPE_CHECKING:
     from streamkit.gateway.app import Gateway
@@ -63,6 +64,7 @@ class Faces:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._authenticator = authenticator(node.config.kinesis, node.runtime.disk)
+        self._origins = frozenset(node.config.kinesis.origins.split())
         self._answers = _Answers()
         self._registry: Registry | None = None
         self._subscriptions: Subscriptions | None = None
@@ -138,6 +140,13 @@ class Faces:
         )
 
     async def _answer(self, request: Request) -> Response:
+        if self._authenticator.mode == "off":
+            # Nobody needs a key, so nothing but this keeps web pages from asking in their visitors' name.
+            listen = self._node.config.listen
+            if not is_expected_host(request.headers.get("host", ""), listen.host, listen.advertised):
+                return Response(421)
+            if is_foreign_page(request.headers, self._origins):
+                return Response(403)
         if self._gateway is None:
             async with self._opening:
                 if self._gateway is None:

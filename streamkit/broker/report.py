@@ -22,7 +22,7 @@ from streamkit.observability.metrics import (
 )
 from streamkit.protocol.messages import NodeDescribed
 from streamkit.runtime.interfaces import Clock
-from streamkit.security.policy import is_loopback
+from streamkit.security.policy import is_expected_host
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -112,7 +112,7 @@ class HealthPages:
             described = self._describe()
             body = msgspec.json.encode({"ready": described.ready, "reasons": described.reasons})
             return _page(200 if described.ready else 503, body + b"\n", "application/json")
-        if not self._expected_host(request.headers.get("host", "")):
+        if not is_expected_host(request.headers.get("host", ""), self._host):
             return _page(421, b"this host name is not served here\n")
         if path == "/health":
             return _page(200, msgspec.json.encode(self._health()) + b"\n", "application/json")
@@ -123,9 +123,3 @@ class HealthPages:
     def _health(self) -> dict[str, object]:
         described = self._describe()
         return {name: getattr(described, name) for name in described.__struct_fields__}
-
-    def _expected_host(self, header: str) -> bool:
-        # A web page that the user visits could send requests here under a name of its own.
-        host = header.rsplit(":", 1)[0] if header.rsplit(":", 1)[-1].isdigit() else header
-        return is_loopback(host) or (bool(host) and host == self._host) or not is_loopback(self._host)
-

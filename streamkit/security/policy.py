@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from streamkit.errors import UnsafeListener
@@ -35,6 +35,27 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def is_expected_host(header: str, listening_on: str, advertised: str = "") -> bool:
+    """Whether the Host of a request is one that a listener on `listening_on` goes by.
+
+    A web page that the user visits can have its own name point at this machine, and ask what listens here.
+    """
+    host = header.rsplit(":", 1)[0] if header.rsplit(":", 1)[-1].isdigit() else header
+    return (
+        is_loopback(host) or host.endswith(".localhost") or (bool(host) and host in (listening_on, advertised))
+        or not is_loopback(listening_on)
+    )  # fmt: skip
+
+
+def is_foreign_page(headers: Mapping[str, str], origins: Iterable[str] = ()) -> bool:
+    """Whether a browser sends this for somebody else's page. headers: names in lower case. origins: those allowed."""
+    origin = headers.get("origin")
+    if origin is None:
+        return headers.get("sec-fetch-site") == "cross-site"
+    _, scheme, host = origin.partition("://")
+    return origin not in origins and not (scheme and host == headers.get("host"))
 
 
 def check_listeners(plans: Iterable[ListenerPlan], *, accept_insecure: bool = False) -> list[ListenerPlan]:

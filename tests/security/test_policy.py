@@ -3,7 +3,7 @@
 import pytest
 
 from streamkit.errors import UnsafeListener
-from streamkit.security.policy import ListenerPlan, check_listeners, is_loopback
+from streamkit.security.policy import ListenerPlan, check_listeners, is_expected_host, is_foreign_page, is_loopback
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "unix:/run/streamkit.sock"])
@@ -28,3 +28,22 @@ def test_an_accepted_exposure_is_told_so_that_it_can_be_announced():
 
 def test_a_protected_listener_may_be_anywhere():
     assert check_listeners([ListenerPlan("native", "0.0.0.0", 7440, protected=True)]) == []
+
+
+@pytest.mark.parametrize(("header", "listening_on", "expected"), [
+    ("127.0.0.1:7441", "127.0.0.1", True), ("localhost:7441", "127.0.0.1", True), ("[::1]:7441", "127.0.0.1", True),
+    ("kinesis.localhost", "127.0.0.1", True), ("node.example:7441", "127.0.0.1", True),
+    ("evil.example:7441", "127.0.0.1", False), ("", "127.0.0.1", False), ("evil.example", "10.0.0.5", True),
+])  # fmt: skip
+def test_a_listener_on_loopback_knows_what_it_is_called(header, listening_on, expected):
+    assert is_expected_host(header, listening_on, "node.example") is expected
+
+
+@pytest.mark.parametrize(("headers", "foreign"), [
+    ({}, False), ({"sec-fetch-site": "same-origin"}, False), ({"sec-fetch-site": "cross-site"}, True),
+    ({"origin": "https://evil.example", "host": "127.0.0.1:7441"}, True),
+    ({"origin": "http://127.0.0.1:7441", "host": "127.0.0.1:7441"}, False),
+    ({"origin": "http://localhost:3000", "host": "127.0.0.1:7441"}, False), ({"origin": "null", "host": ""}, True),
+])  # fmt: skip
+def test_pages_of_others_are_told_apart(headers, foreign):
+    assert is_foreign_page(headers, {"http://localhost:3000"}) is foreign
