@@ -123,6 +123,8 @@ class Tokens:
             raw = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             return None
+        if base64.b64encode(raw).decode() != text:     # the bits that padding leaves over are not signed
+            return None
         data, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
         if not hmac.compare_digest(self._mac_of(data), mac):
             return None

@@ -20,6 +20,7 @@ from streamkit.gateway.kinesis.notes import Pending, StreamNote, encode_note
 from streamkit.gateway.kinesis.service import Kinesis
 from streamkit.gateway.wire import decode_cbor
 from streamkit.http.exchange import Response
+from streamkit.metadata.memory_store import MemoryStore
 from streamkit.node import Node, NodeOptions
 from streamkit.runtime.real import real_runtime
 from streamkit.security.credentials import Authenticator
@@ -162,10 +163,13 @@ class Desk:
 
     async def leave_pending(self, place: Place, pending: Pending, **note: Any) -> None:
         """As a gateway that died between the note and the deed."""
-        value, revision = await self.client.read_note(place.key)
-        assert value is None or revision
-        written = StreamNote(native=place.name, pending=pending, **note)
-        assert await self.client.swap_notes([(place.key, revision, encode_note(written))])
+        written = encode_note(StreamNote(native=place.name, pending=pending, **note))
+
+        async def swap() -> Any:
+            _, revision = await self.client.read_note(place.key)
+            return await self.client.swap_notes([(place.key, revision, written)])
+
+        await eventually(swap)                             # a change before it may be about to be settled
 
     def _bytes(self) -> Desk:
         return self if self.cbor else self.as_caller(self.account, self.region, cbor=True)
@@ -184,10 +188,12 @@ async def eventually(look: Callable[[], Awaitable[Any]]) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def node_in(path: Path, **flags: Any) -> AsyncIterator[Node]:
-    node = Node(
-        config(**flags), real_runtime(), data_dir=str(path), options=NodeOptions(listen=False, storage=SMALL)
-    )
+async def node_in(path: Path, *, lasting: bool = False, **flags: Any) -> AsyncIterator[Node]:
+    """lasting: its metadata outlives it; otherwise they are in memory, which is quicker."""
+    runtime = real_runtime()
+    store = None if lasting else MemoryStore(runtime.clock)
+    options = NodeOptions(listen=False, storage=SMALL, store=store)
+    node = Node(config(**flags), runtime, data_dir=str(path), options=options)
     await node.start()
     try:
         yield node

@@ -87,12 +87,12 @@ async def test_numbers_grow_and_tell_the_shard(desk):
 async def test_numbers_go_on_after_a_restart(tmp_path):
     numbers = []
     for _ in range(3):
-        async with node_in(tmp_path / "data") as node, desk_at(node) as desk:
+        async with node_in(tmp_path / "data", lasting=True) as node, desk_at(node) as desk:
             if not numbers:
                 await desk.make("s")
             numbers += await desk.put(b"a", b"b")
     assert numbers == sorted(set(numbers), key=int)
-    async with node_in(tmp_path / "data") as node, desk_at(node) as desk:
+    async with node_in(tmp_path / "data", lasting=True) as node, desk_at(node) as desk:
         assert await desk.values() == [b"a", b"b"] * 3
         assert await desk.values("AFTER_SEQUENCE_NUMBER", StartingSequenceNumber=numbers[3]) == [b"a", b"b"]
 
