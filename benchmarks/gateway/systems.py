@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.peers.servers import Servers
 from benchmarks.peers.system import DISK, ROOT, System, Variant
-from benchmarks.peers.systems.kinesis_emulators import Kinesalite, KinesisLocal, Moto
+from benchmarks.peers.systems.kinesis_emulators import SHARDS_MAX, Kinesalite, KinesisLocal, Moto
 from benchmarks.peers.systems.streamkit import announcements
 
 SUBSCRIBES = frozenset({"streamkit"})          # the others do not know SubscribeToShard
@@ -35,7 +35,7 @@ class Gateway(System):
         servers = Servers(directory)
         servers.run(
             [sys.executable, "-m", "streamkit.cli", "serve", "--data", directory / "data", "--port", "0", "--json"],
-            environment={"PYTHONPATH": str(ROOT)},
+            environment={"PYTHONPATH": str(ROOT), "STREAMKIT_STREAMS_SHARDS_MAX": str(SHARDS_MAX)},
         )
         servers.wait(lambda: bool(announcements(servers.log())))
         servers.facts = {"url": announcements(servers.log())[-1]["http"]}
