@@ -35,7 +35,7 @@ class Gateway(System):
         servers = Servers(directory)
         servers.run(
             [sys.executable, "-m", "streamkit.cli", "serve", "--data", directory / "data", "--port", "0", "--json"],
-            environment={"PYTHONPATH": str(ROOT), "STREAMKIT_STREAMS_SHARDS_MAX": str(SHARDS_MAX)},
+            environment={"PYTHONPATH": str(ROOT), "STREAMKIT_STREAMS__SHARDS_MAX": str(SHARDS_MAX)},
         )
         servers.wait(lambda: bool(announcements(servers.log())))
         servers.facts = {"url": announcements(servers.log())[-1]["http"]}
