@@ -292,17 +292,19 @@ def _text(seconds: int) -> str:
 
 # -- canonical request -----------------------------------------------------------------------------------------------
 
+_AUTHORITY = ":authority"          # JavaScript signs this in the place of host where it speaks HTTP/2
+
 
 def canonical_request(request: SignedRequest, presented: Presented, names: list[str]) -> str:
     """Latin-1 text: each character is a byte as it came. Raises Refused."""
     headers = request.headers
-    if "host" not in names:
+    if "host" not in names and _AUTHORITY not in names:
         raise invalid("The header 'host' must be among the signed ones.")
     if len(names) > SIGNED_HEADERS_MAX:
         raise invalid(f"More than {SIGNED_HEADERS_MAX} headers are signed.")
     lines = []
     for name in names:
-        value = headers.get(name)
+        value = headers.get("host" if name == _AUTHORITY else name)
         if value is None:
             raise invalid(f"The signed header '{name[:SHOWN_MAX]}' is not in the request.")
         lines.append(f"{name}:{_one_blank(value)}\n")

@@ -52,6 +52,37 @@ def test_any_header_that_botocore_signs_passes(value: str) -> None:
     verify(signed(headers={"X-Custom": value}))
 
 
+def test_the_authority_of_http2_is_signed_in_the_place_of_the_host() -> None:
+    # As the SDK for JavaScript sent it, with the key "a" and the secret "b".
+    names = (
+        ":authority;amz-sdk-invocation-id;amz-sdk-request;content-length;content-type;x-amz-content-sha256;x-amz-date;"
+        "x-amz-target;x-amz-user-agent"
+    )
+    signature = "8873d979639ac6cd399e6614928dc8c6e48fe118e63723e33922adcc0314f03b"
+    request = Request(
+        "POST", "/",
+        {
+            "host": "127.0.0.1:17999",
+            "content-type": "application/x-amz-json-1.1",
+            "x-amz-target": "Kinesis_20131202.ListStreams",
+            "content-length": "2",
+            "x-amz-user-agent": "aws-sdk-js/3.1142.0",
+            "amz-sdk-invocation-id": "6972b98a-06cb-47da-a561-11827734b7af",
+            "amz-sdk-request": "attempt=1; max=1",
+            "x-amz-date": "20261123T171305Z",
+            "x-amz-content-sha256": hashlib.sha256(b"{}").hexdigest(),
+            "authorization": f"AWS4-HMAC-SHA256 Credential=a/20261123/us-east-1/kinesis/aws4_request, "
+                             f"SignedHeaders={names}, Signature={signature}",
+        },
+        b"{}", True, False, "127.0.0.1:1",
+    )  # fmt: skip
+    now_ms = calendar.timegm((2026, 11, 23, 17, 13, 5)) * 1_000
+
+    verify(request, secret="b", now_ms=now_ms)
+    elsewhere = replace(request, headers=request.headers | {"host": "127.0.0.1:18000"})
+    assert refused(elsewhere, secret="b", now_ms=now_ms).name == "InvalidSignatureException"
+
+
 def test_repeated_headers_are_joined_by_a_comma() -> None:
     request = signed(headers={"X-Twice": "one,two"})
 
