@@ -29,6 +29,7 @@ NODE_MODULES = BUILD / "node" / "node_modules"
 KCLPY = BUILD / "kclpy" / "bin" / "python"
 JVM = BUILD / "jvm"
 
+_KEY, _SECRET = "EXAMPLEKEY", "example/secret+key"
 _READY_SECONDS = 30.0
 _ADDRESS_KIB_MAX = 6 << 20
 PATIENCE = 120.0
@@ -53,12 +54,17 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 
 class KinesisNode:
-    """`streamkit serve` with http and https on free ports; `settings` are environment variables without STREAMKIT_."""
+    """`streamkit serve` with http and https on free ports; it knows one access key, so every signature is verified.
+
+    settings: environment variables without their STREAMKIT_.
+    """
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.certificate, self._key = certificate(folder)
         self._settings = dict(settings or {})
+        self._keys = folder / "keys.toml"
+        self._keys.write_text(f'[[key]]\nid = "{_KEY}"\nsecret = "{_SECRET}"\n')
         self._ports = {name: free_port() for name in ("NATIVE", "HTTP", "HTTPS")}
         self.http = f"http://127.0.0.1:{self._ports['HTTP']}"
         self.https = f"https://127.0.0.1:{self._ports['HTTPS']}"
@@ -76,6 +82,7 @@ class KinesisNode:
             "LISTEN__HTTPS__CERTIFICATE_FILE": str(self.certificate),
             "LISTEN__HTTPS__KEY_FILE": str(self._key),
             "LISTEN__HEALTH__ENABLED": "false",
+            "KINESIS__KEYS_FILE": str(self._keys),
             "STORAGE__DATA_DIR": str(self.folder / "data"),
             "STORAGE__FREE_BYTES_MIN": "0",
             "LOGS__FORMAT": "text",
@@ -120,8 +127,8 @@ def environment(node: KinesisNode, *, secure: bool = False) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return ours | {
         "AWS_ENDPOINT_URL": node.https if secure else node.http,
-        "AWS_ACCESS_KEY_ID": "any",
-        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_ACCESS_KEY_ID": _KEY,
+        "AWS_SECRET_ACCESS_KEY": _SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",

@@ -82,3 +82,10 @@ def test_javascript_speaks_http2_for_every_call(node, secure):
     assert "put               3000 of 3000" in printed
     assert "GetRecords        3000 of 3000 from 2 shards" in printed
     assert "SubscribeToShard  3000 of 3000" in printed
+
+
+def test_a_wrong_secret_is_refused(node):
+    variables = environment(node) | {"AWS_SECRET_ACCESS_KEY": "wrong"}
+
+    with pytest.raises(AssertionError, match="InvalidSignatureException"):
+        run([needed(CLIENTS / "aws", "python"), "kinesis", "list-streams"], variables)
