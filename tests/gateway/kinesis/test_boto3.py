@@ -145,10 +145,9 @@ def test_an_idle_subscription_is_heard_of_within_five_seconds(kinesis, stream):
     events = kinesis.subscribe_to_shard(**ask)["EventStream"]
 
     assert error_of(lambda: kinesis.subscribe_to_shard(**ask)) == "ResourceInUseException"
-    for event in itertools.islice(events, 2):
+    for event in itertools.islice(events, 1):
         assert event["SubscribeToShardEvent"]["Records"] == []
         assert time.monotonic() - began < 5
-        began = time.monotonic()
     events.close()
 
 

@@ -262,7 +262,7 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(count=st.integers(1, 4), steps=STEPS)
 async def test_whatever_is_resharded_the_listings_are_consistent(tmp_path_factory, count, steps):
     async with node_in(tmp_path_factory.mktemp("node") / "data") as node, desk_at(node) as desk:
