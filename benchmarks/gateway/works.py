@@ -45,6 +45,7 @@ REQUEST_RECORDS = 500
 BODIES = 16                        # different ones; then they come again
 GET_RECORDS = 10_000               # most that a call gives
 ACTIVE_SECONDS_MAX = 20
+FILL_SECONDS_MAX = 15              # slow servers have fewer records to give
 FIRST_SHARD = "shardId-000000000000"
 
 
@@ -105,7 +106,7 @@ class Works:
             return REQUEST_RECORDS - failed_count(body, cbor=form == CBOR)
 
         await self.create(stream, shards)
-        return await self._closed_loop(put, 4)
+        return await self._closed_loop(put, 8)
 
     def _requests(self, stream: str, form: str = JSON) -> list[bytes]:
         found = []
@@ -208,8 +209,8 @@ class Works:
         requests = self._requests("get-records")
         await self.create("get-records", 1)
         readers = await self.api.connect(self.connections(2))
-        put = 0
-        while put < self.limits.get_records:
+        put, began = 0, time.perf_counter()
+        while put < self.limits.get_records and time.perf_counter() - began < FILL_SECONDS_MAX:
             body = await readers[0].ask(requests[put // REQUEST_RECORDS % BODIES])
             check(failed_count(body) == 0, "a record was refused")
             put += REQUEST_RECORDS
