@@ -50,7 +50,7 @@ class BrokerConnection(asyncio.BufferedProtocol):
         self.config = config
         self._on_lost = on_lost
         self._silent_sweeps = 0            # in a row, with requests under way and not a word since the one before
-        self._swept_s = 0.0
+        self._was_heard = False            # since the last sweep
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.writable = True
         self._loop = asyncio.get_running_loop()
@@ -153,6 +153,7 @@ class BrokerConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, count: int) -> None:
         self._last_heard_s = self._loop.time()
+        self._was_heard = True
         pending = self._pending
         frames: list[Any] = self._wire.buffer_updated(count)     # none of those that only nodes send to each other
         for frame in frames:
@@ -196,7 +197,7 @@ class BrokerConnection(asyncio.BufferedProtocol):
         self._pending[request_id] = (self._loop.time() + timeout_ms / 1000, expected, on_done, shard)
         if self._sweep is None:
             self._silent_sweeps = 0
-            self._swept_s = self._loop.time()
+            self._was_heard = True
             self._sweep = self._loop.call_later(_SWEEP_S, self._sweep_late)
         return request_id
 
@@ -250,17 +251,18 @@ class BrokerConnection(asyncio.BufferedProtocol):
             self._abandoned.add(request_id)
             silent = silent or now - self._last_heard_s >= self.config.request_timeout_ms / 1000
             self._hand_out(on_done, TimedOut(f"{self.address} did not answer in time", sent=True, address=self.address))
-        if silent or len(self._abandoned) > _ABANDONED_MAX or self._is_dead(now):
+        if silent or len(self._abandoned) > _ABANDONED_MAX or self._is_dead():
             self._end(self._broken(), graceful=False)      # most likely gone without a word
             return
         self._sweep = None
         if self._pending and self._lost is None:
             self._sweep = self._loop.call_later(_SWEEP_S, self._sweep_late)
 
-    def _is_dead(self, now_s: float) -> bool:
-        # Counted in sweeps, not in seconds: an event loop that stood still for a while has heard nothing either.
-        self._silent_sweeps = self._silent_sweeps + 1 if self._last_heard_s <= self._swept_s and self._pending else 0
-        self._swept_s = now_s
+    def _is_dead(self) -> bool:
+        # Counted in sweeps, not in seconds: an event loop that stood still for a while has heard nothing either. Times
+        # are not compared: on some loops what is heard in the turn of a sweep has the sweep's own.
+        self._silent_sweeps = 0 if self._was_heard or not self._pending else self._silent_sweeps + 1
+        self._was_heard = False
         sweeps = max(1, round(self.config.silence_ms / 1000 / _SWEEP_S))
         if self._silent_sweeps == sweeps and self.usable:
             request_id = self._register(self.config.request_timeout_ms, None, _heard, b"")

@@ -11,6 +11,7 @@ import pytest
 
 from streamkit._core.batch import Batch, seal
 from streamkit.client.client import AsyncClient
+from streamkit.client.config import ClientConfig
 from streamkit.config import compose
 from streamkit.errors import (
     ConnectionFailed,
@@ -25,7 +26,7 @@ from streamkit.model.position import LATEST, TRIM_HORIZON
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability
 from streamkit.node import Node
-from streamkit.runtime.real import real_runtime
+from streamkit.runtime.real import new_event_loop, real_runtime
 
 
 @contextlib.asynccontextmanager
@@ -131,3 +132,20 @@ async def test_a_node_that_restarts_is_found_again_with_everything_it_acknowledg
         fetched = await client.fetch(stream.shards[0], receipt.base_sequence)
         assert Batch(fetched.batches[0]).values() == [b"kept"]
         await client.close()
+
+
+def test_a_fetch_may_wait_longer_than_a_silence_is_borne(tmp_path: Path) -> None:
+    """On the loop that `serve` runs on, whose clock stands during a turn."""
+
+    async def wait() -> float:
+        loop = asyncio.get_running_loop()
+        async with a_node(tmp_path / "data") as node, AsyncClient(
+            node.connect, config=ClientConfig(silence_ms=250)
+        ) as client:  # fmt: skip
+            shard = (await client.create_stream("orders")).shards[0]
+            began_s = loop.time()
+            assert not (await client.fetch(shard, 1, wait_ms=2_500)).batches
+            return loop.time() - began_s
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        assert runner.run(wait()) >= 2.4

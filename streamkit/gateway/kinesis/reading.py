@@ -16,10 +16,6 @@ from streamkit.runtime.backoff import Backoff
 
 _SKEW_MS = 1_000
 _PATIENCE_MS = 5_000           # a leader that moves is waited for so long
-# Longest single wait for records. A client that hears nothing for ClientConfig.silence_ms asks for a word, and on a
-# loop whose clock stands during a turn takes an answer of that turn for none: it cuts the connection. Whole waits can
-# be asked for when it counts what it hears and not when.
-_WAIT_MS = 500
 
 
 async def start_of(
@@ -59,10 +55,7 @@ async def fetch(
     until_ms = directory.clock.monotonic_ms() + _PATIENCE_MS
     while True:
         try:
-            fetched = await client.fetch(shard, start, bytes_max=bytes_max, wait_ms=min(wait_ms, _WAIT_MS))
-            wait_ms -= _WAIT_MS
-            if fetched.batches or wait_ms <= 0:
-                return fetched, start
+            return await client.fetch(shard, start, bytes_max=bytes_max, wait_ms=wait_ms), start
         except SequenceTrimmed as error:
             log_start = int(error.facts.get("log_start", 0))
             if log_start <= start:
