@@ -32,7 +32,10 @@ SECONDS_MAX = 30.0
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
     thread = LoopThread.shared()
-    flags = {"listen.native.port": 0, "listen.health.enabled": False, "listen.http.enabled": False, "storage.free_bytes_min": 0}
+    flags = {
+        "listen.native.port": 0, "listen.health.enabled": False, "listen.http.enabled": False,
+        "storage.free_bytes_min": 0,
+    }  # fmt: skip
 
     async def start() -> Node:
         node = Node(compose(flags=flags).config, real_runtime(), data_dir=str(tmp_path / "data"))
