@@ -33,6 +33,10 @@ CACHED_MAX = 1024
 TIME = re.compile(r"\d{8}T\d{6}Z", re.ASCII)
 HEXADECIMAL = re.compile(r"[0-9a-f]{64}")
 REGION = re.compile(r"[A-Za-z0-9_-]{0,64}", re.ASCII)
+# As every SDK writes it; whatever else is written is looked at part by part.
+PLAIN = re.compile(
+    rf"{ALGORITHM} Credential=([^,\s]+), SignedHeaders=([^,\s]+), Signature=([0-9a-f]{{64}})", re.ASCII
+)
 PARTS = re.compile(r"[,\s]+", re.ASCII)
 
 
@@ -114,6 +118,9 @@ def _from_header(header: str, headers: Mapping[str, str]) -> Presented:
         raise Refused("MissingAuthenticationTokenException", "The request carries no authentication token.")
     if len(header) > HEADER_TEXT_MAX:
         raise incomplete(f"The Authorization header is longer than {HEADER_TEXT_MAX} characters.")
+    if (plain := PLAIN.fullmatch(header)) is not None and (stamp := _stamp(headers)):
+        credential, signed, signature = plain.groups()
+        return Presented(*_scope(credential), signed, signature, stamp, headers.get("x-amz-security-token", ""))
     algorithm, _, rest = header.strip().partition(" ")
     if algorithm != ALGORITHM:
         raise incomplete(f"Unsupported algorithm '{algorithm[:SHOWN_MAX]}': only {ALGORITHM} is known here.")

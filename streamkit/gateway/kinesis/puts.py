@@ -43,6 +43,7 @@ _REQUEST_BYTES_MAX = 10 << 20
 _CODEC = 1                                 # lz4, where it is worth while
 _FAILURE = ("InternalFailure", "Internal Service Failure")
 _SKEW_S = 1
+_NAMES_MAX = 1_000
 _RECORDS_MAX = 500
 _RECORDS = Model({"Records": (f"Records!:[Nothing]1..{_RECORDS_MAX}", "")}, {}, {"Nothing": Boolean()}).input("Records")
 _PACKED = frozenset({"Records", "Data", "PartitionKey", "ExplicitHashKey"})    # what the kernel checks
@@ -54,6 +55,7 @@ class Puts:
     def __init__(self, directory: Directory, throttles: Throttles) -> None:
         self._directory = directory
         self._throttles = throttles
+        self._names: set[str] = set()                  # of streams, found to be of the right form
         self._others = {name: _without_records(MODEL.input(name)) for name in ("PutRecord", "PutRecords")}
 
     async def put_record(self, call: Call) -> Reply:
@@ -78,15 +80,24 @@ class Puts:
             entries = PutEntries(call.body, cbor=call.cbor, single=single)
         except MalformedBody:
             raise serialization() from None
-        members = typed(self._others[call.operation], entries.members, CBOR if call.cbor else JSON, "", 0)
+        members, name = entries.members, entries.members.get("StreamName")
+        # Most requests have nothing beside the records but the name of a stream that was named before.
+        known = len(members) == 1 and type(name) is str and name in self._names
+        if not known:
+            members = typed(self._others[call.operation], members, CBOR if call.cbor else JSON, "", 0)
         broken = entries.violations()
         if broken and await self._distributes(members, call):
             broken = entries.violations(key_optional=True)
         if not single and not 1 <= entries.count <= _RECORDS_MAX:
             broken += violations(_RECORDS, {"Records": range(entries.count)} if entries.has_records else {}, "")
-        broken += violations(self._others[call.operation], members, "")
+        if not known:
+            broken += violations(self._others[call.operation], members, "")
         if broken:
             raise refusal(broken[:VIOLATIONS_MAX])
+        if not known and "StreamName" in members:
+            if len(self._names) >= _NAMES_MAX:
+                self._names.clear()
+            self._names.add(members["StreamName"])
         found = await self._directory.usable(place_of(members, call.caller))
         assert found.stream is not None, "it is usable"
         # Streams of streamkit's own library may take less than any of this API.
