@@ -32,6 +32,7 @@ _STREAMS = "streams/"
 _PRODUCERS = "producers/"
 _PRODUCER_COUNTER = "counters/producer"
 _PRODUCER_EPOCH_MAX = 0xFFFF
+_COMPARED_MAX = 200
 _TRIES = 20                                  # of a change that others are first with
 
 
@@ -186,7 +187,9 @@ class Catalog:
         return replace(stream, shards=shards)
 
     def _not_found(self, name: str) -> StreamNotFound:
-        near = next(iter(difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)), None)
+        names = self.names()
+        few = names if len(names) <= _COMPARED_MAX else ()     # each is compared letter by letter
+        near = next(iter(difflib.get_close_matches(name, few, n=1, cutoff=0.6)), None)
         hint = f'; did you mean "{near}"?' if near else ""
         shown = name if len(name) <= 140 else name[:140] + "…"
         return StreamNotFound(

@@ -176,8 +176,8 @@ class KinesisLocal(_Emulator):
         # Its own certificate, which it looks for where it is started.
         shutil.copy(PEERS / self.package / "node_modules" / self.package / "server.json", directory)
         self._run(
-            servers, "main.js", KINESIS_MOCK_PLAIN_PORT=str(plain), KINESIS_MOCK_TLS_PORT=str(tls), SHARD_LIMIT=str(SHARDS_MAX),
-            CREATE_STREAM_DURATION="10ms", LOG_LEVEL="ERROR",
+            servers, "main.js", KINESIS_MOCK_PLAIN_PORT=str(plain), KINESIS_MOCK_TLS_PORT=str(tls),
+            SHARD_LIMIT=str(SHARDS_MAX), CREATE_STREAM_DURATION="10ms", LOG_LEVEL="ERROR",
         )  # fmt: skip
         servers.facts = {"url": f"http://127.0.0.1:{plain}"}
         servers.wait(lambda: answers(plain))

@@ -49,6 +49,8 @@ _FRESH_MS = 1_000              # how old what puts and reads know of a stream ma
 _ABANDONED_MS = 15_000         # a change in a note for so long has nobody who carries it out
 _KNOWN_MAX = 10_000
 _SWAP_TRIES = 20
+_JOBS_AT_ONCE = 4
+_CREATE_PATIENCE = 20          # times as long as for other changes
 
 
 @dataclass(slots=True)
@@ -120,7 +122,8 @@ class Directory:
         self.config = config
         self._known: dict[Place, tuple[int, Found]] = {}
         self._asking: dict[Place, asyncio.Task[Found]] = {}
-        self._jobs: dict[Place, asyncio.Task[None]] = {}
+        self._jobs: dict[Place, asyncio.Task[ApiError | None]] = {}
+        self._turns = asyncio.Semaphore(_JOBS_AT_ONCE)
         self._tasks = Tasks("kinesis")
 
     async def close(self) -> None:
@@ -134,7 +137,8 @@ class Directory:
         native = note.native if note is not None else native_name(
             place, account=self.config.account, region=self.config.region
         )  # fmt: skip
-        stream = await self._describe(native)
+        making = note is not None and note.pending is not None and note.pending.kind == "create" and place in self._jobs
+        stream = None if making else await self._describe(native)      # the broker answers once it is made
         if stream is None and note is not None and note.pending is None:
             stream = await self._heard(lambda: self._describe(native))
         if note is None and (stream is None or not is_plain(native)):
@@ -343,15 +347,18 @@ class Directory:
     async def _begin(self, found: Found) -> None:
         # Most changes take milliseconds: what is wrong with them can still be told, and what is done need not be
         # asked for.
-        before = self._jobs.get(found.place)
+        before, pending = self._jobs.get(found.place), found.note.pending
         job = self._tasks.start(self._carry_out(found, before), f"job.{found.place.name}")
         self._jobs[found.place] = job
         job.add_done_callback(lambda done: self._done(found.place, done))
-        await asyncio.wait({job}, timeout=self.config.settle_seconds)
-        if job.done() and not job.cancelled() and isinstance(error := job.exception(), ApiError):
+        seconds = self.config.settle_seconds
+        if pending is not None and pending.kind == "create":
+            seconds *= _CREATE_PATIENCE        # one that cannot be made must not seem to be, and vanish
+        await asyncio.wait({job}, timeout=seconds)
+        if job.done() and not job.cancelled() and job.exception() is None and (error := job.result()) is not None:
             raise error
 
-    def _done(self, place: Place, job: asyncio.Task[None]) -> None:
+    def _done(self, place: Place, job: asyncio.Task[ApiError | None]) -> None:
         self.forget(place)
         if self._jobs.get(place) is job:
             del self._jobs[place]
@@ -365,7 +372,8 @@ class Directory:
             self._jobs[found.place] = job
             job.add_done_callback(lambda done: self._done(found.place, done))
 
-    async def _carry_out(self, found: Found, before: asyncio.Task[None] | None) -> None:
+    async def _carry_out(self, found: Found, before: asyncio.Task[ApiError | None] | None) -> ApiError | None:
+        """Why it was refused; None when it is done, here or elsewhere."""
         if before is not None:
             await asyncio.wait({before})
         backoff = Backoff(self.client.runtime.random, 50, 2_000)
@@ -373,16 +381,17 @@ class Directory:
         while True:
             try:
                 if waited and not await self._is_wanted(found):
-                    return                             # another gateway has done it
-                await self._work(found)
-                return
+                    return None                        # another gateway has done it
+                async with self._turns:                # of the broker's, who changes one stream after the other
+                    await self._work(found)
+                return None
             except (Unavailable, TimedOut, StreamBusy) as error:
                 logger.info("kinesis.job_waits", extra={"facts": {"stream": found.place.name, "error": str(error)}})
                 await asyncio.sleep(backoff.next_ms() / 1000)
                 waited = True
             except StreamkitError as error:
                 await self._settle(found)
-                raise _refused(found.place, error) from error
+                return _refused(found.place, error)
 
     async def _is_wanted(self, found: Found) -> bool:
         note, _ = await self._read(found.place)
