@@ -15,7 +15,7 @@ from tests.gateway.calling import CBOR, JSON, Recorder, answered, decoded, gatew
 
 RECORDER = Recorder()
 GATEWAY = gateway(kinesis(RECORDER))
-VIOLATION = r"Value (null|'[^']*(?s:.*?)') at '[a-z][^']*' failed to satisfy constraint: Member must (?s:.+?)"
+VIOLATION = r"Value (null|'[^']*(?s:.*?)') at '[a-z](?s:.*?)' failed to satisfy constraint: Member must (?s:.+?)"
 REFUSAL = re.compile(rf"(\d+) validation errors? detected: {VIOLATION}(; {VIOLATION})*")
 WITH_INPUT = [name for name in OPERATIONS if ORACLE.operation_model(name).input_shape.members]
 FEW = settings(max_examples=8, suppress_health_check=list(HealthCheck))
