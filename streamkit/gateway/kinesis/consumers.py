@@ -67,8 +67,7 @@ class Consumers:
                 raise invalid_argument("NextToken is of another stream.")
             after = page.after
         if params.get("StreamCreationTimestamp", found.created_ms) // 1000 != found.created_ms // 1000:
-            raise not_found(f"Stream {place.name} under account {place.account} was not created at that time.",
-            )
+            raise not_found(f"Stream {place.name} under account {place.account} was not created at that time.")
         there = [note for note, _ in await self._directory.consumers(place) if note.name > after]
         limit = min(params.get("MaxResults", _PAGE_MAX), _PAGE_MAX)
         answer: dict[str, Any] = {"Consumers": [_told(place, note) for note in there[:limit]]}

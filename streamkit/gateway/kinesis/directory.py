@@ -81,7 +81,7 @@ class Found:
     @property
     def open_shards(self) -> list[Shard]:
         """In the order of their hash keys."""
-        return sorted((s for s in self.shards if s.closed_ms is None), key=lambda s: s.hash_start)
+        return open_shards(self.stream) if self.stream is not None else []
 
     @property
     def created_ms(self) -> int:
@@ -347,16 +347,21 @@ class Directory:
     async def _begin(self, found: Found) -> None:
         # Most changes take milliseconds: what is wrong with them can still be told, and what is done need not be
         # asked for.
-        before, pending = self._jobs.get(found.place), found.note.pending
-        job = self._tasks.start(self._carry_out(found, before), f"job.{found.place.name}")
-        self._jobs[found.place] = job
-        job.add_done_callback(lambda done: self._done(found.place, done))
+        job, pending = self._start_job(found), found.note.pending
         seconds = self.config.settle_seconds
         if pending is not None and pending.kind == "create":
             seconds *= _CREATE_PATIENCE        # one that cannot be made must not seem to be, and vanish
         await asyncio.wait({job}, timeout=seconds)
         if job.done() and not job.cancelled() and job.exception() is None and (error := job.result()) is not None:
             raise error
+
+    def _start_job(self, found: Found) -> asyncio.Task[ApiError | None]:
+        before = self._jobs.get(found.place)
+        job = self._jobs[found.place] = self._tasks.start(
+            self._carry_out(found, before), f"job.{found.place.name}"
+        )
+        job.add_done_callback(lambda done: self._done(found.place, done))
+        return job
 
     def _done(self, place: Place, job: asyncio.Task[ApiError | None]) -> None:
         self.forget(place)
@@ -368,22 +373,19 @@ class Directory:
         assert pending is not None, "asked for streams with a change alone"
         if found.place not in self._jobs and self.clock.now_ms() - pending.since_ms > _ABANDONED_MS:
             logger.info("kinesis.job_taken_over", extra={"facts": {"stream": found.place.name, "kind": pending.kind}})
-            job = self._tasks.start(self._carry_out(found, None), f"job.{found.place.name}")
-            self._jobs[found.place] = job
-            job.add_done_callback(lambda done: self._done(found.place, done))
+            self._start_job(found)
 
     async def _carry_out(self, found: Found, before: asyncio.Task[ApiError | None] | None) -> ApiError | None:
         """Why it was refused; None when it is done, here or elsewhere."""
         if before is not None:
             await asyncio.wait({before})
         backoff = Backoff(self.client.runtime.random, 50, 2_000)
-        waited = False
+        waited = before is not None or self._turns.locked()
         while True:
             try:
-                if waited and not await self._is_wanted(found):
-                    return None                        # another gateway has done it
                 async with self._turns:                # of the broker's, who changes one stream after the other
-                    await self._work(found)
+                    if not waited or await self._is_wanted(found):     # else another gateway has done it
+                        await self._work(found)
                 return None
             except (Unavailable, TimedOut, StreamBusy) as error:
                 logger.info("kinesis.job_waits", extra={"facts": {"stream": found.place.name, "error": str(error)}})
@@ -485,5 +487,6 @@ def stream_exists(place: Place) -> ApiError:
 
 def not_active(found: Found) -> ApiError:
     place = found.place
-    return in_use(f"Stream {place.name} under account {place.account} not ACTIVE, instead in state {found.status}",
+    return in_use(
+        f"Stream {place.name} under account {place.account} not ACTIVE, instead in state {found.status}"
     )

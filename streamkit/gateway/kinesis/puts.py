@@ -147,7 +147,7 @@ class Puts:
             found.table, codec=_CODEC, map_version=found.stream.map_version, automatic=automatic
         )
         outcomes = await self._send(found, packed)
-        if all(outcomes):
+        if None not in outcomes:
             return packed, cast("list[Outcome]", outcomes), found
         clock, client = self._directory.clock, self._directory.client
         until_ms = clock.monotonic_ms() + self._directory.config.request_ms
@@ -168,11 +168,20 @@ class Puts:
                 return [*done, *moved], [*results, *[_FAILURE] * len(moved)], found
             await asyncio.sleep(backoff.next_ms() / 1_000)
             self._directory.forget(found.place)
-            found = await self._directory.usable(found.place)
-            assert found.stream is not None, "it is usable"
-            packed = entries.pack(
-                found.table, codec=_CODEC, map_version=found.stream.map_version, again=moved, automatic=automatic
-            )
+            try:
+                now = await self._directory.usable(found.place)
+                assert now.stream is not None, "it is usable"
+                packed = entries.pack(
+                    now.table, codec=_CODEC, map_version=now.stream.map_version, again=moved, automatic=automatic
+                )
+            except (StreamkitError, ApiError) as error:
+                if not done:
+                    raise
+                # What was stored already must be told: an error for all would have it stored twice.
+                logger.info("kinesis.put_waits", extra={"facts": {"error": str(error)}})
+                packed, outcomes = moved, [None] * len(moved)
+                continue
+            found = now
             outcomes = await self._send(found, packed)
 
     async def _send(self, found: Found, packed: list[Packed]) -> list[Outcome | None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from streamkit.errors import InvalidPosition, SequenceTrimmed, ShardNotFound, StreamkitError, TimedOut, Unavailable
 from streamkit.gateway.errors import ApiError, invalid_argument, unavailable
@@ -14,6 +16,7 @@ from streamkit.model.shard import Shard
 from streamkit.protocol.frames import Fetched
 from streamkit.runtime.backoff import Backoff
 
+T = TypeVar("T")
 _SKEW_MS = 1_000
 _PATIENCE_MS = 5_000           # a leader that moves is waited for so long
 
@@ -50,37 +53,37 @@ async def fetch(
 
     A leader that moves is waited for. Raises StreamkitError when that takes too long, ApiError for what is gone.
     """
-    client = directory.client
-    backoff = Backoff(client.runtime.random, 10, 200)
-    until_ms = directory.clock.monotonic_ms() + _PATIENCE_MS
-    while True:
-        try:
-            return await client.fetch(shard, start, bytes_max=bytes_max, wait_ms=wait_ms), start
-        except SequenceTrimmed as error:
-            log_start = int(error.facts.get("log_start", 0))
-            if log_start <= start:
-                raise
-            start = log_start
-        except ShardNotFound:
-            await _check_there(directory, found, shard)
-            if directory.clock.monotonic_ms() >= until_ms:
-                raise _nowhere(found, shard) from None
-            await asyncio.sleep(backoff.next_ms() / 1_000)
-        except (Unavailable, TimedOut):
-            if directory.clock.monotonic_ms() >= until_ms:
-                raise
-            await _seek_leader(directory, shard, backoff)
+    async def ask() -> tuple[Fetched, int]:
+        nonlocal start
+        while True:
+            try:
+                return await directory.client.fetch(shard, start, bytes_max=bytes_max, wait_ms=wait_ms), start
+            except SequenceTrimmed as error:
+                log_start = int(error.facts.get("log_start", 0))
+                if log_start <= start:
+                    raise
+                start = log_start
+
+    return await _patiently(directory, found, shard, ask)
 
 
 async def _resolved(directory: Directory, found: Found, shard: Shard, position: Position) -> int:
-    client = directory.client
-    backoff = Backoff(client.runtime.random, 10, 200)
+    async def ask() -> int:
+        try:
+            return (await directory.client.resolve_position(shard, position)).sequence
+        except InvalidPosition:
+            raise _argument(found, shard, "the sequence number is of a record that is not there.") from None
+
+    return await _patiently(directory, found, shard, ask)
+
+
+async def _patiently(directory: Directory, found: Found, shard: Shard, ask: Callable[[], Awaitable[T]]) -> T:
+    """What a shard's leader answers, wherever it is by then. Raises StreamkitError, ApiError when nobody does."""
+    backoff = Backoff(directory.client.runtime.random, 10, 200)
     until_ms = directory.clock.monotonic_ms() + _PATIENCE_MS
     while True:
         try:
-            return (await client.resolve_position(shard, position)).sequence
-        except InvalidPosition:
-            raise _argument(found, shard, "the sequence number is of a record that is not there.") from None
+            return await ask()
         except ShardNotFound:
             await _check_there(directory, found, shard)
             if directory.clock.monotonic_ms() >= until_ms:
@@ -125,5 +128,4 @@ def _sequence(found: Found, shard: Shard, number: str) -> int:
 
 def _argument(found: Found, shard: Shard, text: str) -> ApiError:
     place = found.place
-    return invalid_argument(f"{text} (shard {shard.id} in stream {place.name} under account {place.account})"
-    )
+    return invalid_argument(f"{text} (shard {shard.id} in stream {place.name} under account {place.account})")

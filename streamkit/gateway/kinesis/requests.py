@@ -48,8 +48,7 @@ def consumer_of(params: Mapping[str, Any], caller: Caller) -> ConsumerName:
             raise invalid_argument("ConsumerARN names another consumer than the other members.")
         return found
     if name is None or "StreamARN" not in params:
-        raise invalid_argument("Either ConsumerARN, or both StreamARN and ConsumerName must be provided."
-        )
+        raise invalid_argument("Either ConsumerARN, or both StreamARN and ConsumerName must be provided.")
     return ConsumerName(place_of({"StreamARN": params["StreamARN"]}, caller), name)
 
 

@@ -80,8 +80,7 @@ class Shards:
                 f"Stream {place.name} under account {place.account} not ACTIVE, instead in state {found.status}",
             )
         if params.get("StreamCreationTimestamp", found.created_ms) // 1000 != found.created_ms // 1000:
-            raise not_found(f"Stream {place.name} under account {place.account} was not created at that time.",
-            )
+            raise not_found(f"Stream {place.name} under account {place.account} was not created at that time.")
         shards = [shard for shard in self._chosen(found, rule) if shard.id > after]
         limit = min(params.get("MaxResults", _PAGE_MAX), _PAGE_MAX)
         answer: dict[str, Any] = {"Shards": [described(shard) for shard in shards[:limit]]}

@@ -141,8 +141,7 @@ class Streams:
         hours, now = call.params["RetentionPeriodHours"], found.stream.config.retention_hours
         low, high = _RETENTION_HOURS
         if not low <= hours <= high:
-            raise invalid_argument(f"Retention period must be between {low} and {high} hours; it was {hours}.",
-            )
+            raise invalid_argument(f"Retention period must be between {low} and {high} hours; it was {hours}.")
         if (hours < now) if up else (hours > now):
             raise invalid_argument(
                 f"Requested retention period ({hours} hours) for stream {found.place.name} must not be "

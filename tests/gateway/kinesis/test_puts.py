@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from streamkit.errors import StoreUnavailable
 from streamkit.gateway.kinesis.config import LIMITS_TAG
 from streamkit.model.sequence import parse_sequence_number, sequence_number
 from tests.gateway.kinesis.desk import ACCOUNT, HASH_KEYS, Refusal, desk_at, node_in, place
@@ -391,3 +392,22 @@ async def test_a_put_to_a_stream_that_was_made_anew_goes_to_the_new_one(node):
         await one.client.create_stream("s", shards=2)
         await two.put(b"new", hash_key=HASH_KEYS - 1)
         assert await one.values(shard=1) == [b"new"]
+
+
+async def test_what_was_stored_is_told_though_the_rest_cannot_be_routed(node, monkeypatch):
+    """A shard closes, and before its entries can be routed again the metadata store is away."""
+    async with desk_at(node, request_ms=300) as desk:
+        await desk.make("s", 2)
+        await desk.put(b"known")                           # the map is remembered from here on
+        await desk.client.split_shard("s", 0)
+
+        async def away(key):
+            raise StoreUnavailable("the store is away", store="", outcome="not_done")
+
+        monkeypatch.setattr(desk.client, "read_note", away)
+        halves = [entry(b"low", hash_key=0), entry(b"high", hash_key=HASH_KEYS - 1)]
+        told = await desk.as_caller(cbor=True)("PutRecords", StreamName="s", Records=halves)
+
+        assert told["FailedRecordCount"] == 1
+        assert told["Records"][0]["ErrorCode"] == "InternalFailure" and "SequenceNumber" in told["Records"][1]
+        await refused(desk.as_caller(cbor=True)("PutRecord", StreamName="s", **halves[0]), "ServiceUnavailable")
