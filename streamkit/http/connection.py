@@ -30,6 +30,10 @@ class Speaker(Protocol):
     def end_of_input(self) -> bool:
         """The peer sends nothing more; True: there is still something to answer."""
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Of answers, beside what the socket has been given."""
+
     def lost(self) -> None: ...
     def writable(self) -> None:
         """The socket takes more again."""
@@ -122,6 +126,14 @@ class HttpConnection(asyncio.Protocol):
             self._speaker.lost()
 
     # -- speakers call these --------------------------------------------------------------------------------
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Of its answers in memory, because the peer has not taken them."""
+        if self.transport is None:
+            return 0
+        waiting = self._speaker.unsent_bytes if self._speaker is not None else 0
+        return waiting + self.transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:

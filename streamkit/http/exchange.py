@@ -94,6 +94,7 @@ class HttpConfig:
     streams_max: int = 1000                    # HTTP/2: requests of a connection under way
     handlers_max: int = 128                    # HTTP/2: of them in the handler's hands at a time; streaming ones not
     unsent_bytes_max: int = 16 * 1024 * 1024   # HTTP/2: a connection with more of its answers unsent begins no request
+    answers_bytes_max: int = 256 * 1024 * 1024     # answers that peers have not taken, all connections; beyond: 503
     write_buffer_bytes: int = 256 * 1024       # of answers handed to a connection's socket before senders wait
     control_frames_max: int = 1000             # HTTP/2: frames that ask and bring nothing, in a burst; 20 s refill it
     head_seconds: float = 10.0                 # from a request's first byte to the end of its headers

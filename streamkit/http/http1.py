@@ -277,6 +277,8 @@ class _Chunks:
 class Http1:
     """`connection.Speaker`. One task answers what waits, and ends when nothing does."""
 
+    unsent_bytes = 0                           # answers are given to the socket whole
+
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
         self._listener = connection.listener

@@ -127,7 +127,7 @@ class Http2:
         self._ready: deque[_Stream] = deque()          # have something to send and, as far as is known, room for it
         self._unread = b""
         self._running = 0                              # in the handler's hands
-        self._unsent_bytes = 0                         # of whole answers
+        self.unsent_bytes = 0                         # of whole answers
         self._flushing = self._draining = self._ended = self._no_more_input = False
         self._idle_since = now
         self._block_since: float | None = now          # the head of a request, or the preface, has begun
@@ -347,7 +347,7 @@ class Http2:
     def _start_some(self) -> None:
         config = self._config
         while (
-            self._waiting and self._running < config.handlers_max and self._unsent_bytes < config.unsent_bytes_max
+            self._waiting and self._running < config.handlers_max and self.unsent_bytes < config.unsent_bytes_max
         ):
             stream = self._waiting.popleft()
             if not stream.gone:
@@ -386,7 +386,7 @@ class Http2:
         else:
             self._send_head(stream, response, size)
             stream.last = True
-            self._unsent_bytes += size
+            self.unsent_bytes += size
             self._put(stream, response.body)
         self._flush_soon()
 
@@ -527,7 +527,7 @@ class Http2:
 
     def _done_sending(self, stream: _Stream) -> None:
         if stream.last and stream.pending is not None:
-            self._unsent_bytes -= len(stream.pending)
+            self.unsent_bytes -= len(stream.pending)
             if self._waiting:
                 self._loop.call_soon(self._start_some)
         stream.pending = None

@@ -18,6 +18,8 @@ __all__ = ["HttpConfig", "HttpListener"]
 
 logger = logging.getLogger("streamkit.http")
 
+_COUNTED_SECONDS = 0.1         # how old what is known of unsent answers may be
+
 
 class HttpListener:
     """Open with `await HttpListener.open(…)`.
@@ -39,6 +41,8 @@ class HttpListener:
         self._none_left: asyncio.Future[None] | None = None
         self._date = ""
         self._date_until = 0.0
+        self._unsent_bytes = 0                 # of all connections, when they were counted last
+        self._counted_until = 0.0
 
     @classmethod
     async def open(
@@ -99,8 +103,21 @@ class HttpListener:
             self._date_until = now + 1 - now_ms % 1000 / 1000
         return self._date
 
+    def _is_full(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now >= self._counted_until:
+            self._counted_until = now + _COUNTED_SECONDS
+            self._unsent_bytes = sum(connection.unsent_bytes for connection in self.connections)
+        return self._unsent_bytes > self.config.answers_bytes_max
+
     async def answer(self, request: Request) -> Response:
-        """The handler's response, or 500 when it fails or its response could be taken for two."""
+        """The handler's response, or 500 when it fails or its response could be taken for two.
+
+        503 without asking it while peers that do not read keep too much of earlier answers in memory.
+        """
+        if self._is_full():
+            self.rejected += 1
+            return Response(503)
         try:
             response = await uncancelled(self.handler(request))
             for name, value in response.headers:

@@ -8,7 +8,7 @@ from streamkit.errors import ConnectionFailed
 from streamkit.http.exchange import HttpConfig, Request, Response
 from streamkit.http.listener import HttpListener
 from streamkit.runtime.real import RealNetwork
-from tests.http.worlds import World, echo, request, statuses
+from tests.http.worlds import Peer2, World, echo, request, statuses
 
 
 @pytest.fixture
@@ -129,3 +129,29 @@ def test_a_target_has_a_path_and_perhaps_a_query():
 
     assert (asked.path, asked.query) == ("/a/b", "c=d?e")
     assert (Request("GET", "/a", {}).path, Request("GET", "/a", {}).query) == ("/a", "")
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_answers_that_nobody_takes_keep_others_out_until_they_are_gone(http2):
+    """A reader that stalls holds a whole answer in memory; many of them must not hold more than is allowed."""
+
+    async def large(asked):
+        return Response(200, (), bytes(200_000 if asked.path == "/large" else 1))
+
+    async def test(world):
+        stalled = await world.open(lambda: Peer2(window=0)) if http2 else await world.open()
+        if http2:
+            stalled.request("/large")
+        else:
+            stalled.transport.pause_reading()
+            stalled.send(request("/large") * 2)            # the first one is in the network's hands
+        await asyncio.sleep(1)
+        other = await world.open()
+        assert (await other.ask(request("/", close=True))).startswith(b"HTTP/1.1 503")
+        stalled.transport.abort()
+        await asyncio.sleep(1)
+        another = await world.open()
+        assert (await another.ask(request("/", close=True))).startswith(b"HTTP/1.1 200")
+        assert world.listener.rejected == 1
+
+    World(large, window_bytes=64 * 1024, answers_bytes_max=100_000).run(test)
