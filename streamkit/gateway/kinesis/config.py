@@ -41,6 +41,7 @@ class KinesisConfig:
     request_ms: int = 5_000                # how long a put looks for a leader before the client is asked to try again
     subscription_seconds: float = 300.0
     subscription_idle_seconds: float = 4.0  # an event at least that often
+    subscriptions_max: int = 4_000         # at once; each may hold an event of 256 KiB that its reader does not take
     take_over_seconds: float = 5.0
     put_throttle: float = 0.0              # this share of puts is refused, to try out a program's retries
     settle_seconds: float = 0.05           # how long a change is waited for before it is answered as under way

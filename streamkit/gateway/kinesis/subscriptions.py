@@ -35,8 +35,9 @@ from streamkit.model.shard import Shard
 logger = logging.getLogger("streamkit.gateway")
 
 _JSON = "application/x-amz-json-1.1"       # of the events, whatever the request's format
-_EVENT_BYTES_MAX = 1 << 20
+_EVENT_BYTES_MAX = 256 << 10            # of records; a larger one comes alone
 _EVENT_COUNT_MAX = 10_000
+_BEGIN_SECONDS = 5.0           # from the answer to its first byte
 _INITIAL = frame_event(
     ((":message-type", "event"), (":event-type", "initial-response"), (":content-type", _JSON)), b"{}"
 )
@@ -45,11 +46,12 @@ _EVENT = ((":message-type", "event"), (":event-type", "SubscribeToShardEvent"), 
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """began_ms: on the monotonic clock. over: set to end it. taken: by another subscription."""
+    """began_ms: on the monotonic clock. over: set to end it. taken: by another subscription. runs: or did."""
 
     began_ms: int
     over: asyncio.Event
     taken: bool = False
+    runs: bool = False
 
 
 class Subscriptions:
@@ -82,11 +84,15 @@ class Subscriptions:
                 f"Another active subscription exists for this consumer: {consumer.place.account}:{consumer.place.name}:"
                 f"{consumer.name} and shard {shard.id}."
             )
+        if before is None and len(self._running) >= directory.config.subscriptions_max:
+            raise limit_exceeded(f"This node pushes to {len(self._running)} subscriptions already.")
         call.dry_run()
         if before is not None:
             before.taken = True
             before.over.set()
         self._running[key] = subscription = Subscription(now_ms, asyncio.Event())
+        # A client that goes away at this moment leaves an answer that nobody sends.
+        asyncio.get_running_loop().call_later(_BEGIN_SECONDS, self._unless_it_runs, key, subscription)
         push = _Push(self, consumer, found, shard, start, subscription, key)
         return Response(
             200, (("content-type", "application/vnd.amazon.eventstream"),), stream=push.run
@@ -96,6 +102,10 @@ class Subscriptions:
         """All of them, for a node that stops: their consumers subscribe again, elsewhere or later."""
         for subscription in self._running.values():
             subscription.over.set()
+
+    def _unless_it_runs(self, key: tuple[str, bytes], subscription: Subscription) -> None:
+        if not subscription.runs:
+            self.ended(key, subscription)
 
     def ended(self, key: tuple[str, bytes], subscription: Subscription) -> None:
         if self._running.get(key) is subscription:
@@ -124,6 +134,7 @@ class _Push:
         )  # fmt: skip
 
     async def run(self, sender: Sender) -> None:
+        self._subscription.runs = True
         pushing = asyncio.get_running_loop().create_task(self._push(sender))
         taken = asyncio.ensure_future(self._subscription.over.wait())
         try:

@@ -165,14 +165,14 @@ async def test_the_request_may_be_cbor_and_the_events_are_json(quick):
     assert json.loads(bytes(refusal.body))["__type"] == "ResourceNotFoundException"
 
 
-async def test_a_large_backlog_comes_in_events_of_a_mebibyte_or_so(quick):
+async def test_a_large_backlog_comes_in_events_of_a_quarter_of_a_mebibyte(quick):
     for _ in range(5):
         await quick.put(*[b"x" * 100_000] * 10)
     reader = await subscribe(quick)
     found = 0
     while found < 50:
         event = await reader.event()
-        assert sum(len(each["Data"]) for each in event["Records"]) < 2_000_000
+        assert sum(len(each["Data"]) for each in event["Records"]) < 500_000
         found += len(event["Records"])
 
 
@@ -223,6 +223,33 @@ async def test_a_second_subscription_is_refused_for_five_seconds_and_takes_over_
         await refused(subscribe(desk), "ResourceInUseException")
         assert not other.task.done() and not others.task.done()
         assert desk.kinesis.subscriptions.count == 3
+
+
+async def test_a_node_pushes_to_so_many_at_once(node):
+    async with desk_at(node, subscription_idle_seconds=0.05, take_over_seconds=0.0, subscriptions_max=2) as desk:
+        await registered(desk, 3)
+        first = await subscribe(desk)
+        await subscribe(desk, shard="shardId-000000000001")
+        await refused(subscribe(desk, shard="shardId-000000000002"), "LimitExceededException")
+        await subscribe(desk)                              # in the place of the first
+        await first.ended()
+        assert desk.kinesis.subscriptions.count == 2
+
+
+async def test_an_answer_that_is_never_sent_takes_no_place(node, monkeypatch):
+    monkeypatch.setattr("streamkit.gateway.kinesis.subscriptions._BEGIN_SECONDS", 0.05)
+    async with desk_at(node) as desk:
+        await registered(desk)
+        arn = (await desk("ListStreamConsumers", StreamARN=place().arn))["Consumers"][0]["ConsumerARN"]
+        response = await desk.send(
+            "SubscribeToShard", {"ConsumerARN": arn, "ShardId": SHARD, "StartingPosition": {"Type": "LATEST"}}
+        )
+        assert response.status == 200 and desk.kinesis.subscriptions.count == 1
+
+        async def gone():
+            return desk.kinesis.subscriptions.count == 0
+
+        await eventually(gone)
 
 
 async def test_of_two_subscriptions_at_once_one_is_refused(node):
