@@ -23,7 +23,7 @@ class Tagged:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tagged) and (self.tag, self.value) == (other.tag, other.value)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __repr__(self) -> str:
         return f"Tagged({self.tag}, {self.value!r})"

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchmarks.gateway.__main__ import load, measure
+from benchmarks.gateway.__main__ import measure
 from benchmarks.gateway.api import (
     Api,
     RequestFailed,
@@ -20,6 +20,7 @@ from benchmarks.gateway.pushes import WORKS
 from benchmarks.gateway.report import TARGETS, TITLES, Table, markdown, verdicts, write_json
 from benchmarks.gateway.systems import OWN, SYSTEMS, left_out
 from benchmarks.gateway.works import FULL, TINY, quantiles
+from benchmarks.peers.loading import load
 
 FACTS = ("date", "cpu", "cores", "memory_gib", "kernel", "file_system", "python", "streamkit", "commit", "load",
          "sync")
@@ -102,7 +103,7 @@ def test_without_others_there_is_no_ratio():
 
 
 def test_a_client_that_breaks_leaves_a_reason_for_each_work():
-    found = load({"works": ["put-records", "stalled"], "work_seconds_max": 10})
+    found = load("benchmarks.gateway.client", {"works": ["put-records", "stalled"], "work_seconds_max": 10})
 
     assert [one["work"] for one in found] == ["put-records", "stalled"]
     assert all("KeyError" in one["error"] for one in found)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers.__main__ import load, measure
+from benchmarks.peers.__main__ import measure
+from benchmarks.peers.loading import load
 from benchmarks.peers.report import Table, markdown, write_json
 from benchmarks.peers.servers import Servers, family, free_ports
 from benchmarks.peers.systems import SYSTEMS, system_of, variant_of
@@ -113,7 +114,8 @@ def running(pid):
 
 
 def test_a_client_that_breaks_leaves_a_reason_for_each_work():
-    found = load({"variant": "streamkit-1-fsync", "works": ["produce", "latency"], "work_seconds_max": 10})
+    request = {"variant": "streamkit-1-fsync", "works": ["produce", "latency"], "work_seconds_max": 10}
+    found = load("benchmarks.peers.client", request)
 
     assert [one["work"] for one in found] == ["produce", "latency"]
     assert all("KeyError" in one["error"] for one in found)

@@ -7,7 +7,6 @@ a machine that slows down slows all of them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -21,8 +20,9 @@ from benchmarks.gateway.pushes import WORKS
 from benchmarks.gateway.report import Table, markdown, verdicts, write_json
 from benchmarks.gateway.systems import SYSTEMS, left_out
 from benchmarks.gateway.works import FULL, QUICK, TINY, Limits, quantiles
-from benchmarks.paths.processes import ROOT, CheckFailed
+from benchmarks.paths.processes import CheckFailed
 from benchmarks.paths.report import machine
+from benchmarks.peers.loading import load
 from benchmarks.peers.system import System
 
 FORMS = {"full": (FULL, 2), "quick": (QUICK, 1), "tiny": (TINY, 1)}     # limits, rounds
@@ -86,27 +86,12 @@ def measure(system: System, works: list[str], limits: Limits) -> list[dict[str, 
             return [{"work": name, "error": f"did not start: {str(error)[-400:]}"} for name in works]
         try:
             longest = max(limits.seconds, limits.stalled_seconds + limits.stalled_warm_seconds)
-            return load({
+            return load("benchmarks.gateway.client", {
                 "facts": servers.facts, "pids": servers.pids, "works": works, "limits": asdict(limits),
                 "work_seconds_max": longest + limits.subscribe_seconds + MARGIN_SECONDS,
             })  # fmt: skip
         finally:
             servers.stop()
-
-
-def load(request: dict[str, Any]) -> list[dict[str, Any]]:
-    seconds_max = request["work_seconds_max"] * len(request["works"])
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.gateway.client", json.dumps(request)],
-            capture_output=True, text=True, timeout=seconds_max, cwd=ROOT, check=False,
-        )  # fmt: skip
-        said, why = done.stdout, done.stderr.strip()[-300:]
-    except subprocess.TimeoutExpired as expired:
-        said, why = (expired.stdout or b"").decode(), f"no end after {seconds_max:.0f} s"
-    lines: list[dict[str, Any]] = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    missing = [name for name in request["works"] if name not in {line["work"] for line in lines}]
-    return lines + [{"work": name, "error": f"the client ended: {why}"} for name in missing]
 
 
 def load_of_machine() -> str:

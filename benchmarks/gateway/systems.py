@@ -8,28 +8,17 @@ from pathlib import Path
 from benchmarks.peers.servers import Servers
 from benchmarks.peers.system import DISK, ROOT, System, Variant
 from benchmarks.peers.systems.kinesis_emulators import SHARDS_MAX, Kinesalite, KinesisLocal, Moto
-from benchmarks.peers.systems.streamkit import announcements
+from benchmarks.peers.systems.streamkit import Streamkit, announcements
 
 SUBSCRIBES = frozenset({"streamkit"})          # the others do not know SubscribeToShard
 CBOR = frozenset({"streamkit", "kinesalite", "kinesis-local"})
 
 
-class Gateway(System):
+class Gateway(Streamkit):
     """One node with its HTTP listener; one copy, and every put on disk before it is acknowledged."""
 
     setup = "This tree: `streamkit serve`, one node, one copy, acknowledged after `fdatasync`."
     variants = (Variant("streamkit", "streamkit", 1, DISK, "fsync (default)"),)
-
-    def absent(self) -> str:
-        return ""
-
-    def install(self) -> None:
-        """It is built already: `make build`."""
-
-    def version(self) -> str:
-        import streamkit
-
-        return streamkit.__version__
 
     def start(self, variant: Variant, directory: Path) -> Servers:
         servers = Servers(directory)

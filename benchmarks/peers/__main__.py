@@ -7,7 +7,6 @@ alternate the systems, so that a machine that slows down slows all of them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -19,8 +18,9 @@ from typing import Any
 
 from benchmarks.paths.processes import CheckFailed
 from benchmarks.paths.report import machine
+from benchmarks.peers.loading import load
 from benchmarks.peers.report import Table, markdown, write_json
-from benchmarks.peers.system import ROOT, System, Variant
+from benchmarks.peers.system import System, Variant
 from benchmarks.peers.systems import SYSTEMS
 from benchmarks.peers.works import FULL, QUICK, TINY, WORKS, Limits
 
@@ -91,24 +91,9 @@ def measure(system: System, variant: Variant, works: list[str], limits: Limits) 
                 "limits": asdict(limits), "latency_rate": system.latency_rate,
                 "work_seconds_max": 10 * limits.seconds + CLIENT_MARGIN_SECONDS,
             }  # fmt: skip
-            return load(request)
+            return load("benchmarks.peers.client", request)
         finally:
             servers.stop()
-
-
-def load(request: dict[str, Any]) -> list[dict[str, Any]]:
-    seconds_max = request["work_seconds_max"] * len(request["works"])
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.peers.client", json.dumps(request)],
-            capture_output=True, text=True, timeout=seconds_max, cwd=ROOT, check=False,
-        )  # fmt: skip
-        said, why = done.stdout, done.stderr.strip()[-300:]
-    except subprocess.TimeoutExpired as expired:
-        said, why = (expired.stdout or b"").decode(), f"no end after {seconds_max:.0f} s"
-    lines: list[dict[str, Any]] = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    missing = [name for name in request["works"] if name not in {line["work"] for line in lines}]
-    return lines + [{"work": name, "error": f"the client ended: {why}"} for name in missing]
 
 
 def write(options: argparse.Namespace, table: Table) -> None:

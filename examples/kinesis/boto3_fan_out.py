@@ -90,7 +90,7 @@ def active_consumer(client: Any, stream_arn: str, name: str) -> str:
         reply = client.describe_stream_consumer(StreamARN=stream_arn, ConsumerName=name)
         if reply["ConsumerDescription"]["ConsumerStatus"] == "ACTIVE":
             return reply["ConsumerDescription"]["ConsumerARN"]
-        time.sleep(0.5)
+        time.sleep(0.5)                    # boto3 has no waiter for consumers
     raise SystemExit(f"error: the consumer {name} does not become active")
 
 

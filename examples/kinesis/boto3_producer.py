@@ -32,7 +32,7 @@ def put_all(client: Any, stream: str, entries: list[dict[str, Any]]) -> tuple[in
         if not entries:
             return again, 0
         again += len(entries)
-        time.sleep(min(0.1 * 2**attempt, 2.0))
+        time.sleep(min(0.1 * 2**attempt, 2.0))     # longer each time: a shard that is over its rate needs time
     return again, len(entries)
 
 

@@ -32,25 +32,29 @@ static const uint32_t sk_md5_sines[64] = {
     SK_MD5_STEP(f, c, d, a, b, k2, s2, i + 2) \
     SK_MD5_STEP(f, b, c, d, a, k3, s3, i + 3)
 
+/* The sixteen times four steps, on `word`, `a`, `b`, `c` and `d`: numbers here, vectors of them in md5_lanes.h. */
+#define SK_MD5_ROUNDS \
+    SK_MD5_FOUR(SK_MD5_F, 0, 1, 2, 3, 7, 12, 17, 22, 0) \
+    SK_MD5_FOUR(SK_MD5_F, 4, 5, 6, 7, 7, 12, 17, 22, 4) \
+    SK_MD5_FOUR(SK_MD5_F, 8, 9, 10, 11, 7, 12, 17, 22, 8) \
+    SK_MD5_FOUR(SK_MD5_F, 12, 13, 14, 15, 7, 12, 17, 22, 12) \
+    SK_MD5_FOUR(SK_MD5_G, 1, 6, 11, 0, 5, 9, 14, 20, 16) \
+    SK_MD5_FOUR(SK_MD5_G, 5, 10, 15, 4, 5, 9, 14, 20, 20) \
+    SK_MD5_FOUR(SK_MD5_G, 9, 14, 3, 8, 5, 9, 14, 20, 24) \
+    SK_MD5_FOUR(SK_MD5_G, 13, 2, 7, 12, 5, 9, 14, 20, 28) \
+    SK_MD5_FOUR(SK_MD5_H, 5, 8, 11, 14, 4, 11, 16, 23, 32) \
+    SK_MD5_FOUR(SK_MD5_H, 1, 4, 7, 10, 4, 11, 16, 23, 36) \
+    SK_MD5_FOUR(SK_MD5_H, 13, 0, 3, 6, 4, 11, 16, 23, 40) \
+    SK_MD5_FOUR(SK_MD5_H, 9, 12, 15, 2, 4, 11, 16, 23, 44) \
+    SK_MD5_FOUR(SK_MD5_I, 0, 7, 14, 5, 6, 10, 15, 21, 48) \
+    SK_MD5_FOUR(SK_MD5_I, 12, 3, 10, 1, 6, 10, 15, 21, 52) \
+    SK_MD5_FOUR(SK_MD5_I, 8, 15, 6, 13, 6, 10, 15, 21, 56) \
+    SK_MD5_FOUR(SK_MD5_I, 4, 11, 2, 9, 6, 10, 15, 21, 60)
+
 static inline void sk_md5_block(uint32_t state[4], const uint8_t *at) {
     uint32_t word[16], a = state[0], b = state[1], c = state[2], d = state[3];
     memcpy(word, at, 64);
-    SK_MD5_FOUR(SK_MD5_F, 0, 1, 2, 3, 7, 12, 17, 22, 0)
-    SK_MD5_FOUR(SK_MD5_F, 4, 5, 6, 7, 7, 12, 17, 22, 4)
-    SK_MD5_FOUR(SK_MD5_F, 8, 9, 10, 11, 7, 12, 17, 22, 8)
-    SK_MD5_FOUR(SK_MD5_F, 12, 13, 14, 15, 7, 12, 17, 22, 12)
-    SK_MD5_FOUR(SK_MD5_G, 1, 6, 11, 0, 5, 9, 14, 20, 16)
-    SK_MD5_FOUR(SK_MD5_G, 5, 10, 15, 4, 5, 9, 14, 20, 20)
-    SK_MD5_FOUR(SK_MD5_G, 9, 14, 3, 8, 5, 9, 14, 20, 24)
-    SK_MD5_FOUR(SK_MD5_G, 13, 2, 7, 12, 5, 9, 14, 20, 28)
-    SK_MD5_FOUR(SK_MD5_H, 5, 8, 11, 14, 4, 11, 16, 23, 32)
-    SK_MD5_FOUR(SK_MD5_H, 1, 4, 7, 10, 4, 11, 16, 23, 36)
-    SK_MD5_FOUR(SK_MD5_H, 13, 0, 3, 6, 4, 11, 16, 23, 40)
-    SK_MD5_FOUR(SK_MD5_H, 9, 12, 15, 2, 4, 11, 16, 23, 44)
-    SK_MD5_FOUR(SK_MD5_I, 0, 7, 14, 5, 6, 10, 15, 21, 48)
-    SK_MD5_FOUR(SK_MD5_I, 12, 3, 10, 1, 6, 10, 15, 21, 52)
-    SK_MD5_FOUR(SK_MD5_I, 8, 15, 6, 13, 6, 10, 15, 21, 56)
-    SK_MD5_FOUR(SK_MD5_I, 4, 11, 2, 9, 6, 10, 15, 21, 60)
+    SK_MD5_ROUNDS
     state[0] += a;
     state[1] += b;
     state[2] += c;

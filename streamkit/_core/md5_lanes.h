@@ -28,22 +28,7 @@ static void sk_md5_lanes(const uint8_t *const *at, const size_t *size, uint8_t *
     b = (sk_md5_vector){0} + 0xefcdab89u;
     c = (sk_md5_vector){0} + 0x98badcfeu;
     d = (sk_md5_vector){0} + 0x10325476u;
-    SK_MD5_FOUR(SK_MD5_F, 0, 1, 2, 3, 7, 12, 17, 22, 0)
-    SK_MD5_FOUR(SK_MD5_F, 4, 5, 6, 7, 7, 12, 17, 22, 4)
-    SK_MD5_FOUR(SK_MD5_F, 8, 9, 10, 11, 7, 12, 17, 22, 8)
-    SK_MD5_FOUR(SK_MD5_F, 12, 13, 14, 15, 7, 12, 17, 22, 12)
-    SK_MD5_FOUR(SK_MD5_G, 1, 6, 11, 0, 5, 9, 14, 20, 16)
-    SK_MD5_FOUR(SK_MD5_G, 5, 10, 15, 4, 5, 9, 14, 20, 20)
-    SK_MD5_FOUR(SK_MD5_G, 9, 14, 3, 8, 5, 9, 14, 20, 24)
-    SK_MD5_FOUR(SK_MD5_G, 13, 2, 7, 12, 5, 9, 14, 20, 28)
-    SK_MD5_FOUR(SK_MD5_H, 5, 8, 11, 14, 4, 11, 16, 23, 32)
-    SK_MD5_FOUR(SK_MD5_H, 1, 4, 7, 10, 4, 11, 16, 23, 36)
-    SK_MD5_FOUR(SK_MD5_H, 13, 0, 3, 6, 4, 11, 16, 23, 40)
-    SK_MD5_FOUR(SK_MD5_H, 9, 12, 15, 2, 4, 11, 16, 23, 44)
-    SK_MD5_FOUR(SK_MD5_I, 0, 7, 14, 5, 6, 10, 15, 21, 48)
-    SK_MD5_FOUR(SK_MD5_I, 12, 3, 10, 1, 6, 10, 15, 21, 52)
-    SK_MD5_FOUR(SK_MD5_I, 8, 15, 6, 13, 6, 10, 15, 21, 56)
-    SK_MD5_FOUR(SK_MD5_I, 4, 11, 2, 9, 6, 10, 15, 21, 60)
+    SK_MD5_ROUNDS
     a += 0x67452301u;
     b += 0xefcdab89u;
     c += 0x98badcfeu;

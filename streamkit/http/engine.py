@@ -44,7 +44,7 @@ class Engine(H2Connection):
             H2Configuration(
                 client_side=False, header_encoding=None, validate_outbound_headers=False,
                 normalize_outbound_headers=False, normalize_inbound_headers=False,
-                logger=_Silent(),  # type: ignore[arg-type]
+                logger=_Silent(),  # type: ignore[arg-type]  # it wants its own class, and calls these two methods
             )
         )
         self._frame_dispatch_table[_Data] = self._receive_data_frame

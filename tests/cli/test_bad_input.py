@@ -22,6 +22,9 @@ from streamkit.node import Node
 from streamkit.runtime.real import real_runtime
 from tests.broker.conftest import batch_of, config
 from tests.cli.conftest import ServedNode, run_command, start_serve
+from tests.small_disk import small_disk
+
+__all__ = ["small_disk"]                     # a fixture
 
 DAC = "--bounding-set=-dac_override,-dac_read_search"      # with these, root ignores modes
 
@@ -248,17 +251,6 @@ def test_a_damaged_identity_or_catalogue_stops_the_start_with_its_name(copied, n
     (copied / name).write_bytes(b"\xff" * 8192)
 
     assert name in refuse("serve", "--data", str(copied), "--port", "0")
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(place)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small disk takes mount; tests/storage fills a simulated one")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 def test_a_full_disk_refuses_puts_by_name_and_keeps_what_it_acknowledged(small_disk, tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def values(packed: list[Packed]) -> list[bytes]:
 
 
 def keys(packed: list[Packed]) -> list[str]:
-    return [key for one in packed for key in Batch(one.batch).keys()]  # noqa: SIM118
+    return [key for one in packed for key in Batch(one.batch).keys()]  # noqa: SIM118 - a batch is no mapping
 
 
 def loads(reply: bytes, cbor: bool) -> Any:

@@ -108,7 +108,7 @@ class KinesisNode:
                 break
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 return
-            time.sleep(0.05)
+            time.sleep(0.05)               # between two tries of a port that nobody listens on yet
         raise AssertionError(f"the node is not ready\n{self.log.read_text()[-4000:]}")
 
     def __exit__(self, *_: object) -> None:

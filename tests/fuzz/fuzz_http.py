@@ -57,7 +57,7 @@ def answered(pieces: list[bytes]) -> bytes:
     logger = logging.getLogger("streamkit.http")
     logger.addHandler(defects)
     try:
-        return World(plain, body_bytes_max=3000, target_bytes_max=20).run(test)  # type: ignore[no-any-return, no-untyped-call]
+        return World(plain, body_bytes_max=3000, target_bytes_max=20).run(test)
     finally:
         logger.removeHandler(defects)
         assert defects.found == []

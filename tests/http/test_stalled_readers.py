@@ -67,7 +67,7 @@ def test_a_stalled_reader_costs_no_memory(first, tls, tmp_path):
             ends.append(end)
         seen, quiet = -1, 0
         while quiet < 10:                  # nothing announces that nothing happens any more
-            time.sleep(0.02)
+            time.sleep(0.02)               # a look at a thread that runs beside this one
             quiet = quiet + 1 if len(sent) == seen else 0
             seen = len(sent)
         grown = resident_bytes() - before

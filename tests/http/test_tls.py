@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from pathlib import Path
 
 import pytest
 
@@ -94,7 +95,7 @@ def test_a_key_with_a_password_asks_nobody(tmp_path):
     from cryptography.hazmat.primitives import serialization
 
     ours, key = certificate(tmp_path)
-    loaded = serialization.load_pem_private_key(open(key, "rb").read(), None)      # noqa: SIM115
+    loaded = serialization.load_pem_private_key(Path(key).read_bytes(), None)
     with open(key, "wb") as file:
         file.write(loaded.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,

@@ -85,7 +85,7 @@ def eventually(holds: Callable[[], bool], what: str, *programs: Program, seconds
     while not holds():
         said = "\n".join(f"-- {program.log.name}\n{program.printed[-3000:]}" for program in programs)
         assert time.monotonic() < deadline, f"{what} did not come to pass\n{said}"
-        time.sleep(0.25)
+        time.sleep(0.25)                       # between two looks at programs that say nothing by themselves
 
 
 def rows(*outputs: Path) -> list[int]:

@@ -1,24 +1,11 @@
 """On a disk without a byte left the metadata can still be changed: what frees the disk has to be written down first."""
 
-import os
-import subprocess
-
-import pytest
-
 from streamkit.metadata.reserve import RESERVE_BYTES
 from streamkit.metadata.sqlite_store import SqliteStore
 from tests.metadata.conftest import turned_runtime
+from tests.small_disk import small_disk
 
-
-@pytest.fixture
-def small_disk(tmp_path):
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(place)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small disk takes mount; tests/storage fills a simulated one")
-    yield place
-    subprocess.run(["umount", place], check=True)
+__all__ = ["small_disk"]                     # a fixture
 
 
 def fill(place):

@@ -29,7 +29,7 @@ def verify(request: Request, *, secret: str = KEY.secret, service: str = "kinesi
 
 def refused(request: Request, **other: object) -> Refused:
     with pytest.raises(Refused) as caught:
-        verify(request, **other)      # type: ignore[arg-type]
+        verify(request, **other)
     return caught.value
 
 

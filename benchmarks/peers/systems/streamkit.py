@@ -112,7 +112,7 @@ class Streamkit(System):
         "one by one and sent with `AsyncClient.put_batch`. Three copies are `streamkit serve --replicas 3`: a "
         "supervisor and three nodes, all counted."
     )
-    variants = (
+    variants: tuple[Variant, ...] = (
         Variant("streamkit-1-fsync", "streamkit", 1, DISK, "fsync (default)"),
         Variant("streamkit-1-os", "streamkit", 1, PAGE_CACHE, "os"),
         Variant("streamkit-3-fsync", "streamkit", 3, DISK, "fsync on a majority (default)"),

@@ -63,7 +63,7 @@ def main() -> int:
         deadline = time.monotonic() + arguments.seconds
         try:
             while counted(output)[0] < arguments.records and time.monotonic() < deadline and daemon.poll() is None:
-                time.sleep(0.2)
+                time.sleep(0.2)            # the daemon tells nobody how far it is but its file
         finally:
             daemon.terminate()                     # it hands its shards over and checkpoints
             try:

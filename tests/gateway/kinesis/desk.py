@@ -182,7 +182,7 @@ def place(name: str = "s") -> Place:
 async def eventually(look: Callable[[], Awaitable[Any]]) -> Any:
     """What `look` finds at last; fails after SECONDS."""
     async with asyncio.timeout(SECONDS):
-        while not (found := await look()):  # noqa: ASYNC110
+        while not (found := await look()):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.005)
         return found
 
