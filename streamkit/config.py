@@ -72,13 +72,17 @@ class HttpFace:
     enabled: bool = _key(True, "Whether to listen at all.")
     port: int = _key(7441, "Port of the Kinesis API; 0: any free one.", 0, 65535)
     connections_max: int = _key(2_000, "Connections at once.", 1, 100_000)
-    buffered_bytes_max: int = _key(256 * _MIB, "Request bodies in memory, over all connections.", 16 * _MIB, 1 << 40)
+    buffered_bytes_max: int = _key(
+        256 * _MIB, "Request bodies in memory over all connections, and as much again of answers that nobody takes.",
+        16 * _MIB, 1 << 40,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpsFace:
     """The same over TLS, on a port of its own; opened when there is a certificate."""
 
+    host: str = _key("", "Host of this listener alone; empty: listen.host. With keys it may be one that others reach.")
     port: int = _key(7443, "Port of the Kinesis API over TLS; 0: any free one.", 0, 65535)
     certificate_file: str = _key("", "PEM file of the certificate, with those above it; empty: no TLS listener.")
     key_file: str = _key("", "PEM file of its key.")

@@ -23,8 +23,9 @@ from streamkit.config import KinesisSection
 from streamkit.errors import InvalidConfig, StreamkitError
 from streamkit.http.exchange import HttpConfig, Request, Response
 from streamkit.http.listener import HttpListener
+from streamkit.http.tls import server_context
 from streamkit.observability.buckets import LATENCY_BOUNDS
-from streamkit.runtime.interfaces import Disk
+from streamkit.runtime.interfaces import Disk, TlsContext
 from streamkit.security.credentials import Authenticator, Key
 from streamkit.security.policy import is_expected_host, is_foreign_page
 
@@ -82,25 +83,23 @@ class Faces:
         listen = node.config.listen
         try:
             if listen.http.enabled:
-                faces.http = await faces._listen("http", listen.http.port)
+                faces.http = await faces._listen("http", f"{listen.host}:{listen.http.port}")
             if listen.https.certificate_file:
-                faces.https = await faces._listen("https", listen.https.port)
+                tls = server_context(listen.https.certificate_file, listen.https.key_file)
+                address = f"{listen.https.host or listen.host}:{listen.https.port}"
+                faces.https = await faces._listen("https", address, tls)
         except BaseException:
             await faces.close()
             raise
         return faces
 
-    async def _listen(self, name: str, port: int) -> str:
-        from streamkit.http.tls import server_context
-
-        listen = self._node.config.listen
-        tls = None
-        if name == "https":
-            tls = server_context(listen.https.certificate_file, listen.https.key_file)
+    async def _listen(self, name: str, address: str, tls: TlsContext | None = None) -> str:
+        section = self._node.config.listen.http
         config = HttpConfig(
-            connections_max=listen.http.connections_max, buffered_bytes_max=listen.http.buffered_bytes_max
+            connections_max=section.connections_max, buffered_bytes_max=section.buffered_bytes_max,
+            answers_bytes_max=section.buffered_bytes_max,
         )
-        opened = await HttpListener.open(self._node.runtime.network, f"{listen.host}:{port}", self._answer, config, tls)
+        opened = await HttpListener.open(self._node.runtime.network, address, self._answer, config, tls)
         self._listeners.append(opened)
         logger.info("listener.open", extra={"facts": {"name": name, "address": opened.address}})
         return opened.address

@@ -408,7 +408,9 @@ class Node:
         if listen.http.enabled:
             plans.append(ListenerPlan("http", listen.host, listen.http.port))
         if listen.https.certificate_file:
-            plans.append(ListenerPlan("https", listen.host, listen.https.port, protected=secured))
+            plans.append(
+                ListenerPlan("https", listen.https.host or listen.host, listen.https.port, protected=secured)
+            )
         return plans
 
     def auto_create(self) -> StreamConfig | None:

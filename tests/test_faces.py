@@ -105,12 +105,16 @@ async def test_over_tls_and_with_keys_the_node_may_be_reached_from_elsewhere(sta
         "listen__https__port": 0, "listen__https__certificate_file": str(file), "listen__https__key_file": str(key),
         "kinesis__keys_file": str(tmp_path / "keys.toml"),
     }  # fmt: skip
-    node = await start(**tls)
-    client = kinesis(f"https://{node.addresses.https}", "AKIDADMIN", "open", verify=str(file))
+    node = await start(**tls, listen__https__host="0.0.0.0")
+    port = node.addresses.https.rpartition(":")[2]
+    client = kinesis(f"https://127.0.0.1:{port}", "AKIDADMIN", "open", verify=str(file))
     assert (await call(client.list_streams))["StreamNames"] == []
 
-    with pytest.raises(UnsafeListener):
-        await start("other", **HTTP, listen__host="0.0.0.0")
+    for open_to_others in (
+        tls | {"listen__https__host": "0.0.0.0", "kinesis__keys_file": ""}, {**HTTP, "listen__host": "0.0.0.0"}
+    ):
+        with pytest.raises(UnsafeListener):
+            await start("other", **open_to_others)
 
 
 @pytest.mark.parametrize("text", ["[[key]]\nid = 'a'\n", "not toml", "[[key]]\nid = ''\nsecret = 's'\n",

@@ -132,6 +132,11 @@ class LocalCluster:
             "--health-port": self._port(config.listen.health.port, index, before.get("health")),
             "--peer-port": str(_port_of(before.get("peer"))),
         }
+        https = config.listen.https
+        if https.certificate_file:
+            options |= {"--certificate": https.certificate_file, "--certificate-key": https.key_file}
+        if https.host:
+            options["--https-host"] = https.host
         if self._path:
             options["--config"] = self._path
         flags = ["--json"] if self._invocation.json else []

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--listen", "host", metavar="HOST", help="Host of all listeners (default: 127.0.0.1).")
 @click.option("--port", type=int, default=None, help="Port of the native protocol (default: 7440; 0: any free one).")
 @click.option("--http-port", type=int, default=None, help="Port of the Kinesis API (default: 7441).")
+@click.option("--https-host", metavar="HOST", help="Host of that listener alone; off this machine it wants keys.")
 @click.option("--https-port", type=int, default=None, help="The same over TLS, with --certificate (default: 7443).")
 @click.option("--certificate", metavar="FILE", help="PEM file of the certificate for TLS.")
 @click.option("--certificate-key", metavar="FILE", help="PEM file of its key.")
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 @pass_invocation
 def serve(
     invocation: Invocation, dev: bool | None, path: str | None, data_dir: str | None, host: str | None,
-    port: int | None, http_port: int | None, https_port: int | None,
+    port: int | None, http_port: int | None, https_host: str | None, https_port: int | None,
     certificate: str | None, certificate_key: str | None, health_port: int | None, accept_insecure: bool | None,
     name: str | None, cluster_url: str | None, zone: str | None, peer_port: int | None, replicas: int | None,
     workers: int | None, parent: int | None,
@@ -79,7 +80,8 @@ def serve(
         path,
         {
             "node.dev": dev, "storage.data_dir": data_dir, "listen.host": host, "listen.native.port": port,
-            "listen.http.port": http_port, "listen.https.port": https_port,
+            "listen.http.port": http_port, "listen.https.host": https_host,
+            "listen.https.port": https_port,
             "listen.https.certificate_file": certificate, "listen.https.key_file": certificate_key,
             "listen.health.port": health_port, "listen.accept_insecure": accept_insecure, "node.name": name,
             "cluster.url": cluster_url, "cluster.zone": zone, "listen.peer.port": peer_port,

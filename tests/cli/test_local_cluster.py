@@ -8,9 +8,11 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import boto3
 import pytest
 
 from tests.cli.conftest import run_command
+from tests.examples.nodes import certificate
 
 
 class LocalCluster:
@@ -137,3 +139,23 @@ def test_a_node_that_cannot_start_is_named_with_its_reason(tmp_path):
     assert done.returncode == 1
     assert any("is not a streamkit data directory" in line for line in errors)
     assert any(line.startswith("error: node-2 ended with exit code 2 before it was ready") for line in errors)
+
+
+def test_every_node_answers_the_kinesis_api_and_over_tls_when_there_is_a_certificate(tmp_path):
+    file, key = certificate(tmp_path)
+    made = LocalCluster(
+        tmp_path / "data", "--workers", "2", "--port", "0", "--json", "--certificate", str(file),
+        "--certificate-key", str(key),
+    )  # fmt: skip
+    try:
+        nodes = made.facts()["nodes"]
+        for url in [node[name] for node in nodes for name in ("http", "https")]:
+            client = boto3.client(
+                "kinesis", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="a",
+                verify=str(file),
+            )  # fmt: skip
+            assert client.list_streams()["StreamNames"] == []
+        assert made.stop() == 0
+    finally:
+        made.process.kill()
+        made.process.wait()

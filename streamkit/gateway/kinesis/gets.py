@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ COUNT_MAX = 10_000
 BYTES_MAX = 10 << 20
 _FETCH_BYTES = 4 << 20
 _RECORD_BYTES_GUESS = 2_048                # how much is fetched for a small Limit
+_READS_AT_ONCE = 32                        # each holds up to 10 MiB, and their encoded form; none waits for records
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Gets:
         self._directory = directory
         self._tokens = tokens
         self._throttles = throttles
+        self._turns = asyncio.Semaphore(_READS_AT_ONCE)
 
     async def get_shard_iterator(self, call: Call) -> dict[str, Any]:
         params, directory = call.params, self._directory
@@ -115,9 +118,10 @@ class Gets:
         if not self._throttles.read(found, uuid, clock.monotonic_ms()):
             raise _exceeded(found, shard)
         call.dry_run()
-        part = await read_part(
-            directory, found, shard, sequence, cbor=call.cbor, count_max=params.get("Limit", COUNT_MAX)
-        )
+        async with self._turns:
+            part = await read_part(
+                directory, found, shard, sequence, cbor=call.cbor, count_max=params.get("Limit", COUNT_MAX)
+            )
         if part.control:
             directory.forget(place)                    # the shard's map may be another one now
         self._throttles.returned(found, uuid, part.records.payload_bytes, clock.monotonic_ms())
