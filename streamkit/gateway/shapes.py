@@ -50,12 +50,12 @@ class Integer:
 
 @dataclass(frozen=True, slots=True)
 class Double:
-    pass
+    """64 bits; numbers that are whole are taken, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Boolean:
-    pass
+    """true or false, and nothing that counts as such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Timestamp:
-    pass
+    """Integer milliseconds inside; on the wire as the format says."""
 
 
 @dataclass(frozen=True, slots=True)
