@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from streamkit.errors import StreamkitError, Throttled, TimedOut, Unavailable
+from streamkit.errors import CorruptFile, StreamkitError, Throttled, TimedOut, Unavailable
 
 
 class ApiError(Exception):
@@ -79,6 +79,14 @@ def unknown_operation() -> ApiError:
 def internal_failure() -> ApiError:
     """Says nothing of what happened; the log does."""
     return ApiError("InternalFailureException", "Internal service failure.", 500)
+
+
+def corrupt_note(key: str, reason: Exception) -> CorruptFile:
+    """A note of a service that cannot be read."""
+    return CorruptFile(
+        f"the note under {key} cannot be read: {reason}", try_="restore the metadata from a backup",
+        path=key, position=0, reason=str(reason),
+    )  # fmt: skip
 
 
 # What an operation lets through. A class stands for those below it; the nearest one counts. What is not here is a

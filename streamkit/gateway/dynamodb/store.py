@@ -19,10 +19,10 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from streamkit.errors import CorruptFile
 from streamkit.gateway.dynamodb.definitions import Place, TableNote
 from streamkit.gateway.dynamodb.errors import DynamoError, invalid, table_missing, unsupported
 from streamkit.gateway.dynamodb.values import Item, item_size
+from streamkit.gateway.errors import corrupt_note
 from streamkit.model.note import NOTE_BYTES_MAX, NOTE_SWAP_BYTES_MAX, Note
 from streamkit.runtime.backoff import Backoff
 from streamkit.runtime.interfaces import Clock, Random
@@ -76,13 +76,6 @@ class _Size:
     made: int = 0
 
 
-def _corrupt(key: str, error: Exception) -> CorruptFile:
-    return CorruptFile(
-        f"the note under {key} cannot be read: {error}", try_="restore the metadata from a backup",
-        path=key, position=0, reason=str(error),
-    )  # fmt: skip
-
-
 def encode_item(item: Item) -> bytes:
     """Raises DynamoError: what the store cannot take in one note."""
     plain = _encode(item)
@@ -99,7 +92,7 @@ def decode_item(key: str, value: bytes) -> Item:
             value = zlib.decompressobj().decompress(value[1:], _INFLATED_BYTES_MAX)
         return _decode_item(value)
     except (msgspec.MsgspecError, zlib.error) as error:
-        raise _corrupt(key, error) from error
+        raise corrupt_note(key, error) from error
 
 
 class Store:
@@ -140,7 +133,7 @@ class Store:
         try:
             return _decode_table(value)
         except msgspec.MsgspecError as error:
-            raise _corrupt(key, error) from error
+            raise corrupt_note(key, error) from error
 
     async def remove_items(self, place: Place, table: TableNote) -> None:
         """Of a table that is gone."""

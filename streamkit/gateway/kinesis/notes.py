@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from streamkit.errors import CorruptFile
+from streamkit.gateway.errors import corrupt_note
 
 N = TypeVar("N", bound=msgspec.Struct)
 METRICS = (
@@ -82,9 +82,6 @@ def decode_note(kind: type[N], key: str, value: bytes) -> N:
     try:
         note = _DECODERS[kind].decode(value)
     except msgspec.MsgspecError as error:
-        raise CorruptFile(
-            f"the note under {key} cannot be read: {error}", try_="restore the metadata from a backup",
-            path=key, position=0, reason=str(error),
-        ) from error
+        raise corrupt_note(key, error) from error
     assert isinstance(note, kind), "the decoder is that of the kind"
     return note
