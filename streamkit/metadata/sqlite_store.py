@@ -94,6 +94,7 @@ class SqliteStore:
         self.path = path
         self._runtime = runtime
         self._shared = shared
+        self._busy_seconds = _BUSY_SHARED_SECONDS if shared else _BUSY_SECONDS
         self._reserve = Reserve(f"{path}.reserve", runtime.disk)
         self._connection: sqlite3.Connection | None = None
         self._peeking: sqlite3.Connection | None = None      # used on the event loop, for data_version alone
@@ -109,6 +110,12 @@ class SqliteStore:
     async def open(cls, path: str, runtime: Runtime, *, shared: bool = False) -> SqliteStore:
         """Create or open the file. Raises CorruptFile, DiskFailed; StoreUnavailable when shared."""
         store = cls(path, runtime, shared=shared)
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + store._busy_seconds
+        while await store._run(store._lacks_log):
+            if loop.time() > until_s:
+                raise store._refusal(f"the metadata in {path} are locked by another process", sqlite3.SQLITE_BUSY)
+            await asyncio.sleep(_POLL_SECONDS)
         await store._run(store._connect)
         return store
 
@@ -246,16 +253,30 @@ class SqliteStore:
 
     # -- on the executor's thread --------------------------------------------------------------------------
 
-    def _connect(self) -> None:
+    def _lacks_log(self) -> bool:
+        """Make the file; turn it to a write-ahead log, for good. True: others open it for the first time as well.
+
+        SQLite turns a file that it has alone, and waits for that nowhere: its time-out covers all but this.
+        """
         # Made here with mode 0600, which SQLite gives its journals too; what hinders this, SQLite reports itself.
         with contextlib.suppress(OSError):
             self._runtime.disk.open(self.path, create=True).close()
-        connection = sqlite3.connect(
-            self.path, timeout=_BUSY_SHARED_SECONDS if self._shared else _BUSY_SECONDS, isolation_level=None,
-            check_same_thread=False,
-        )
+        connection = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            return True
+        finally:
+            connection.close()
+        return False
+
+    def _connect(self) -> None:
+        connection = sqlite3.connect(
+            self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+        )
+        try:
             connection.execute("PRAGMA synchronous = FULL")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _SCHEMA_VERSION):

@@ -31,6 +31,17 @@ async def test_three_processes_that_count_up_one_key_lose_no_change_and_hear_of_
     assert [outcome[0].strip() for outcome in outcomes] == [b"60"] * 3, outcomes
 
 
+async def test_processes_that_open_a_new_file_at_the_same_moment_all_get_it(tmp_path):
+    """Four wait for one word, and open each of 30 new files together; one in twenty was told that it is locked."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.metadata.sqlite_openers", str(tmp_path), "4", "30", cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )
+    said, complaint = await asyncio.wait_for(process.communicate(), 60)
+
+    assert said.split() == [b"120"], complaint
+
+
 async def two_stores(path, runtime):
     return [await SqliteStore.open(path, runtime, shared=True) for _ in range(2)]
 
