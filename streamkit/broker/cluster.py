@@ -154,7 +154,7 @@ class Cluster:
         return min(nodes, key=lambda node: feed.lag_bytes if (feed := copy.feed(node)) is not None else _NEVER_BYTES)
 
     async def _want_leader(self, copy: Copy, node: str) -> None:
-        await self.copies.swap(copy, msgspec.structs.replace(copy.entry, target_leader=node))
+        await self.copies.swap(copy.uuid, msgspec.structs.replace(copy.entry, target_leader=node))
 
     def numbers(self) -> ClusterNumbers:
         """For the metrics."""

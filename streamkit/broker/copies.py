@@ -16,8 +16,6 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
-
 from streamkit.broker.copy import Copy
 from streamkit.broker.counters import Counters
 from streamkit.broker.fetch import next_sequence
@@ -54,6 +52,7 @@ logger = logging.getLogger("streamkit.broker")
 
 _SEAL_TIMEOUT_MS = 2_000
 _SEAL_SECONDS = 1.0                # of them for the other node; what is not sealed by then is asked for again
+_TELL_AGAIN_SECONDS = 0.1          # after somebody else's change to an entry, or none for the store is down
 _MAKE_AGAIN_SECONDS = 0.5          # after a full disk refused to make copies, or took no promise
 _NOBODY = bytes(16)
 
@@ -109,6 +108,7 @@ class Copies:
         self._forgotten: dict[bytes, str] = {}     # copies whose entry is gone → their stream
         self._deleted: dict[str, None] = {}        # streams that were deleted while this node ran
         self._making: dict[bytes, ReplicaSetEntry] = {}
+        self._telling: set[bytes] = set()              # shards whose entry is being told that our copy is made
         self._maker: asyncio.Task[None] | None = None
         self._dropping: dict[bytes, asyncio.Task[None]] = {}
         self._closed = False
@@ -156,6 +156,7 @@ class Copies:
         if copy is not None and entry is not None and ours == copy.log.incarnation:
             self._index(copy, entry)
             copy.follow_entry(entry)
+            self._tell_made(uuid, entry)
             if self.on_entry is not None:
                 self.on_entry(copy)
             return
@@ -211,9 +212,11 @@ class Copies:
                     assert incarnation is not None, "only those that name us are made"
                     log = self.directory.shards.get(uuid)
                     if log is None:
-                        # Before its first leader a copy has promised nothing and lost nothing; later, an empty one
-                        # stands where there may have been another: it votes once it holds what the leader holds.
-                        new[uuid] = NewShard(incarnation, certain=entry.epoch == 0, promised_epoch=entry.epoch)
+                        # Before its first leader a copy has promised nothing and lost nothing, nor has one that is
+                        # known not to be made; later, an empty one stands where there may have been another: it votes
+                        # once it holds what the leader holds.
+                        certain = entry.epoch == 0 or entry.is_unmade(Member(self.node, incarnation))
+                        new[uuid] = NewShard(incarnation, certain=certain, promised_epoch=entry.epoch)
                     elif log.incarnation != incarnation:
                         await self.directory.reset(log, start=0, incarnation=incarnation)
                 await self.directory.create_shards(new)
@@ -277,9 +280,23 @@ class Copies:
             return
         copy = self.copies[uuid] = Copy(self, log, entry)
         self._index(copy, entry)
+        self._tell_made(uuid, entry)
         copy.announce()
         if self.on_entry is not None:
             self.on_entry(copy)
+
+    def _tell_made(self, uuid: bytes, entry: ReplicaSetEntry) -> None:
+        """Our copy is on disk: leaders may feed it from now on."""
+        ours = Member(self.node, self.copies[uuid].log.incarnation)
+        if entry.is_unmade(ours) and uuid not in self._telling:
+            self._telling.add(uuid)
+            self.run(self._take_off(uuid, ours)).add_done_callback(lambda _: self._telling.discard(uuid))
+
+    async def _take_off(self, uuid: bytes, ours: Member) -> None:
+        """Somebody else's change to the entry, or a store that is down, only delays this."""
+        while (entry := self.replica_sets.entries.get(uuid)) is not None and entry.is_unmade(ours):
+            if await self.swap(uuid, entry.with_made(ours)) is None:
+                await asyncio.sleep(_TELL_AGAIN_SECONDS)
 
     def find(self, copy: Copy) -> tuple[StreamDescription, Shard] | None:
         return self._catalogue.place(copy.uuid, copy.entry.stream)
@@ -308,15 +325,15 @@ class Copies:
 
     # -- what many copies want at once ---------------------------------------------------------------------
 
-    async def swap(self, copy: Copy, entry: ReplicaSetEntry) -> ReplicaSetEntry | None:
-        """Put `entry` in the place of the copy's own in the store; None: somebody else was faster, or it is down.
+    async def swap(self, uuid: bytes, entry: ReplicaSetEntry) -> ReplicaSetEntry | None:
+        """Put `entry` in the place of the one it was made from; None: somebody else was faster, or the store is down.
 
         One transaction for all that ask while the one before is under way.
         """
         future: asyncio.Future[ReplicaSetEntry | None] = asyncio.get_running_loop().create_future()
-        if copy.uuid in self._swaps:
+        if uuid in self._swaps:
             return None
-        self._swaps[copy.uuid] = msgspec.structs.replace(entry, revision=copy.entry.revision), future
+        self._swaps[uuid] = entry, future
         if self._swapper is None:
             self._swapper = self.run(self._swap_all())
         return await future

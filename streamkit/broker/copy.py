@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -131,7 +132,8 @@ class Copy:
         return self._feeds.get(node)
 
     def feeds(self) -> dict[str, Feed]:
-        return self._feeds
+        """By node, as they are now."""
+        return dict(self._feeds)
 
     def not_leader(self) -> NotLeader:
         leader = self.entry.leader if self.entry.leader != self._copies.node else ""
@@ -313,14 +315,19 @@ class Copy:
 
     # -- standing ------------------------------------------------------------------------------------------
 
-    async def stand(self) -> bool:
-        """Try to lead. False: somebody else was faster, or the store cannot be had."""
+    async def stand(self, unmade: Sequence[Member] = ()) -> bool:
+        """Try to lead. False: somebody else was faster, or the store cannot be had.
+
+        unmade: of the first leader: members whose copies it did not find.
+        """
         entry = self.entry
         kept = "" if entry.target_leader == self._copies.node else entry.target_leader
         wanted = msgspec.structs.replace(
             entry, epoch=max(entry.epoch, self.follower.promised) + 1, leader=self._copies.node, target_leader=kept
         )
-        won = await self._copies.swap(self, wanted)
+        if unmade:
+            wanted = wanted.with_unmade(unmade)
+        won = await self._copies.swap(self.uuid, wanted)
         if won is None:
             return False
         await self.campaign(won)
@@ -490,12 +497,7 @@ class Copy:
         self.server = server = ShardServer(
             stream, shard, log, replica=log.incarnation, counters=copies.counters.streams[stream.name], leader=leader
         )
-        for member in candidate.replica_set.copies:
-            if member.node != copies.node:             # an older life of our own copy may still be listed
-                self._feeds[member.node] = copies.peers.feed(self, member.node)
-        server.feeds = tuple(self._feeds.values())
-        for feed in server.feeds:
-            feed.ready()
+        self._feed_all()
         copies.leads(self, server)
         server.progressed()
         logger.debug("shard.led", extra={"facts": {"shard": self.uuid.hex(), "epoch": epoch}})
@@ -514,13 +516,20 @@ class Copy:
             self.step_down()
             return
         if entry.epoch == leader.epoch:
-            wanted = {member.node for member in entry.replica_set.copies} - {self._copies.node}
-            for node in [node for node in self._feeds if node not in wanted]:
-                self._feeds.pop(node).close()
-            for node in sorted(wanted - self._feeds.keys()):
-                self._feeds[node] = self._copies.peers.feed(self, node)
-                self._feeds[node].ready()
-            self.server.feeds = tuple(self._feeds.values())
+            self._feed_all()
+
+    def _feed_all(self) -> None:
+        """Feeds to whom the store lists, but for copies that are still to be made."""
+        assert self.server is not None, "who leads feeds"
+        entry = self.entry                             # an older life of our own copy may still be listed
+        wanted = {member.node for member in entry.replica_set.copies if not entry.is_unmade(member)}
+        wanted.discard(self._copies.node)
+        for node in [node for node in self._feeds if node not in wanted]:
+            self._feeds.pop(node).close()
+        for node in sorted(wanted - self._feeds.keys()):
+            self._feeds[node] = self._copies.peers.feed(self, node)
+            self._feeds[node].ready()
+        self.server.feeds = tuple(self._feeds.values())
 
     def on_acknowledged(self, node: str, incarnation: bytes, epoch: int, verdict: int, end: int) -> None:
         """From a feed: a copy answered."""

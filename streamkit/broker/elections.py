@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamkit.broker.copies import Copies
@@ -22,6 +23,7 @@ from streamkit.broker.copy import Copy
 from streamkit.errors import StreamkitError
 from streamkit.metadata.members import is_on_disk
 from streamkit.protocol.peers import Hear, Heard
+from streamkit.replication.replica_set import Member
 
 logger = logging.getLogger("streamkit.broker")
 
@@ -210,20 +212,17 @@ class Elections:
 
     async def _run_election(self, copy: Copy) -> None:
         epoch = copy.entry.epoch
-        if epoch == 0 and not await self._wait_for_copies(copy):
+        unmade = await self._wait_for_copies(copy) if epoch == 0 else ()
+        if unmade is None:
             return
         if copy.closed or copy.server is not None or copy.entry.epoch != epoch:
             return                                     # somebody else was faster
-        if await copy.stand():
+        if await copy.stand(unmade):
             self.won += 1
             logger.info("election.won", extra={"facts": {"shard": copy.uuid.hex(), "epoch": copy.entry.epoch}})
 
-    async def _wait_for_copies(self, copy: Copy) -> bool:
-        """The first leader comes when all copies are made, so that none of them starts as an uncertain one.
-
-        Some may be late, but no majority: what is made once there was an epoch does not vote until a leader has filled
-        it, and were that most of them, there would never be one. False: too few are there.
-        """
+    async def _wait_for_copies(self, copy: Copy) -> Sequence[Member] | None:
+        """The first leader comes when all copies are made, or all but a few that are late: those. None: too few are."""
         deadline = self._loop.time() + _MAKING_SECONDS
         waiting = [member for member in copy.replica_set.members if member.node != self._copies.node]
         while waiting and self._loop.time() < deadline and copy.entry.epoch == 0 and not copy.closed:
@@ -232,4 +231,5 @@ class Elections:
             if waiting:
                 await asyncio.sleep(_BRISK_SECONDS)
         replicas = copy.replica_set
-        return replicas.is_sealed_by([member for member in replicas.voters if member not in waiting])
+        enough = replicas.is_sealed_by([member for member in replicas.voters if member not in waiting])
+        return waiting if enough else None

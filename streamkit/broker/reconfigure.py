@@ -91,7 +91,7 @@ class Reconfiguration:
             if not self._is_unsettled(copy):
                 self._pending.pop(copy.uuid, None)
             return
-        won = await self._copies.swap(copy, wanted)
+        won = await self._copies.swap(copy.uuid, wanted)
         if won is None:
             return
         logger.info("replica_set.changed", extra={"facts": {

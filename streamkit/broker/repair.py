@@ -134,7 +134,7 @@ class Repair:
         if ends and copy.server is not None and copy.entry is entry:
             heir = max(ends, key=lambda node: ends[node])
             logger.warning("shard.abdicated", extra={"facts": {"shard": copy.uuid.hex(), "to": heir}})
-            await self._copies.swap(copy, msgspec.structs.replace(entry, target_leader=heir))
+            await self._copies.swap(copy.uuid, msgspec.structs.replace(entry, target_leader=heir))
 
     async def _mend_from(self, copy: Copy, damage: Damage, node: str) -> bool:
         directory, log = self._copies.directory, copy.log

@@ -34,6 +34,8 @@ class ReplicaSetEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     previous: not empty while a change of members is under way. learners: copies that are not yet counted.
     target_leader, target_members: what the controller wants (node names); empty: nothing.
     accept_loss: an operator wants a leader although copies may have lost something; the leader takes it back.
+    unmade: members whose copy was not there when the shard was led for the first time. It is sent nothing, and so has
+    acknowledged nothing, until its node has made it and taken it off this list (docs/decisions/0073).
     revision: of the key in the store; never written.
     """
 
@@ -46,6 +48,7 @@ class ReplicaSetEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     target_leader: str = ""
     target_members: tuple[str, ...] = ()
     accept_loss: bool = False
+    unmade: tuple[EntryMember, ...] = ()
     revision: int = 0
 
     @classmethod
@@ -74,6 +77,15 @@ class ReplicaSetEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def with_targets(self, *, leader: str, members: tuple[str, ...]) -> ReplicaSetEntry:
         return msgspec.structs.replace(self, target_leader=leader, target_members=members)
+
+    def is_unmade(self, member: Member) -> bool:
+        return bool(self.unmade) and (member.node, member.incarnation.hex()) in self.unmade
+
+    def with_unmade(self, members: Iterable[Member]) -> ReplicaSetEntry:
+        return msgspec.structs.replace(self, unmade=_written(tuple(members)))
+
+    def with_made(self, member: Member) -> ReplicaSetEntry:
+        return self.with_unmade(other for other in _read(self.unmade) if other != member)
 
     @property
     def nodes(self) -> tuple[str, ...]:

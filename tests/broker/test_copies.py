@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from streamkit.broker import elections
 from streamkit.broker.copies import Copies
+from streamkit.metadata.replica_sets import ReplicaSetEntry
 from streamkit.replication.effects import Verdict
 from streamkit.replication.replica_set import Member
 from tests.broker.cluster_nodes import Nodes, cluster, eventually
@@ -39,13 +41,13 @@ async def test_whoever_asked_for_a_swap_goes_on_when_it_fails_in_a_way_nobody_fo
 
         with monkeypatch.context() as patched:
             patched.setattr(copies.replica_sets, "swap_many", fails)
-            first = asyncio.ensure_future(copies.swap(copy, copy.entry))
+            first = asyncio.ensure_future(copies.swap(copy.uuid, copy.entry))
             await began.wait()
-            second = asyncio.ensure_future(copies.swap(copy, copy.entry))
+            second = asyncio.ensure_future(copies.swap(copy.uuid, copy.entry))
             await asyncio.sleep(0)
             goes_on.set()
             assert await asyncio.wait_for(asyncio.gather(first, second), 5) == [None, None]
-        won = await asyncio.wait_for(copies.swap(copy, copy.entry), 5)
+        won = await asyncio.wait_for(copies.swap(copy.uuid, copy.entry), 5)
         assert won is not None and won.revision > copy.entry.revision - 1
 
 
@@ -108,3 +110,36 @@ async def test_a_copy_that_is_taken_off_the_list_and_listed_anew_in_one_moment_i
             assert not copies.copies[shard.uuid].log.dropped
             assert copies.directory.shards[shard.uuid] is copies.copies[shard.uuid].log
             await nodes.alike(shard.uuid)              # nothing is put, and the leader has heard nothing new
+
+
+async def test_a_copy_that_is_made_late_votes_once_it_has_said_so_and_is_fed_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elections, "_MAKING_SECONDS", 0.1)
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        late = copies_of(nodes, "c")
+        told = asyncio.Event()
+        swap = late.swap
+
+        async def waits(uuid: bytes, entry: ReplicaSetEntry) -> ReplicaSetEntry | None:
+            await told.wait()
+            return await swap(uuid, entry)
+
+        monkeypatch.setattr(late, "swap", waits)
+        with monkeypatch.context() as held_up:
+            held_up.setattr(late, "_make", lambda: asyncio.sleep(0))
+            shard = await only_shard(client)
+            leader = await nodes.led(shard.uuid)
+            await put_numbers(client, range(10))
+        late._maker = None
+        entry = late.replica_sets.entries[shard.uuid]
+        assert [node for node, _ in entry.unmade] == ["c"]
+        late._changed(shard.uuid, entry)
+
+        await eventually(lambda: shard.uuid in late.copies)
+        await put_numbers(client, range(10))
+        assert (late.copies[shard.uuid].log.certain, late.copies[shard.uuid].log.log_end) == (True, 0)
+        assert "c" not in nodes.copies(shard.uuid)[leader].feeds()
+        told.set()
+        await nodes.alike(shard.uuid)
+        assert late.replica_sets.entries[shard.uuid].unmade == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,25 +14,26 @@ from streamkit.broker.elections import Elections
 from streamkit.errors import TimedOut
 from streamkit.metadata.replica_sets import ReplicaSetEntry
 from streamkit.protocol.peers import SealedShard
+from streamkit.replication.replica_set import Member
 
 SHARD = bytes(range(16))
 INCARNATIONS = {node: node.encode() * 16 for node in "abc"}
 
 
 class Copy:
-    """The copy on node a. stood: in which epochs it tried to lead."""
+    """The copy on node a. stood: each time that it tried to lead, the nodes whose copies are still to be made."""
 
     def __init__(self) -> None:
         self.uuid = SHARD
         self.entry = ReplicaSetEntry("orders", 0, "", tuple((node, INCARNATIONS[node].hex()) for node in "abc"))
-        self.server, self.closed, self.stood = None, False, list[int]()
+        self.server, self.closed, self.stood = None, False, list[tuple[str, ...]]()
 
     @property
     def replica_set(self) -> Any:
         return self.entry.replica_set
 
-    async def stand(self) -> bool:
-        self.stood.append(self.entry.epoch)
+    async def stand(self, unmade: Sequence[Member]) -> bool:
+        self.stood.append(tuple(member.node for member in unmade))
         return True
 
 
@@ -54,18 +56,18 @@ class Copies:
 @pytest.mark.parametrize(
     ("made", "stands"),
     [
-        ({}, False),
-        ({"b": (INCARNATIONS["b"], True)}, True),
-        ({"b": (INCARNATIONS["b"], True), "c": (INCARNATIONS["c"], True)}, True),
-        ({"b": (INCARNATIONS["b"], False), "c": (INCARNATIONS["a"], True)}, False),
+        ({}, []),
+        ({"b": (INCARNATIONS["b"], True)}, [("c",)]),
+        ({"b": (INCARNATIONS["b"], True), "c": (INCARNATIONS["c"], True)}, [()]),
+        ({"b": (INCARNATIONS["b"], False), "c": (INCARNATIONS["a"], True)}, []),
     ],
 )
-async def test_nobody_leads_first_before_a_majority_is_made_that_can_ever_vote(
-    made: dict[str, tuple[bytes, bool]], stands: bool, monkeypatch: pytest.MonkeyPatch
+async def test_nobody_leads_first_before_a_majority_is_made_and_who_is_late_is_named(
+    made: dict[str, tuple[bytes, bool]], stands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(elections, "_MAKING_SECONDS", 0.05)
     copy, node = Copy(), Copies()
     node.made = made
     watcher = Elections(node)
     await asyncio.wait_for(watcher._run_election(copy), 5)
-    assert bool(copy.stood) is stands
+    assert copy.stood == stands
