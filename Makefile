@@ -18,7 +18,7 @@ DEBUG_TREE := build/debug
 SANITIZE_TREE := build/sanitize
 SANITIZE_TESTS ?= tests/core tests/fuzz tests/storage tests/leases tests/protocol
 
-.PHONY: demo test test-jvm test-debug test-sanitize bench bench-peers bench-peers-install bench-gateway bench-gateway-install fuzz simulate torture lint
+.PHONY: demo test test-jvm test-debug test-sanitize bench bench-peers bench-peers-install bench-gateway bench-gateway-install bench-libraries bench-libraries-install fuzz simulate torture lint
 .PHONY: build clean
 .DELETE_ON_ERROR:
 
@@ -87,6 +87,15 @@ bench-gateway: build
 
 bench-gateway-install: build
 	PYTHONPATH=. $(VENV)/bin/python -m benchmarks.peers.install kinesalite kinesis-local moto
+
+# Producer and Consumer beside confluent-kafka, aiokafka, nats-py and async-kinesis: what the Python process costs.
+bench-libraries: build
+	PYTHONPATH=. $(PEERS_PYTHON) -m benchmarks.libraries --json build/libraries-benchmarks.json \
+	  --markdown docs/libraries-benchmarks.md $(BENCH_ARGS)
+
+bench-libraries-install: build
+	PYTHONPATH=. $(VENV)/bin/python -m benchmarks.peers.install Kafka NATS
+	PYTHONPATH=. $(VENV)/bin/python -m benchmarks.libraries --install
 
 # Every parser and every kernel against its slow twin, with many more examples than `make test` tries.
 fuzz: build

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.peers.system import ROOT
@@ -20,12 +21,12 @@ from benchmarks.peers.system import ROOT
 W = TypeVar("W")
 
 
-def load(program: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+def load(program: str, request: dict[str, Any], python: str | Path = sys.executable) -> list[dict[str, Any]]:
     """What the module `program` says of each work that the request names, also of those that it never got to."""
     seconds_max = request["work_seconds_max"] * len(request["works"])
     try:
         done = subprocess.run(
-            [sys.executable, "-m", program, json.dumps(request)],
+            [str(python), "-m", program, json.dumps(request)],
             capture_output=True, text=True, timeout=seconds_max, cwd=ROOT, check=False,
         )  # fmt: skip
         said, why = done.stdout, done.stderr.strip()[-300:]
