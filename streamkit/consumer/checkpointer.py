@@ -231,11 +231,17 @@ class Checkpointer:
         """Sequence of the first record that no checkpoint covers yet, or covers only in part: an aggregate."""
         return max(self._lease.asked, self._lease.stored)[0]
 
-    def checkpoint(self, at: Record[Any] | Batch | int | None = None) -> Checkpointing:
+    @property
+    def complete(self) -> bool:
+        """The shard takes no more records, and a checkpoint that was asked for covers its last one."""
+        lease = self._lease
+        return lease.ended is not None and max(lease.asked, lease.stored) >= lease.ended[0]
+
+    def checkpoint(self, at: Record[Any] | Batch | int | Place | None = None) -> Checkpointing:
         """Everything up to and with `at` (a record, a batch, or its sequence) is finished; None: what was processed.
 
-        Inside an aggregate a record covers the user records up to it, a sequence the whole aggregate.
-        Never covers a record whose processing failed. Raises LeaseLost.
+        Inside an aggregate a record covers the user records up to it, and so does (sequence, sub-sequence); a sequence
+        the whole aggregate. Never covers a record whose processing failed. Raises LeaseLost.
         """
         lease = self._lease
         if lease.lost:
@@ -248,7 +254,7 @@ class Checkpointer:
         self._loop.call_soon_threadsafe(lease.when_stored, position, stored)
         return Checkpointing(stored, self._hurry)
 
-    def _position(self, at: Record[Any] | Batch | int | None) -> Place:
+    def _position(self, at: Record[Any] | Batch | int | Place | None) -> Place:
         covered = self._covered()
         if at is None:
             return covered
@@ -265,7 +271,9 @@ class Checkpointer:
         self._loop.call_soon_threadsafe(self._nudge)
 
 
-def _end_of(at: Record[Any] | Batch | int) -> Place:
+def _end_of(at: Record[Any] | Batch | int | Place) -> Place:
     if isinstance(at, int):
         return at + 1, 0
+    if isinstance(at, tuple):
+        return at[0], at[1] + 1
     return at.place(len(at)) if isinstance(at, Batch) else at.end_place

@@ -177,6 +177,10 @@ class _HandoffDriver:
     async def initialize(self) -> None:
         """The loop prepares itself."""
 
+    async def shard_ended(self) -> bool:
+        """The loop sees records alone."""
+        return False
+
     async def shutdown_requested(self) -> None:
         """The loop is not asked."""
 

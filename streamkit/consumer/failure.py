@@ -66,6 +66,12 @@ class PauseAsked(StreamkitError):
     code = "pause_asked"
 
 
+class Surrendered(StreamkitError):
+    """A processor cannot go on with what it was given: the lease is given back and begins anew at its checkpoint."""
+
+    code = "surrendered"
+
+
 class ProcessDied(StreamkitError):
     """A record that workers died on, each time it was delivered; facts: attempts."""
 

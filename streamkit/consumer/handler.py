@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol
 from streamkit._core.batch import Batch, Record
 from streamkit.consumer.aggregates import Place
 from streamkit.consumer.checkpointer import Checkpointer, Checkpointing, HeldLease
-from streamkit.consumer.failure import Aborted, PauseAsked, RetryLater, raise_rejected
+from streamkit.consumer.failure import Aborted, PauseAsked, RetryLater, Surrendered, raise_rejected
 from streamkit.consumer.processor import RecordProcessor, ShardContext
 from streamkit.consumer.stage import Stage, Stages, Stopping
 from streamkit.errors import BatchFailure, InvalidUse
@@ -39,12 +39,16 @@ class Outcome:
 
 
 class Driver(Protocol):
-    """One lease's user code. whole: it takes a batch at once, so a failure does not say which record it was."""
+    """One lease's user code. whole: it takes a batch at once, so a failure does not say which record it was.
+
+    shard_ended: whether user code had anything to say about the end, and so has finished with the shard.
+    """
 
     whole: bool
 
     async def initialize(self) -> None: ...
     async def run(self, batch: Batch[Any]) -> Outcome: ...
+    async def shard_ended(self) -> bool: ...
     async def shutdown_requested(self) -> None: ...
     async def lease_lost(self) -> None: ...
 
@@ -235,6 +239,10 @@ class FunctionDriver:
     async def initialize(self) -> None:
         """Functions have nothing to prepare."""
 
+    async def shard_ended(self) -> bool:
+        """Functions know of records alone."""
+        return False
+
     async def shutdown_requested(self) -> None:
         """Functions have nothing to put away."""
 
@@ -368,11 +376,19 @@ class ProcessorDriver:
         self._context.batch = batch
         try:
             await self._call("process", batch, self._context.checkpointer)
+        except Surrendered:
+            raise
         except Exception as error:
             return failed_batch(batch, error)
         finally:
             self._context.batch = None
         return Outcome(len(batch))
+
+    async def shard_ended(self) -> bool:
+        if getattr(self._processor, "shard_ended", None) is None:
+            return False
+        await self._call("shard_ended", self._context.checkpointer)
+        return True
 
     async def shutdown_requested(self) -> None:
         await self._call("shutdown_requested", self._context.checkpointer)

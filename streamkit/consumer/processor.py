@@ -13,7 +13,9 @@ from streamkit.consumer.checkpointer import Checkpointer
 class ShardContext:
     """What a processor learns before its first record.
 
-    position: sequence of the first record that is not finished. fencing_token: grows with every change of owner.
+    position: sequence of the first record that is not finished; sub_position: user records that are finished inside it,
+    if it is an aggregate. checkpoint_number: sequence number of the last record that is finished, as far as it is known
+    without that record (its arrival is not); "" when there is none. fencing_token: grows with every change of owner.
     """
 
     stream: str
@@ -24,6 +26,8 @@ class ShardContext:
     fencing_token: int
     previous_owner_crashed: bool
     takeovers_without_progress: int
+    sub_position: int = 0
+    checkpoint_number: str = ""
 
 
 class RecordProcessor:
@@ -31,6 +35,11 @@ class RecordProcessor:
 
     A `process` that raises is called again with the same records, or with halves of them until the failing one is
     alone; it never is passed over unless on_exhausted="skip" was chosen.
+
+    `shard_ended(checkpointer)`, if there is such a method, is called once all records of a shard that was split or
+    merged are processed, instead of shutdown_requested; when it returns the end is checkpointed, and its children
+    begin. When it raises it is called again; after five times what on_exhausted says happens, but nothing is passed
+    over for "dead_letter". Without it, checkpoints that cover the last record end the shard.
     """
 
     def initialize(self, ctx: ShardContext) -> Any:

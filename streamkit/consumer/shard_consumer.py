@@ -9,7 +9,8 @@ as a whole is cut in halves until the failing record is alone. After three owner
 the last one died while a record had attempts against it, records are delivered one by one, each marked in the
 coordinator's log before it is handled ("probing"), until as many went well as could have been in flight. A shard that
 was split or merged ends with a closing batch: the lease is complete when it is checkpointed there, and the children's
-leases wait for that. Manual checkpoints complete it when they cover the last record.
+leases wait for that. Manual checkpoints complete it when they cover the last record, or when a processor's
+`shard_ended` returns.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from streamkit._core.batch import Batch, Record
 from streamkit.consumer.aggregates import Place, from_place, place_of, unwrapped
 from streamkit.consumer.checkpointer import Checkpointer, HeldLease
 from streamkit.consumer.config import ConsumerConfig
-from streamkit.consumer.failure import DeadRecord, PauseAsked, ProcessDied, RetryLater, is_permanent, reason_of
+from streamkit.consumer.failure import (
+    DeadRecord,
+    PauseAsked,
+    ProcessDied,
+    RetryLater,
+    Surrendered,
+    is_permanent,
+    reason_of,
+)
 from streamkit.consumer.handler import Context, Driver, Outcome
 from streamkit.errors import LeaseLost, StreamkitError
 from streamkit.runtime.backoff import Backoff
@@ -34,6 +43,7 @@ from streamkit.runtime.threads import firm_promise
 log = logging.getLogger("streamkit.consumer")
 
 _INITIALIZE_TRIES = 5
+_END_TRIES = 5
 _PROBE_TAKEOVERS = 3
 _END_KNOWN_S = 2.0                         # after it the coordinator knows of a split: what is released is complete
 _CANCEL_BEFORE_S = 2.0                     # a handler is cancelled that long before its lease goes
@@ -108,6 +118,7 @@ class ShardConsumer:
         self.busy_since_s: float | None = None
         self._driver = driver
         self._begun = False                            # initialize was called: lease_lost will be
+        self._end_told = False                         # user code has finished with the shard itself
         self._source = source
         self._around = around
         self._config = around.config
@@ -201,7 +212,8 @@ class ShardConsumer:
             return
 
     async def _shut_down(self) -> None:
-        await self._quietly(self._driver.shutdown_requested, "shutdown_requested")
+        if not self._end_told:
+            await self._quietly(self._driver.shutdown_requested, "shutdown_requested")
         await self._around.flush(self.lease)
         if self.lease.ended is not None and not self.lease.lost:
             await self._stored_or_drained(self.lease.ended[1])
@@ -232,10 +244,64 @@ class ShardConsumer:
                 self._source.finished(batch)
             if batch.is_closing:
                 self.lease.ended = (records_end, (batch.end_sequence, 0))
+                await self._tell_end()
                 return
             if unwritten >= self._config.checkpoint_records:
                 unwritten = 0
                 self._around.nudge()
+
+    async def _tell_end(self) -> None:
+        # What user code leaves undone here holds up the shard's children: it is asked again, and never passed by.
+        lease = self.lease
+        assert lease.ended is not None, "the closing batch came"
+        records_end = lease.ended[0]
+        backoff = Backoff(self._around.random, 500, 30_000)
+        try:
+            while not await self._end_settled(backoff):
+                await self._rest(backoff.next_ms() / 1000)
+        except _Ended:
+            # The next owner asks again: until then nothing may complete the lease, not even a last checkpoint.
+            lease.ended = None
+            lease.finished = records_end
+            raise
+        if self._end_told:
+            lease.asked = max(lease.asked, records_end)
+
+    async def _end_settled(self, backoff: Backoff) -> bool:
+        try:
+            self._end_told = await self._driver.shard_ended()
+            return True
+        except Surrendered:
+            raise
+        except Exception as error:
+            if self.lease.lost:
+                raise self.lease.lease_lost() from error
+            log.warning("processor.shard_ended_failed application=%s stream=%s shard=%s try=%d error=%s",
+                        self._config.application, self.lease.stream, self.lease.shard.id, backoff.tries + 1,
+                        reason_of(error))
+            self.last_error = error
+            self._around.statistics.failures += 1
+            self._end_told = backoff.tries + 1 >= _END_TRIES and await self._end_exhausted(error)
+            return self._end_told
+
+    async def _end_exhausted(self, error: Exception) -> bool:
+        """True: the shard is ended all the same; False: its processor is asked again."""
+        policy = self._config.policy
+        if policy == "skip":
+            self._around.statistics.skipped += 1
+            return True
+        if policy == "stop":
+            self.failed = Stopped(
+                f"the end of {self.lease.shard.id} of {self.lease.stream} could not be processed: {reason_of(error)}",
+                try_="correct the cause and start again", stream=self.lease.stream, shard=self.lease.shard.id,
+            )
+            self.failed.__cause__ = error
+            raise _Ended
+        if policy == "pause":
+            await self._pause(f"the shard's end: {reason_of(error)}")
+        log.error("shard.end_blocks application=%s stream=%s shard=%s error=%s", self._config.application,
+                  self.lease.stream, self.lease.shard.id, reason_of(error), exc_info=error)
+        return False
 
     async def _wait_for_checkpoint(self) -> None:
         # What is handled and not stored comes again after a crash: that is bounded even if nothing can be stored.

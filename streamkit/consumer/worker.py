@@ -19,6 +19,7 @@ from streamkit.consumer.running import Running, worker_name
 from streamkit.consumer.stage import Stages
 from streamkit.errors import InvalidUse
 from streamkit.model.codec import Codec, Decoding
+from streamkit.model.sequence import sequence_number
 from streamkit.runtime.interfaces import Runtime
 from streamkit.runtime.real import LoopThread
 
@@ -75,14 +76,26 @@ class Worker(Running):
         return self._decoding
 
     def make_driver(self, lease: HeldLease, context: Context, stages: Stages) -> Driver:
+        grant = lease.grant
         shard = ShardContext(
             stream=lease.stream,
             shard=lease.shard.id,
             application=self.config.application,
             worker=self.config.worker,
-            position=lease.grant.checkpoint,
+            position=grant.checkpoint,
             fencing_token=lease.lease_epoch,
-            previous_owner_crashed=lease.grant.previous_owner_crashed,
-            takeovers_without_progress=lease.grant.takeovers_without_progress,
+            previous_owner_crashed=grant.previous_owner_crashed,
+            takeovers_without_progress=grant.takeovers_without_progress,
+            sub_position=grant.sub_sequence,
+            checkpoint_number=_checkpoint_number(lease),
         )
         return ProcessorDriver(self._processor(), context, shard, stages)
+
+
+def _checkpoint_number(lease: HeldLease) -> str:
+    # Inside an aggregate, the aggregate's own: its first user records are finished.
+    shard, grant = lease.shard, lease.grant
+    last = grant.checkpoint if grant.sub_sequence else grant.checkpoint - 1
+    if last < 0:
+        return ""
+    return sequence_number(last, ordinal=shard.ordinal, created_ms=shard.created_ms, arrived_ms=shard.created_ms)

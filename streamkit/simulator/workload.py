@@ -343,6 +343,7 @@ class Processing:
         self._lease = lease
         self._worker = worker
         self._draw = random.Random(workload.draw.getrandbits(64))
+        self._end_fails = lease.lease_epoch % 3 == 0
 
     async def initialize(self) -> None:
         await asyncio.sleep(self._draw.random() * 0.01)
@@ -357,6 +358,12 @@ class Processing:
                 self._worker, self._lease.shard.uuid, record.sequence, bytes(record.data)
             )
         return Outcome(len(batch))
+
+    async def shard_ended(self) -> bool:
+        if self._end_fails:
+            self._end_fails = False
+            raise RuntimeError("the simulated handler fails at the shard's end")
+        return self._lease.lease_epoch % 2 == 0
 
     async def shutdown_requested(self) -> None:
         await asyncio.sleep(self._draw.random() * 0.01)

@@ -9,7 +9,7 @@ FLOORS = [
     {"storage", "http"},
     {"metadata", "client"},
     {"broker", "producer", "consumer"},
-    {"delivery", "analytics", "functions", "queues", "topics"},
+    {"delivery", "analytics", "functions", "queues", "topics", "compat"},
     {"gateway", "console"},
     {"node", "cluster_node", "faces", "session", "config"},
     {"simulator", "testing"},

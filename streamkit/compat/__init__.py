@@ -1,0 +1,23 @@
+"""For programs that were written for Amazon's libraries: they run on streamkit as they are.
+
+Not the Kinesis API over HTTP (`gateway` speaks that): these are libraries, in front of our own Producer and Worker.
+Called by users, and by `streamkit kcl`. Read `processors.py` for the KCL's record processors in Python, `child.py` for
+those in other languages.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streamkit.compat.processors import kclpy_processor as kclpy_processor
+
+_HOMES = {"kclpy_processor": "streamkit.compat.processors"}
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'streamkit.compat' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

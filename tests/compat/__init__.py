@@ -1,0 +1,1 @@
+"""Programs written for Amazon's libraries, on real nodes: in this process, and as child processes."""
