@@ -1,5 +1,5 @@
-# make demo | test | test-jvm | test-debug | test-sanitize | bench | bench-peers | fuzz | simulate | torture | lint
-#      | build
+# make demo | test | test-jvm | test-debug | test-sanitize | bench | bench-peers | fuzz | simulate | torture
+#      | exactly-once | lint      | build
 #
 # Everything lives in $(VENV); nothing is installed outside it, except that a missing compiler or missing Python
 # headers are installed with apt-get when this runs as root on Debian or Ubuntu. PYTHON=python3.13 chooses another Python.
@@ -19,7 +19,7 @@ SANITIZE_TREE := build/sanitize
 SANITIZE_TESTS ?= tests/core tests/fuzz tests/storage tests/leases tests/protocol
 
 .PHONY: demo test test-jvm test-debug test-sanitize bench bench-peers bench-peers-install bench-gateway bench-gateway-install bench-libraries bench-libraries-install fuzz simulate torture lint
-.PHONY: build clean
+.PHONY: build clean exactly-once
 .DELETE_ON_ERROR:
 
 demo: build
@@ -108,6 +108,12 @@ simulate: build
 # --store etcd"; `$(VENV)/bin/python -m tests.end_to_end.torture --help` names the rest. `make test` runs a short form.
 torture: build
 	$(VENV)/bin/python -m tests.end_to_end.torture --seconds $(TORTURE_SECONDS) $(TORTURE_ARGS)
+
+# Workers killed at random instants while they add up in a store: the sum is exact. SINKS="postgres" for one of them.
+SINKS ?= sqlite postgres duckdb files
+KILLS ?= 10000
+exactly-once: build
+	@for sink in $(SINKS); do $(VENV)/bin/python -m tests.end_to_end.kill_sink_worker --times $(KILLS) --sink $$sink || exit 1; done
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

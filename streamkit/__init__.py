@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from streamkit.consumer.failure import RetryPolicy as RetryPolicy
     from streamkit.consumer.handler import Context as Context
     from streamkit.consumer.lag import Lag as Lag
+    from streamkit.consumer.positions.duckdb import DuckDBPosition as DuckDBPosition
+    from streamkit.consumer.positions.files import FilePosition as FilePosition
+    from streamkit.consumer.positions.postgres import PostgresPosition as PostgresPosition
+    from streamkit.consumer.positions.sqlite import SQLitePosition as SQLitePosition
     from streamkit.consumer.processor import RecordProcessor as RecordProcessor
     from streamkit.consumer.processor import ShardContext as ShardContext
     from streamkit.consumer.reader import AsyncReader as AsyncReader
@@ -55,8 +59,11 @@ _HOMES = {
     "Codec": "streamkit.model.codec",
     "Consumer": "streamkit.consumer.consumer",
     "Context": "streamkit.consumer.handler",
+    "DuckDBPosition": "streamkit.consumer.positions.duckdb",
     "Durability": "streamkit.model.stream",
+    "FilePosition": "streamkit.consumer.positions.files",
     "Lag": "streamkit.consumer.lag",
+    "PostgresPosition": "streamkit.consumer.positions.postgres",
     "Producer": "streamkit.producer.producer",
     "PutEntry": "streamkit.producer.entry",
     "PutHandle": "streamkit._core.outcome",
@@ -65,6 +72,7 @@ _HOMES = {
     "Record": "streamkit._core.batch",
     "RecordProcessor": "streamkit.consumer.processor",
     "RetryPolicy": "streamkit.consumer.failure",
+    "SQLitePosition": "streamkit.consumer.positions.sqlite",
     "Session": "streamkit.session",
     "ShardContext": "streamkit.consumer.processor",
     "StreamConfig": "streamkit.model.stream",

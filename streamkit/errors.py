@@ -5,7 +5,8 @@ setting that exists); `error.facts` holds names and numbers for retry loops and 
 payload or secrets. `code` is stable on the wire; a retired code is never given out again.
 
     StreamkitError
-    ├── InvalidRequest ── InvalidUse · InvalidConfig ── UnsafeListener · InvalidPosition · RecordTooLarge
+    ├── InvalidRequest ── InvalidUse ── MissingLibrary · InvalidConfig ── UnsafeListener · InvalidPosition
+    │                   · RecordTooLarge
     ├── NotFound ── StreamNotFound · ShardNotFound · ApplicationNotFound · NodeNotFound
     ├── Conflict ── StreamExists · StreamBusy · LimitReached · DataDirectoryLocked · CannotPlace · NodeInUse · LastCopy
     │              · NodeRefused ── WrongCluster · DuplicateNode · StaleDirectory
@@ -56,6 +57,12 @@ class InvalidUse(InvalidRequest):
     """The caller's programming mistake; facts: what was called."""
 
     code = "invalid_use"
+
+
+class MissingLibrary(InvalidUse):
+    """An optional library is not installed; facts: library, extra (of the pip command)."""
+
+    code = "missing_library"
 
 
 class InvalidConfig(InvalidRequest):

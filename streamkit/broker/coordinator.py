@@ -405,6 +405,7 @@ class Coordinator:
     def _membership(self, member: tuple[str, int], view: events.View) -> messages.Membership:
         self._told[member] = (frozenset(view.draining), view.missing)
         shards: dict[bytes, messages.ShardInfo] = {}
+        created_ms = self.machine.application(member[0]).created_ms if view.granted else 0
         for name in {lease.stream for lease in view.granted}:
             try:
                 shards.update((shard.uuid, shard_to_wire(shard)) for shard in self._streams.stream(name).shards)
@@ -414,7 +415,7 @@ class Coordinator:
             messages.LeaseGrant(
                 lease.stream, shards[lease.shard], lease.lease_epoch, lease.checkpoint,
                 lease.takeovers_without_progress, lease.previous_owner_crashed, dict(lease.attempts),
-                lease.sub_sequence,
+                lease.sub_sequence, created_ms,
             )
             for lease in view.granted if lease.shard in shards
         )

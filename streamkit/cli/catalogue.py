@@ -34,6 +34,11 @@ ENTRIES: dict[str, Entry] = {
         "streamkit COMMAND --help, or the docstring of the named call",
         "a consumer needs start=: there is no safe default",
     ),
+    "missing_library": Entry(
+        "What was asked for needs a library that streamkit does not bring along. The message names it.",
+        "pip install 'streamkit[EXTRA]', with the extra that the message names",
+        "psycopg is not installed: No module named 'psycopg'",
+    ),
     "invalid_config": Entry(
         "The configuration file, an environment variable or a flag has an unknown key or an impossible value. "
         "Nothing was started.",

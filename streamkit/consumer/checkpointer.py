@@ -56,6 +56,11 @@ class HeldLease:
         self._attempts_stored = dict(grant.attempts)
         self._waiters: list[tuple[Place, Promise[None]]] = []
 
+    def seek(self, place: Place) -> None:
+        """Begin elsewhere than the coordinator says; before anything was handed out."""
+        assert self.finished == self.start, "nothing was handed out yet"
+        self.start = self.finished = self.asked = place
+
     @property
     def position(self) -> Place:
         """What a checkpoint written now would say."""
@@ -215,6 +220,8 @@ class Checkpointer:
         self._nudge = hurry
         self._covered = covered            # one past what a checkpoint without `at` covers now
         self.deadline_s: float | None = None
+        self.kept_by_sink = False          # the position is written with what handlers write: see exactly_once
+        self.sink_connection: Any = None
 
     @property
     def fencing_token(self) -> int:
@@ -225,6 +232,14 @@ class Checkpointer:
     def deadline(self) -> float | None:
         """While shutting down: seconds left until the lease goes; else None."""
         return None if self.deadline_s is None else max(0.0, self.deadline_s - self._loop.time())
+
+    @property
+    def connection(self) -> Any:
+        """The sink's, inside the transaction that the position belongs to. Raises InvalidUse without a sink."""
+        if self.sink_connection is None:
+            raise InvalidUse("there is no sink whose transaction this could be",
+                             try_="Worker(…, sink=PostgresPosition(…))", argument="sink")
+        return self.sink_connection
 
     @property
     def position(self) -> int:
@@ -244,6 +259,9 @@ class Checkpointer:
         the whole aggregate. Never covers a record whose processing failed. Raises LeaseLost.
         """
         lease = self._lease
+        if self.kept_by_sink:
+            raise InvalidUse("the sink keeps the position, in the transaction of what was written",
+                             try_="leave the checkpoint out: it follows by itself", argument="checkpoint")
         if lease.lost:
             raise lease.lease_lost()
         position = self._position(at)

@@ -20,6 +20,7 @@ from streamkit.client.pool import Connector
 from streamkit.consumer.aggregates import Deaggregate
 from streamkit.consumer.checkpointer import HeldLease
 from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream_names
+from streamkit.consumer.exactly_once import SinkDriver, SinkPosition, check_sink
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.feed import FeedReport, feed_values
 from streamkit.consumer.handler import Context, Driver, FunctionDriver, Handler, Outcome
@@ -43,7 +44,9 @@ class Consumer(Running):
     than one processor; `run()` spreads the leases over that many. deaggregate: the KPL's aggregates are taken apart,
     each user record with its `sub_sequence`; "owned" leaves out those that belong to another shard, False hands out the
     aggregates. At least once: a record may come again after a crash; it is never passed over unless
-    on_exhausted="skip" was chosen.
+    on_exhausted="skip" was chosen. sink: the position is kept with what handlers write, in one transaction, and each
+    record counts exactly once there: `PostgresPosition`, `SQLitePosition`, `DuckDBPosition`, `FilePosition`; handlers
+    write with `ctx.connection`.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Consumer(Running):
         batch_records_max: int = 10_000,
         prefetch_bytes_max: int = 64 * 1024 * 1024,
         deaggregate: Deaggregate = True,
+        sink: SinkPosition | None = None,
         processes: int = 1,
         leases_max: int | None = None,
         worker: str | None = None,
@@ -80,6 +84,9 @@ class Consumer(Running):
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
         )
         super().__init__(config, url, runtime, loop_thread)
+        self._sink = sink
+        if sink is not None:
+            check_sink(sink, checkpoint=checkpoint)
         self._handler: Handler | None = None
         self._handoff: _Handoff | None = None
 
@@ -107,6 +114,9 @@ class Consumer(Running):
         """
         if self._handler is not None:
             raise InvalidUse(f"{self._handler.name!r} handles these records already", try_="use a second application")
+        if self._sink is not None:
+            raise InvalidUse("a loop over batches has no transaction", try_="decorate a function instead",
+                             argument="sink")
         handoff = self._handoff = _Handoff()
         self.start()
         try:
@@ -138,7 +148,7 @@ class Consumer(Running):
         """Unit test: handle these values as if they had been put, without a broker and without waiting."""
         self.check()
         assert self._handler is not None, "check() refuses a consumer without a handler"
-        return feed_values(self.config, self._handler, values, key)
+        return feed_values(self.config, self._handler, values, key, self._sink)
 
     # ---- what Running asks for -----------------------------------------------------------------------------
 
@@ -153,7 +163,8 @@ class Consumer(Running):
         if self._handler is None:
             assert self._handoff is not None, "check() refuses a consumer with neither"
             return _HandoffDriver(self._handoff, context)
-        return FunctionDriver(self._handler, context, stages.coroutines if self._handler.is_async else stages.threads)
+        driver = FunctionDriver(self._handler, context, stages.coroutines if self._handler.is_async else stages.threads)
+        return driver if self._sink is None else SinkDriver(driver, self._sink, lease, context, stages)
 
 
 class _Handoff:
@@ -180,6 +191,9 @@ class _HandoffDriver:
     async def shard_ended(self) -> bool:
         """The loop sees records alone."""
         return False
+
+    async def passed_over(self, batch: Batch[Any]) -> None:
+        """The checkpoint says it."""
 
     async def shutdown_requested(self) -> None:
         """The loop is not asked."""

@@ -16,8 +16,9 @@ from streamkit._core.batch import Batch, Record, RecordContext, seal, stamped
 from streamkit.consumer.aggregates import place_of
 from streamkit.consumer.checkpointer import HeldLease
 from streamkit.consumer.config import ConsumerConfig
+from streamkit.consumer.exactly_once import SinkDriver, SinkPosition
 from streamkit.consumer.failure import DeadRecord, reason_of
-from streamkit.consumer.handler import Context, FunctionDriver, Handler
+from streamkit.consumer.handler import Context, Driver, FunctionDriver, Handler
 from streamkit.consumer.shard_consumer import ShardConsumer, Statistics, Surroundings, make_checkpointer
 from streamkit.errors import InvalidUse
 from streamkit.model.codec import find_codec
@@ -62,6 +63,14 @@ class FeedReport:
 class _Inline:
     """A stage that is no other place."""
 
+    @property
+    def threads(self) -> _Inline:
+        return self
+
+    @property
+    def coroutines(self) -> _Inline:
+        return self
+
     async def call(self, work: Callable[..., Any], *args: Any) -> Any:
         result = work(*args)
         return await result if inspect.isawaitable(result) else result
@@ -88,12 +97,18 @@ class _Values:
     def finished(self, batch: Batch[Any]) -> None:
         """Nothing is counted here."""
 
+    def seek(self, sequence: int) -> None:
+        raise AssertionError("values have one beginning")
+
 
 class _Feed:
     """One feed, and everything around the shard consumer."""
 
-    def __init__(self, config: ConsumerConfig, handler: Handler, values: Iterable[Any], key: str) -> None:
+    def __init__(
+        self, config: ConsumerConfig, handler: Handler, values: Iterable[Any], key: str, sink: SinkPosition | None
+    ) -> None:
         self._config = config
+        self._sink = sink
         self._handler = handler
         self._batches = _sealed(config, handler, list(values), key)
         self._dead: list[FeedFailure] = []
@@ -112,9 +127,12 @@ class _Feed:
             config=self._config, clock=RealClock(), random=RealRandom(), statistics=self._statistics,
             dead_letters=self, flush=self._flush, nudge=_nothing, pause=self._pause, wait=self._wait,
         )
+        function = FunctionDriver(self._handler, context, _Inline())
+        driver: Driver = function
+        if self._sink is not None:
+            driver = SinkDriver(function, self._sink, lease, context, _Inline(), resume=False)
         consumer = self._consumer = ShardConsumer(
-            lease, context, FunctionDriver(self._handler, context, _Inline()),
-            _Values(list(self._batches), self._end), around,
+            lease, context, driver, _Values(list(self._batches), self._end), around
         )
         await consumer.run()
         await self._flush(lease)
@@ -185,9 +203,11 @@ def _sealed(config: ConsumerConfig, handler: Handler, values: list[Any], key: st
     return batches
 
 
-def feed_values(config: ConsumerConfig, handler: Handler, values: Iterable[Any], key: str) -> FeedReport:
-    """Blocks until every value was handled or the shard is held up."""
-    feed = _Feed(config, handler, values, key)
+def feed_values(
+    config: ConsumerConfig, handler: Handler, values: Iterable[Any], key: str, sink: SinkPosition | None = None
+) -> FeedReport:
+    """Blocks until every value was handled or the shard is held up. What goes to a sink is written there."""
+    feed = _Feed(config, handler, values, key, sink)
     work: Callable[[], Awaitable[FeedReport]] = feed.run
     try:
         asyncio.get_running_loop()

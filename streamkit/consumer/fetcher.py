@@ -98,6 +98,14 @@ class Fetcher:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._failed: Exception | None = None
+        self._seeks = 0
+
+    def seek(self, sequence: int) -> None:
+        """Fetch from there instead; before any batch was taken."""
+        self._seeks += 1
+        self._queue.clear()
+        self._give_back(self._held_bytes)
+        self.position = sequence
 
     async def run(self) -> None:
         """Fetch until cancelled, or until an error that waiting does not cure; `next` raises that one."""
@@ -168,6 +176,7 @@ class Fetcher:
         ask_bytes = max(min(self._ask_bytes, room), int(_FETCH_BYTES_MIN / self._ratio))
         asked_bytes = max(0, int(ask_bytes * self._ratio) - _FETCH_BYTES_MIN)
         budget.asked_bytes += asked_bytes
+        seeks = self._seeks
         try:
             fetched = await self._client.fetch(
                 self._shard, self.position, bytes_max=ask_bytes, wait_ms=self._wait_ms,
@@ -176,6 +185,8 @@ class Fetcher:
         finally:
             budget.asked_bytes -= asked_bytes
             budget.wake()
+        if seeks != self._seeks:
+            return                         # records from where nobody reads any more
         self.high_watermark = fetched.high_watermark
         arrived_bytes = 0
         held_before = self._held_bytes

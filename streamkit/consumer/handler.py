@@ -31,17 +31,22 @@ _values = attrgetter("value")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """done: leading records that are finished. failed: indexes that failed, when the handler named them."""
+    """done: leading records that are finished. failed: indexes that failed, when the handler named them.
+
+    exact: what failed is the record at `done`, though a batch was handed over.
+    """
 
     done: int
     error: BaseException | None = None
     failed: tuple[int, ...] = ()
+    exact: bool = False
 
 
 class Driver(Protocol):
     """One lease's user code. whole: it takes a batch at once, so a failure does not say which record it was.
 
-    shard_ended: whether user code had anything to say about the end, and so has finished with the shard.
+    shard_ended: whether user code had anything to say about the end, and so has finished with the shard. passed_over:
+    these records are finished though they were not handled, the policy said so.
     """
 
     whole: bool
@@ -49,6 +54,7 @@ class Driver(Protocol):
     async def initialize(self) -> None: ...
     async def run(self, batch: Batch[Any]) -> Outcome: ...
     async def shard_ended(self) -> bool: ...
+    async def passed_over(self, batch: Batch[Any]) -> None: ...
     async def shutdown_requested(self) -> None: ...
     async def lease_lost(self) -> None: ...
 
@@ -102,6 +108,12 @@ class Context:
         """Grows with every change of the shard's owner: a store that refuses older ones refuses zombies."""
         return self._lease.lease_epoch
 
+    @property
+    def connection(self) -> Any:
+        """The sink's, inside the transaction that the position belongs to; see `streamkit.PostgresPosition`."""
+        assert self.checkpointer is not None, "a context has a checkpointer before its handler runs"
+        return self.checkpointer.connection
+
     def checkpoint(self, at: Record[Any] | Batch[Any] | int | None = None) -> Checkpointing:
         """Everything up to and with `at` is finished; None: up to and with what is in hand. Raises LeaseLost."""
         assert self.checkpointer is not None, "a context has a checkpointer before its handler runs"
@@ -130,6 +142,11 @@ class Context:
         if batch is None:
             return self._lease.finished
         return batch.place(min(self._index + 1, len(batch)) if self._records else len(batch))
+
+    def begin_batch(self, batch: Batch[Any]) -> None:
+        """This batch is in hand, its first record first."""
+        self._index = 0
+        self.batch = batch
 
     def takes_batches(self) -> None:
         """The driver hands over whole batches: there is no record in hand."""
@@ -229,6 +246,8 @@ class FunctionDriver:
 
     def __init__(self, handler: Handler, context: Context, stage: Stage) -> None:
         self.whole = handler.takes == "batch"
+        self.exact = not self.whole
+        self.is_async = handler.is_async
         self._handler = handler
         self._context = context
         self._stage = stage
@@ -249,18 +268,24 @@ class FunctionDriver:
     async def lease_lost(self) -> None:
         """Functions have nothing to give up."""
 
-    async def run(self, batch: Batch[Any]) -> Outcome:
-        context = self._context
-        context._index = 0
-        context.batch = batch
+    async def passed_over(self, batch: Batch[Any]) -> None:
+        """The checkpoint says it."""
+
+    def work(self, batch: Batch[Any]) -> Any:
+        """The call itself: an Outcome, or a coroutine of one."""
         handler = self._handler
         work: Callable[..., Any]
         if self.whole:
             work = whole_batch_async if handler.is_async else whole_batch
         else:
             work = each_record_async if handler.is_async else each_record
+        return work(handler, self._context, batch, self._arguments)
+
+    async def run(self, batch: Batch[Any]) -> Outcome:
+        context = self._context
+        context.begin_batch(batch)
         try:
-            outcome: Outcome = await self._stage.call(work, handler, context, batch, self._arguments)
+            outcome: Outcome = await self._stage.call(self.work, batch)
         except Aborted as error:
             outcome = Outcome(0 if self.whole else context._index, error)
         finally:
@@ -352,6 +377,7 @@ class ProcessorDriver:
     """A RecordProcessor, or anything with its methods."""
 
     whole = True
+    exact = False
 
     def __init__(
         self, processor: RecordProcessor, context: Context, shard: ShardContext, stages: Stages
@@ -361,6 +387,7 @@ class ProcessorDriver:
         context.takes_batches()
         self._shard = shard
         self._stages = stages
+        self.is_async = inspect.iscoroutinefunction(getattr(processor, "process", None))
 
     async def _call(self, name: str, *args: Any) -> None:
         method = getattr(self._processor, name, None)
@@ -371,9 +398,35 @@ class ProcessorDriver:
     async def initialize(self) -> None:
         await self._call("initialize", self._shard)
 
+    async def passed_over(self, batch: Batch[Any]) -> None:
+        """The checkpoint says it."""
+
+    def work(self, batch: Batch[Any]) -> Any:
+        """The call itself: an Outcome, or a coroutine of one."""
+        return self._work_async(batch) if self.is_async else self._work(batch)
+
+    def _work(self, batch: Batch[Any]) -> Outcome:
+        assert self._context.checkpointer is not None, "a context has a checkpointer before its processor runs"
+        try:
+            self._processor.process(batch, self._context.checkpointer)
+        except Surrendered:
+            raise
+        except Exception as error:
+            return failed_batch(batch, error)
+        return Outcome(len(batch))
+
+    async def _work_async(self, batch: Batch[Any]) -> Outcome:
+        assert self._context.checkpointer is not None, "a context has a checkpointer before its processor runs"
+        try:
+            await self._processor.process(batch, self._context.checkpointer)
+        except Surrendered:
+            raise
+        except Exception as error:
+            return failed_batch(batch, error)
+        return Outcome(len(batch))
+
     async def run(self, batch: Batch[Any]) -> Outcome:
-        self._context._index = 0
-        self._context.batch = batch
+        self._context.begin_batch(batch)
         try:
             await self._call("process", batch, self._context.checkpointer)
         except Surrendered:

@@ -55,6 +55,9 @@ class Source(Protocol):
     async def next(self) -> Batch[Any]: ...
     def next_nowait(self) -> Batch[Any] | None: ...
     def finished(self, batch: Batch[Any]) -> None: ...
+    def seek(self, sequence: int) -> None:
+        """Begin there instead; before anything was taken."""
+
 
 
 class DeadLetterBox(Protocol):
@@ -189,7 +192,10 @@ class ShardConsumer:
         while not self._draining.is_set():
             try:
                 self._begun = True
+                start = self.lease.start
                 await self._driver.initialize()
+                if self.lease.start != start:
+                    self._source.seek(self.lease.start[0])
                 return True
             except Exception as error:
                 log.error("processor.initialize_failed stream=%s shard=%s try=%d error=%s", self.lease.stream,
@@ -356,10 +362,10 @@ class ShardConsumer:
             stop = min(at + size, end)
             part = batch if stop - at == end else batch.part(at, stop)
             outcome = await self._run(part)
-            at += await self._settle(part, outcome, bisect=self._driver.whole and len(part) > 1)
+            at += await self._settle(part, outcome, bisect=self._driver.whole and len(part) > 1 and not outcome.exact)
             if outcome.error is None:
                 size = min(2 * size, largest)
-            elif self._driver.whole and not outcome.failed:
+            elif self._driver.whole and not outcome.failed and not outcome.exact:
                 size = max(1, len(part) // 2)
 
     async def _run(self, part: Batch[Any]) -> Outcome:
@@ -422,6 +428,7 @@ class ShardConsumer:
                 if counted:
                     self._count_failure(record)
                 if await self._pass_over_or_wait(record, error):
+                    await self._driver.passed_over(part)
                     self._finish(part, 1)
                     return
             self._around.statistics.retries += 1
@@ -527,6 +534,7 @@ class ShardConsumer:
             error = ProcessDied(f"workers died {died} times while they handled this record", attempts=died)
             while not await self._exhausted(record, error, died):
                 await self._rest(self._config.retry.last_ms / 1000)
+            await self._driver.passed_over(part)
             self._finish(part, 1)
             return 1
         await self._mark(record)

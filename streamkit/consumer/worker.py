@@ -12,6 +12,7 @@ from streamkit.client.pool import Connector
 from streamkit.consumer.aggregates import Deaggregate
 from streamkit.consumer.checkpointer import HeldLease
 from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream_names
+from streamkit.consumer.exactly_once import SinkDriver, SinkPosition, check_sink
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Context, Driver, ProcessorDriver
 from streamkit.consumer.processor import RecordProcessor, ShardContext
@@ -28,7 +29,8 @@ class Worker(Running):
     """A worker of `application` with `processor`: a class, or a function that makes an object for each shard.
 
     checkpoint: "manual" leaves it to the processor; "auto" also checkpoints each batch that `process` handled.
-    deaggregate: as for Consumer.
+    deaggregate, sink: as for Consumer; with a sink `checkpointer.connection` is what to write with, and checkpoints
+    follow by themselves.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Worker(Running):
         batch_records_max: int = 10_000,
         prefetch_bytes_max: int = 64 * 1024 * 1024,
         deaggregate: Deaggregate = True,
+        sink: SinkPosition | None = None,
         processes: int = 1,
         leases_max: int | None = None,
         worker: str | None = None,
@@ -58,6 +61,9 @@ class Worker(Running):
         runtime: Runtime | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
+        if sink is not None:
+            checkpoint = "auto"
+            check_sink(sink, checkpoint=checkpoint)
         config = ConsumerConfig(
             streams=stream_names(stream), application=application, start=start, worker=worker_name(worker),
             codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
@@ -70,6 +76,7 @@ class Worker(Running):
             raise InvalidUse("processor must be a class, or a function that makes one", try_="pass processor=YourClass")
         super().__init__(config, url, runtime, loop_thread)
         self._processor = processor
+        self._sink = sink
         self._decoding = Decoding(codec, annotation)
 
     def decoding(self) -> Decoding:
@@ -89,7 +96,8 @@ class Worker(Running):
             sub_position=grant.sub_sequence,
             checkpoint_number=_checkpoint_number(lease),
         )
-        return ProcessorDriver(self._processor(), context, shard, stages)
+        driver = ProcessorDriver(self._processor(), context, shard, stages)
+        return driver if self._sink is None else SinkDriver(driver, self._sink, lease, context, stages)
 
 
 def _checkpoint_number(lease: HeldLease) -> str:

@@ -229,6 +229,7 @@ class LeaseGrant(_Message, tag=30, frozen=True):
     previous_owner_crashed: bool
     attempts: dict[int, int] = {}          # sequence → failed attempts so far
     sub_sequence: int = 0                  # that record is an aggregate, of which so many user records are finished
+    application_ms: int = 0                # when the application was created: one that was made again is another
 
 
 class JoinApplication(_Message, tag=31, frozen=True):

@@ -365,6 +365,9 @@ class Processing:
             raise RuntimeError("the simulated handler fails at the shard's end")
         return self._lease.lease_epoch % 2 == 0
 
+    async def passed_over(self, batch: Batch[Any]) -> None:
+        raise AssertionError("the simulated policy passes over nothing")
+
     async def shutdown_requested(self) -> None:
         await asyncio.sleep(self._draw.random() * 0.01)
 

@@ -19,6 +19,7 @@ ALSO = {
     "streamkit.consumer.consumer": {"concurrent", "queue"},
     "streamkit.consumer.running": {"concurrent"},
     "streamkit.consumer.stage": {"concurrent"},
+    "streamkit.consumer.positions.sqlite": {"sqlite3"},        # as for the metadata
     "streamkit.simulator.network": {"random"},                 # seeded; one draw for each link
     "streamkit.simulator.disk": {"random"},
     "streamkit.simulator.cluster": {"random"},
