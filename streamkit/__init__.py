@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from streamkit.client.client import AsyncClient as AsyncClient
     from streamkit.client.sync import Client as Client
     from streamkit.consumer.checkpointer import Checkpointer as Checkpointer
+    from streamkit.consumer.checkpointer import PreparedCheckpoint as PreparedCheckpoint
     from streamkit.consumer.consumer import Consumer as Consumer
     from streamkit.consumer.failure import RetryPolicy as RetryPolicy
     from streamkit.consumer.handler import Context as Context
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from streamkit.consumer.positions.files import FilePosition as FilePosition
     from streamkit.consumer.positions.postgres import PostgresPosition as PostgresPosition
     from streamkit.consumer.positions.sqlite import SQLitePosition as SQLitePosition
+    from streamkit.consumer.processor import Prepared as Prepared
     from streamkit.consumer.processor import RecordProcessor as RecordProcessor
     from streamkit.consumer.processor import ShardContext as ShardContext
     from streamkit.consumer.reader import AsyncReader as AsyncReader
@@ -64,6 +66,8 @@ _HOMES = {
     "FilePosition": "streamkit.consumer.positions.files",
     "Lag": "streamkit.consumer.lag",
     "PostgresPosition": "streamkit.consumer.positions.postgres",
+    "Prepared": "streamkit.consumer.processor",
+    "PreparedCheckpoint": "streamkit.consumer.checkpointer",
     "Producer": "streamkit.producer.producer",
     "PutEntry": "streamkit.producer.entry",
     "PutHandle": "streamkit._core.outcome",

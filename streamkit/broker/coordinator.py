@@ -42,6 +42,7 @@ log = logging.getLogger("streamkit.broker")
 
 _NAME_CHARACTERS_MAX = 128
 _FULL_RETRY_S = 0.2
+_KEPT_BYTES_MAX = 512 * 1024                # in one message of checkpoints: one fact, which is one record of the log
 
 
 class CommandLog(Protocol):
@@ -415,7 +416,7 @@ class Coordinator:
             messages.LeaseGrant(
                 lease.stream, shards[lease.shard], lease.lease_epoch, lease.checkpoint,
                 lease.takeovers_without_progress, lease.previous_owner_crashed, dict(lease.attempts),
-                lease.sub_sequence, created_ms,
+                lease.sub_sequence, created_ms, lease.app_state, lease.prepared,
             )
             for lease in view.granted if lease.shard in shards
         )
@@ -431,6 +432,13 @@ class Coordinator:
     # ---- leases --------------------------------------------------------------------------------------------
 
     async def _checkpoint(self, message: messages.Checkpoint, connection_id: int) -> messages.Message:
+        kept_bytes = sum(len(item.app_state or b"") + (len(item.prepared[2]) if item.prepared else 0)
+                         for item in message.items)
+        if kept_bytes > _KEPT_BYTES_MAX:
+            raise InvalidRequest(
+                f"checkpoints with {kept_bytes} bytes of state at once; at most {_KEPT_BYTES_MAX}",
+                try_="send them in several messages", field="items", value=kept_bytes,
+            )
         effects = self._step(events.Checkpoints(
             message.application, message.items, self._clock.now_ms(), self._beyond(message), self._clock.monotonic_ms()
         ))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any
 
 from streamkit._core.batch import Batch, Record
@@ -26,6 +26,8 @@ log = logging.getLogger("streamkit.consumer")
 Call = Callable[[Message], Awaitable[Message]]
 _REFUSED = ("fenced", "beyond")            # the lease is another's; or its shard no longer has what was handled
 _LATE_S = 1.0
+STATE_BYTES_MAX = 64 * 1024
+_KEPT_BYTES = 256 * 1024                   # of state in one message, and one lease's more
 
 
 class HeldLease:
@@ -55,6 +57,9 @@ class HeldLease:
         self._number = 0
         self._attempts_stored = dict(grant.attempts)
         self._waiters: list[tuple[Place, Promise[None]]] = []
+        self._state: bytes | None = None       # to be stored with the next checkpoint
+        self._state_waiters: list[Promise[None]] = []
+        self._prepared: tuple[Place, bytes, Promise[None]] | None = None
 
     def seek(self, place: Place) -> None:
         """Begin elsewhere than the coordinator says; before anything was handed out."""
@@ -73,10 +78,14 @@ class HeldLease:
         """The checkpoint that is due, with the next number; None when nothing changed."""
         position = max(self.position, self.stored)
         attempts = attempts_to_wire({place: count for place, count in self.attempts.items() if place >= position})
-        if self.lost or (position == self.stored and attempts == self._attempts_stored):
+        changed = position != self.stored or attempts != self._attempts_stored
+        if self.lost or not (changed or self._state is not None or self._prepared is not None):
             return None
         self._number += 1
-        return CheckpointItem(self.shard.uuid, self.lease_epoch, self._number, position[0], attempts, position[1])
+        prepared = None if self._prepared is None else (*self._prepared[0], self._prepared[1])
+        return CheckpointItem(
+            self.shard.uuid, self.lease_epoch, self._number, position[0], attempts, position[1], self._state, prepared
+        )
 
     def answered(self, item: CheckpointItem, result: str) -> None:
         if result in _REFUSED:
@@ -84,6 +93,14 @@ class HeldLease:
             return
         self.stored = max(self.stored, (item.sequence, item.sub_sequence))
         self._attempts_stored = dict(item.attempts)
+        if self._state is item.app_state:
+            self._state = None
+            waiters, self._state_waiters = self._state_waiters, []
+            for waiter in waiters:
+                waiter.set_result(None)
+        if self._prepared is not None and item.prepared is not None and self._prepared[1] is item.prepared[2]:
+            self._prepared[2].set_result(None)
+            self._prepared = None
         for place, waiter in self._waiters:
             if place <= self.stored:
                 waiter.set_result(None)
@@ -98,10 +115,29 @@ class HeldLease:
         else:
             self._waiters.append((place, waiter))
 
+    def ask_with_state(self, place: Place, state: bytes, waiter: Promise[None]) -> None:
+        """A manual checkpoint with what the application keeps at that place. On the worker's loop."""
+        if self.lost or place < self.asked:
+            self.when_stored(place, waiter)            # below what was asked for already: nothing changes
+            return
+        self.asked, self._state = place, state
+        self._state_waiters.append(waiter)
+
+    def prepare(self, place: Place, state: bytes, waiter: Promise[None]) -> None:
+        """Announce a checkpoint; in the place of an earlier one. On the worker's loop."""
+        before, self._prepared = self._prepared, (place, state, waiter)
+        if before is not None:
+            before[2].set_result(None)
+        if self.lost:
+            self.lose()
+
     def lose(self) -> None:
         self.lost = True
-        waiters, self._waiters = self._waiters, []
-        for _, waiter in waiters:
+        waiters = [*self._state_waiters, *(waiter for _, waiter in self._waiters)]
+        if self._prepared is not None:
+            waiters.append(self._prepared[2])
+        self._waiters, self._state_waiters, self._state, self._prepared = [], [], None, None
+        for waiter in waiters:
             waiter.set_exception(self.lease_lost())
 
     def lease_lost(self) -> LeaseLost:
@@ -153,7 +189,8 @@ class CheckpointWriter:
             due = [(lease, item) for lease in leases if (item := lease.next_item()) is not None]
             try:
                 self._began_s = asyncio.get_running_loop().time()
-                await self._write(due)
+                for part in _parts(due):
+                    await self._write(part)
             finally:
                 self._began_s = None
 
@@ -187,6 +224,19 @@ class CheckpointWriter:
         lease.lose()
         if self.on_lost is not None:
             self.on_lost(lease)
+
+
+def _parts(due: list[tuple[HeldLease, CheckpointItem]]) -> Iterator[list[tuple[HeldLease, CheckpointItem]]]:
+    part: list[tuple[HeldLease, CheckpointItem]] = []
+    kept_bytes = 0
+    for lease, item in due:
+        part.append((lease, item))
+        kept_bytes += len(item.app_state or b"") + (len(item.prepared[2]) if item.prepared else 0)
+        if kept_bytes >= _KEPT_BYTES:
+            yield part
+            part, kept_bytes = [], 0
+    if part:
+        yield part
 
 
 class Checkpointing:
@@ -252,11 +302,15 @@ class Checkpointer:
         lease = self._lease
         return lease.ended is not None and max(lease.asked, lease.stored) >= lease.ended[0]
 
-    def checkpoint(self, at: Record[Any] | Batch | int | Place | None = None) -> Checkpointing:
+    def checkpoint(
+        self, at: Record[Any] | Batch | int | Place | None = None, *, state: bytes | None = None
+    ) -> Checkpointing:
         """Everything up to and with `at` (a record, a batch, or its sequence) is finished; None: what was processed.
 
         Inside an aggregate a record covers the user records up to it, and so does (sequence, sub-sequence); a sequence
-        the whole aggregate. Never covers a record whose processing failed. Raises LeaseLost.
+        the whole aggregate. Never covers a record whose processing failed. state: at most 64 KiB, stored in one write
+        with this position: the next owner finds both or neither, as `ctx.app_state`; None leaves what is there, b""
+        takes it away; with checkpoint="manual" only. Raises LeaseLost, InvalidUse.
         """
         lease = self._lease
         if self.kept_by_sink:
@@ -265,11 +319,41 @@ class Checkpointer:
         if lease.lost:
             raise lease.lease_lost()
         position = self._position(at)
+        if state is not None:
+            if not lease.manual:
+                raise InvalidUse(
+                    "state belongs to one position, and checkpoint=\"auto\" goes on to others without it",
+                    try_='pass checkpoint="manual"', argument="state",
+                )
+            return self._on_loop(lease.ask_with_state, position, _checked(state))
         lease.asked = max(lease.asked, position)
         if not lease.manual:
             lease.finished = max(lease.finished, position)
         stored = firm_promise()            # a wait that is given up, by a time-out say, takes nothing back
         self._loop.call_soon_threadsafe(lease.when_stored, position, stored)
+        return Checkpointing(stored, self._hurry)
+
+    def prepare(self, at: Record[Any] | Batch | int | Place | None = None, *, state: bytes = b"") -> PreparedCheckpoint:
+        """Announce a checkpoint at `at` before doing what must be done once: two phases.
+
+        Await it (or `result()`), do the work in a way that can be recognised, then call its `checkpoint()`. An owner
+        that comes in between finds it as `ctx.prepared`, and can look whether the work was done. state: at most
+        64 KiB, whatever helps to look. A later `prepare` takes its place; a checkpoint there or beyond ends it.
+        Raises LeaseLost, InvalidUse.
+        """
+        if self._lease.lost:
+            raise self._lease.lease_lost()
+        position = self._position(at)
+        stored = self._on_loop(self._lease.prepare, position, _checked(state))
+        return PreparedCheckpoint(self, position, stored)
+
+    def checkpoint_prepared(self, place: Place) -> Checkpointing:
+        """What `PreparedCheckpoint.checkpoint` does."""
+        return self.checkpoint((place[0], place[1] - 1) if place[1] else place[0] - 1)
+
+    def _on_loop(self, do: Callable[[Place, bytes, Promise[None]], None], place: Place, state: bytes) -> Checkpointing:
+        stored = firm_promise()
+        self._loop.call_soon_threadsafe(do, place, state, stored)
         return Checkpointing(stored, self._hurry)
 
     def _position(self, at: Record[Any] | Batch | int | Place | None) -> Place:
@@ -287,6 +371,36 @@ class Checkpointer:
 
     def _hurry(self) -> None:
         self._loop.call_soon_threadsafe(self._nudge)
+
+
+class PreparedCheckpoint:
+    """A checkpoint that was announced: await it, or call `result()` in a thread; do the work; then `checkpoint()`."""
+
+    def __init__(self, checkpointer: Checkpointer, place: Place, stored: Checkpointing) -> None:
+        self._checkpointer = checkpointer
+        self._place = place
+        self._stored = stored
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._stored.__await__()
+
+    def result(self, timeout_s: float | None = None) -> None:
+        """Wait in a thread until the announcement is stored. Raises LeaseLost, TimedOut."""
+        self._stored.result(timeout_s)
+
+    def checkpoint(self) -> Checkpointing:
+        """The work is done: checkpoint where it was announced. Raises LeaseLost."""
+        return self._checkpointer.checkpoint_prepared(self._place)
+
+
+def _checked(state: bytes) -> bytes:
+    if not isinstance(state, bytes | bytearray | memoryview) or len(state) > STATE_BYTES_MAX:
+        raise InvalidUse(
+            f"state must be bytes, at most {STATE_BYTES_MAX}; got "
+            + (f"{len(state)}" if isinstance(state, bytes | bytearray | memoryview) else type(state).__name__),
+            try_="keep what is larger in a store of your own, and its name here", argument="state",
+        )
+    return bytes(state)
 
 
 def _end_of(at: Record[Any] | Batch | int | Place) -> Place:

@@ -5,8 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from streamkit._core.batch import Batch
+from streamkit._core.batch import Batch, Record
 from streamkit.consumer.checkpointer import Checkpointer
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checkpoint that an earlier owner announced and did not make.
+
+    position, sub_position: as in ShardContext, where the checkpoint would have been. state: what came with it, bytes.
+    """
+
+    position: int
+    sub_position: int
+    state: bytes
+
+    def covers(self, record: Record[Any]) -> bool:
+        """Whether the record lies before it: what was announced may have been done for this one."""
+        return record.end_place <= (self.position, self.sub_position)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +32,8 @@ class ShardContext:
     position: sequence of the first record that is not finished; sub_position: user records that are finished inside it,
     if it is an aggregate. checkpoint_number: sequence number of the last record that is finished, as far as it is known
     without that record (its arrival is not); "" when there is none. fencing_token: grows with every change of owner.
+    app_state: what was stored with the checkpoint at `position`, `checkpointer.checkpoint(…, state=…)`; b"" if nothing
+    was. prepared: what `checkpointer.prepare` announced and no checkpoint has reached.
     """
 
     stream: str
@@ -28,6 +46,8 @@ class ShardContext:
     takeovers_without_progress: int
     sub_position: int = 0
     checkpoint_number: str = ""
+    app_state: bytes = b""
+    prepared: Prepared | None = None
 
 
 class RecordProcessor:

@@ -15,7 +15,7 @@ from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream
 from streamkit.consumer.exactly_once import SinkDriver, SinkPosition, check_sink
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Context, Driver, ProcessorDriver
-from streamkit.consumer.processor import RecordProcessor, ShardContext
+from streamkit.consumer.processor import Prepared, RecordProcessor, ShardContext
 from streamkit.consumer.running import Running, worker_name
 from streamkit.consumer.stage import Stages
 from streamkit.errors import InvalidUse
@@ -95,6 +95,8 @@ class Worker(Running):
             takeovers_without_progress=grant.takeovers_without_progress,
             sub_position=grant.sub_sequence,
             checkpoint_number=_checkpoint_number(lease),
+            app_state=grant.app_state,
+            prepared=Prepared(*grant.prepared) if grant.prepared is not None else None,
         )
         driver = ProcessorDriver(self._processor(), context, shard, stages)
         return driver if self._sink is None else SinkDriver(driver, self._sink, lease, context, stages)

@@ -17,6 +17,8 @@ from streamkit.leases.membership import Membership
 from streamkit.leases.table import FACTS_VERSION, Application, Table
 from streamkit.model.shard import shard_id
 
+_KEPT_BYTES_MAX = 1024 * 1024              # of what applications keep with their leases, in one answer
+
 
 class Applications:
     """The state machine. `table` is durable, `membership` is not."""
@@ -182,15 +184,20 @@ class Applications:
     ) -> events.View:
         lost, draining, held = application.leases.renew(member.session, owned)
         granted: list[events.Granted] = []
+        kept_bytes = 0
         if held != application.leases.count_of(member.session):
             named = set(owned)
             for shard in application.leases.owned_by(member.session):
                 state, _, lease_epoch, checkpoint, takeovers, crashed, _ = application.leases.row(shard)
                 if (shard, lease_epoch) in named or state == "complete":
                     continue
+                kept_bytes += application.kept_bytes(shard)
+                if granted and kept_bytes > _KEPT_BYTES_MAX:
+                    break                  # the others with the next heartbeat, which follows at once
                 granted.append(events.Granted(
                     application.stream_of[shard], shard, lease_epoch, checkpoint, takeovers, crashed,
                     application.attempts.get(shard, {}), application.sub_sequences.get(shard, 0),
+                    application.app_states.get(shard, b""), application.prepared.get(shard),
                 ))
                 if state == "draining":
                     draining.append(shard)
@@ -237,17 +244,22 @@ class Applications:
         results, changes = application.leases.checkpoint(event.items, event.wall_ms)
         if not changes:
             return results
-        attempts: dict[bytes, dict[int, int]] = {}
-        sub_sequences: dict[bytes, int] = {}
+        fact = facts.Checkpointed(application.name, changes, event.wall_ms, {}, {}, {}, {})
         for item, result in zip(event.items, results, strict=True):
-            if result == "ok" and (item.attempts or item.shard in application.attempts):
-                attempts[item.shard] = dict(item.attempts)
-            if result == "ok" and (item.sub_sequence or item.shard in application.sub_sequences):
-                sub_sequences[item.shard] = item.sub_sequence
-        self.table.note(application, attempts, sub_sequences)
-        self._facts.append(facts.encode(
-            facts.Checkpointed(application.name, changes, event.wall_ms, attempts, sub_sequences)
-        ))
+            if result != "ok":
+                continue
+            if item.attempts or item.shard in application.attempts:
+                fact.attempts[item.shard] = dict(item.attempts)
+            if item.sub_sequence or item.shard in application.sub_sequences:
+                fact.sub_sequences[item.shard] = item.sub_sequence
+            if item.app_state is not None:
+                fact.app_states[item.shard] = item.app_state
+            prepared = item.prepared or application.prepared.get(item.shard)
+            if prepared is not None and (prepared[:2] <= (item.sequence, item.sub_sequence) or item.prepared):
+                is_over = prepared[:2] <= (item.sequence, item.sub_sequence)
+                fact.prepared[item.shard] = None if is_over else prepared
+        self.table.note(application, fact)
+        self._facts.append(facts.encode(fact))
         if application.ends and self._settle(application, list(dict.fromkeys(item.shard for item in event.items))):
             self._balance(application, event.now_ms)
         return results

@@ -65,7 +65,8 @@ class Look:
 class CheckpointItem(Protocol):
     """One checkpoint, as the wire brings it. attempts: failed attempts by sequence, of records not finished.
 
-    sub_sequence: user records that are finished inside the aggregate at `sequence`.
+    sub_sequence: user records that are finished inside the aggregate at `sequence`. app_state, prepared: None when they
+    are as before.
     """
 
     @property
@@ -80,6 +81,10 @@ class CheckpointItem(Protocol):
     def attempts(self) -> Mapping[int, int]: ...
     @property
     def sub_sequence(self) -> int: ...
+    @property
+    def app_state(self) -> bytes | None: ...
+    @property
+    def prepared(self) -> tuple[int, int, bytes] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +187,8 @@ class Granted:
     previous_owner_crashed: bool
     attempts: Mapping[int, int]
     sub_sequence: int = 0
+    app_state: bytes = b""
+    prepared: tuple[int, int, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,13 +85,18 @@ class LeasesFreed(_Fact, tag=11, frozen=True):
 
 
 class Checkpointed(_Fact, tag=12, frozen=True):
-    """changes: packed by `_core.lease_table`; attempts, sub_sequences: of the shards whose own changed."""
+    """changes: packed by `_core.lease_table`; the others: of the shards whose own changed.
+
+    app_states: b"" when there is none any more. prepared: (sequence, sub_sequence, state), or None when that is over.
+    """
 
     application: str
     changes: bytes
     wall_ms: int
     attempts: dict[bytes, dict[int, int]] = {}
     sub_sequences: dict[bytes, int] = {}
+    app_states: dict[bytes, bytes] = {}
+    prepared: dict[bytes, tuple[int, int, bytes] | None] = {}
 
 
 class LeasePaused(_Fact, tag=13, frozen=True):
@@ -143,10 +148,19 @@ class LeasesCompleted(_Fact, tag=18, frozen=True):
     ready: tuple[bytes, ...] = ()
 
 
+class StateKept(_Fact, tag=19, frozen=True):
+    """Only in a snapshot: what the application keeps with one lease, of shards added before it."""
+
+    application: str
+    shard: bytes
+    app_state: bytes
+    prepared: tuple[int, int, bytes] | None
+
+
 Fact = (
     Genesis | SnapshotStart | SnapshotEnd | ApplicationCreated | StreamAdded | StreamRemoved | MemberJoined | MemberGone
     | LeasesGranted | LeasesDraining | LeasesFreed | Checkpointed | LeasePaused | LeasesResumed | ApplicationDeleted
-    | LeaseRows | MapChanged | LeasesCompleted
+    | LeaseRows | MapChanged | LeasesCompleted | StateKept
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 from streamkit._core.lease_table import LeaseTable
 from streamkit.leases import facts
 from streamkit.leases.assignment import Candidate, Holding
+
+T = TypeVar("T")
 
 FACTS_VERSION = 1
 _CHUNK = 2_000                             # leases in one fact of a snapshot: 128 KiB of rows
@@ -21,9 +24,10 @@ IDLE = frozenset({"waiting", "complete"})  # states of leases that nobody may ta
 class Application:
     """One application: its streams in the order they came, its members, its leases.
 
-    streams: name → {shard: ordinal}. attempts, reasons, sub_sequences (of checkpoints inside an aggregate): only
-    of leases that have any. parents: of shards that have any, and are named for ever. ends: of shards that take no more
-    records, one past the last.
+    streams: name → {shard: ordinal}. attempts, reasons, sub_sequences (of checkpoints inside an aggregate), app_states
+    (what the application keeps with the position), prepared (checkpoints that are announced: sequence, sub-sequence,
+    state): only of leases that have any. parents: of shards that have any, and are named for ever. ends: of shards that
+    take no more records, one past the last.
     """
 
     def __init__(self, name: str, created_ms: int, sessions: int) -> None:
@@ -37,6 +41,8 @@ class Application:
         self.attempts: dict[bytes, dict[int, int]] = {}
         self.reasons: dict[bytes, str] = {}
         self.sub_sequences: dict[bytes, int] = {}
+        self.app_states: dict[bytes, bytes] = {}
+        self.prepared: dict[bytes, tuple[int, int, bytes]] = {}
         self.created_ms_of: dict[str, int] = {}            # stream → its creation; two of one name differ
         self.parents: dict[bytes, tuple[bytes, ...]] = {}
         self.children: dict[bytes, list[bytes]] = {}
@@ -61,12 +67,19 @@ class Application:
         """Streams that members want and that do not exist, as far as is known."""
         return {stream for member in self.members.values() for stream in member.streams} - self.streams.keys()
 
+    def kept_bytes(self, shard: bytes) -> int:
+        """What the application keeps with its lease."""
+        prepared = self.prepared.get(shard)
+        return len(self.app_states.get(shard, b"")) + (len(prepared[2]) if prepared is not None else 0)
+
     def forget(self, shards: set[bytes]) -> None:
         self.leases.remove(shards)
         for shard in shards:
             self.attempts.pop(shard, None)
             self.reasons.pop(shard, None)
             self.sub_sequences.pop(shard, None)
+            self.app_states.pop(shard, None)
+            self.prepared.pop(shard, None)
             self.stream_of.pop(shard, None)
             self.ends.pop(shard, None)
             self.children.pop(shard, None)
@@ -142,6 +155,10 @@ class Table:
                 {shard: application.reasons[shard] for shard in shards_here if shard in application.reasons},
                 {shard: inside[shard] for shard in shards_here if shard in inside},
             )
+        for shard in sorted({*application.app_states, *application.prepared}):
+            yield facts.StateKept(
+                name, shard, application.app_states.get(shard, b""), application.prepared.get(shard)
+            )
 
     def _created(self, fact: facts.ApplicationCreated) -> None:
         assert fact.application not in self.applications, "an application is created once"
@@ -216,22 +233,14 @@ class Table:
     def _checkpointed(self, fact: facts.Checkpointed) -> None:
         application = self.applications[fact.application]
         application.leases.replay(fact.changes, fact.wall_ms)
-        self.note(application, fact.attempts, fact.sub_sequences)
+        self.note(application, fact)
 
-    def note(
-        self, application: Application, attempts: dict[bytes, dict[int, int]], sub_sequences: dict[bytes, int]
-    ) -> None:
-        """The checkpoint brought these; an empty dictionary, or 0, means that there are none any more."""
-        for shard, sub_sequence in sub_sequences.items():
-            if sub_sequence:
-                application.sub_sequences[shard] = sub_sequence
-            else:
-                application.sub_sequences.pop(shard, None)
-        for shard, counts in attempts.items():
-            if counts:
-                application.attempts[shard] = counts
-            else:
-                application.attempts.pop(shard, None)
+    def note(self, application: Application, fact: facts.Checkpointed) -> None:
+        """What a checkpoint brought beside the position; what is empty, or 0, is there no more."""
+        _note(application.attempts, fact.attempts)
+        _note(application.sub_sequences, fact.sub_sequences)
+        _note(application.app_states, fact.app_states)
+        _note(application.prepared, fact.prepared)
 
     def _paused(self, fact: facts.LeasePaused) -> None:
         application = self.applications[fact.application]
@@ -251,6 +260,19 @@ class Table:
         application.reasons.update(fact.reasons)
         application.sub_sequences.update(fact.sub_sequences)
 
+    def _kept(self, fact: facts.StateKept) -> None:
+        application = self.applications[fact.application]
+        _note(application.app_states, {fact.shard: fact.app_state})
+        _note(application.prepared, {fact.shard: fact.prepared})
+
+
+def _note(known: dict[bytes, T], brought: Mapping[bytes, T | None]) -> None:
+    for shard, value in brought.items():
+        if value:
+            known[shard] = value
+        else:
+            known.pop(shard, None)
+
 
 _APPLY: dict[type, Callable[..., None]] = {
     facts.ApplicationCreated: Table._created,
@@ -268,4 +290,5 @@ _APPLY: dict[type, Callable[..., None]] = {
     facts.LeaseRows: Table._rows,
     facts.MapChanged: Table._map_changed,
     facts.LeasesCompleted: Table._completed,
+    facts.StateKept: Table._kept,
 }

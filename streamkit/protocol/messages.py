@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+_Saved = Annotated[bytes, msgspec.Meta(max_length=64 * 1024)]
 _Whole = Annotated[int, msgspec.Meta(ge=0)]     # 0 … 2⁶⁴ - 1: what kernels and files have room for
 
 
@@ -230,6 +231,8 @@ class LeaseGrant(_Message, tag=30, frozen=True):
     attempts: dict[int, int] = {}          # sequence → failed attempts so far
     sub_sequence: int = 0                  # that record is an aggregate, of which so many user records are finished
     application_ms: int = 0                # when the application was created: one that was made again is another
+    app_state: bytes = b""                 # as in CheckpointItem
+    prepared: tuple[int, int, bytes] | None = None
 
 
 class JoinApplication(_Message, tag=31, frozen=True):
@@ -278,6 +281,8 @@ class CheckpointItem(_Message, tag=34, frozen=True):
     sequence: _Whole                       # first record not yet finished
     attempts: dict[int, int] = {}          # of records that failed at least once and are not finished
     sub_sequence: _Whole = 0               # as in LeaseGrant
+    app_state: _Saved | None = None        # what the application keeps with this position; None: as before
+    prepared: tuple[_Whole, _Whole, _Saved] | None = None      # (sequence, sub_sequence, state), to be checkpointed
 
 
 class Checkpoint(_Message, tag=35, frozen=True):

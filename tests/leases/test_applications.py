@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -25,6 +26,8 @@ class Item:
     sequence: int
     attempts: dict[int, int] = field(default_factory=dict)
     sub_sequence: int = 0
+    app_state: bytes | None = None
+    prepared: tuple[int, int, bytes] | None = None
 
 
 def stream(name: str, shards: int, start: int = 0) -> events.FoundStream:
@@ -377,6 +380,67 @@ def test_a_checkpoint_inside_an_aggregate_travels_with_the_lease_and_through_a_s
     assert rebuilt.applications["app"].sub_sequences == {shard: 7}
     machine.step(events.Checkpoints("app", [Item(shard, lease_epoch + 1, 1, 6)], 0))
     assert machine.table.applications["app"].sub_sequences == {}
+
+
+def test_state_is_stored_with_its_position_and_a_prepared_checkpoint_waits_for_its_own(machine):
+    join(machine, "w1", found=[stream("s", 1)])
+    shard = stream("s", 1).leases[0][0]
+
+    def checkpoint(number, sequence, **more):
+        machine.step(events.Checkpoints("app", [Item(shard, 1, number, sequence, **more)], 0))
+
+    checkpoint(1, 5, app_state=b"sum=5")
+    checkpoint(2, 5, prepared=(9, 2, b"file-9"))
+    checkpoint(3, 9)
+    second = join(machine, "w1").granted[0]
+    assert (second.checkpoint, second.app_state, second.prepared) == (9, b"sum=5", (9, 2, b"file-9"))
+    assert image(replayed([facts.encode(fact) for fact in machine.table.snapshot()])) == image(machine.table)
+
+    def again(number, sequence, **more):
+        machine.step(events.Checkpoints("app", [Item(shard, 2, number, sequence, **more)], 0))
+
+    machine.step(events.Checkpoints("app", [Item(shard, 1, 4, 20, app_state=b"zombie")], 0))
+    again(1, 9, sub_sequence=2, app_state=b"")
+    third = join(machine, "w1").granted[0]
+    assert (third.checkpoint, third.app_state, third.prepared) == (9, b"", None)
+
+
+def test_a_log_from_before_states_is_read():
+    table = Table()
+    machine = Applications()
+    log = [*machine.genesis(), *machine.step(events.Join(
+        application="app", worker="w1", streams=("s",), found=(stream("s", 1),), membership_ms=MEMBERSHIP_MS,
+        leases_max=0, drain_ms=DRAIN_MS, connection=0, now_ms=0, wall_ms=0,
+    )).write]
+    shard = stream("s", 1).leases[0][0]
+    _, changes = machine.table.applications["app"].leases.checkpoint([Item(shard, 1, 1, 3)], 0)
+    log.append(msgspec.msgpack.encode([12, "app", changes, 0, {shard: {4: 1}}]))
+
+    for record in log:
+        table.replay(facts.decode(record))
+
+    application = table.applications["app"]
+    assert application.leases.row(shard)[3] == 3
+    assert application.attempts == {shard: {4: 1}} and application.app_states == {} == application.prepared
+
+
+def test_what_leases_keep_comes_in_answers_of_a_mebibyte(machine):
+    view = join(machine, "w1", found=[stream("s", 40)])
+    machine.step(events.Checkpoints(
+        "app", [Item(shard, epoch, 1, 0, app_state=b"x" * 65_536) for shard, epoch in owned(view)], 0
+    ))
+    machine.step(events.Leave("app", view.session, 0))
+
+    view = join(machine, "w2")
+    held, answers = owned(view), 1
+    while len(held) < 40:
+        view = machine.step(events.Beat("app", view.session, held, 0, 0)).view
+        assert view.granted, "the others follow"
+        assert sum(len(lease.app_state) for lease in view.granted) <= 1 << 20
+        held += owned(view)
+        answers += 1
+
+    assert answers == 3
 
 
 def test_a_paused_lease_stays_with_its_owner_until_resumed(machine):
