@@ -27,7 +27,7 @@ from streamkit.broker.coordinator import Coordinator, CoordinatorConfig
 from streamkit.broker.counters import Counters
 from streamkit.broker.link import LinkConfig
 from streamkit.broker.reshard import Reshards
-from streamkit.broker.retention import retain
+from streamkit.broker.retention import retain, retain_once
 from streamkit.broker.server import Server, ServerConfig
 from streamkit.broker.service import Service
 from streamkit.broker.streams import Streams
@@ -39,7 +39,7 @@ from streamkit.metadata.reshardings import Reshardings
 from streamkit.metadata.sqlite_store import SqliteStore
 from streamkit.metadata.store import Store
 from streamkit.model.stream import StreamConfig
-from streamkit.protocol.messages import NodeDescribed
+from streamkit.protocol.messages import Message, NodeDescribed
 from streamkit.runtime.interfaces import ProtocolFactory, Runtime
 from streamkit.runtime.real import RealNetwork, socket_pair
 from streamkit.security.policy import ListenerPlan, check_listeners, is_unix
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streamkit.node")
 
+_LOOK_SECONDS = 0.005
+_TRIM_LOOKS = 400
 _METADATA_FILE = "metadata.sqlite"
 OURS = frozenset({"node.id", "lock", "journal", "shards", _METADATA_FILE})     # any of them marks a data directory
 
@@ -374,6 +376,29 @@ class Node:
         while self._coordinator.has_applications and not self._draining:
             await asyncio.sleep(self.config.applications.tick_ms / 1000)
             await self._coordinator.tick()
+
+    async def ask_coordinator(self, message: Message) -> Message:
+        """What it answers about applications, without a connection. Raises the error a client would be given."""
+        return await self._coordinator.handle(message, 0)
+
+    async def look_at_time(self) -> None:
+        """Do now what is done every so often: what is too old goes, members and leases expire. For turned clocks.
+
+        Segments that still take records are closed first, since retention removes whole ones: days have passed.
+        """
+        now_ms = self.runtime.clock.now_ms()
+        with contextlib.suppress(StreamkitError, OSError):     # on a disk that is full or slow to fail nothing goes
+            for shard in list(self._streams.public.values()):
+                if shard.log.log_end > shard.log.log_start:
+                    await self._directory.close_segment(shard.log, shard.log.log_end - 1)
+            await self._directory.checkpoint()
+            await retain_once(self._streams, now_ms)
+            for _ in range(_TRIM_LOOKS):                       # storage trims when it has written down where
+                if all(shard.log.log_start >= shard.log.trim_to for shard in self._streams.public.values()):
+                    break
+                await asyncio.sleep(_LOOK_SECONDS)
+        await self.reshards.forget_expired(now_ms)
+        await self._coordinator.tick()
 
     # -- how it is -----------------------------------------------------------------------------------------
 

@@ -106,6 +106,14 @@ class Consumer(Running):
         self._handler = Handler.inspected(fn, self.config.codec, sys._getframe(1).f_locals)
         return fn
 
+    @property
+    def decorated(self) -> Handler:
+        """The function that gets the records, inspected. Raises InvalidUse when there is none."""
+        self.check()
+        if self._handler is None:
+            raise InvalidUse("a loop over batches handles these records", try_="decorate a function")
+        return self._handler
+
     def batches(self) -> Iterator[Batch[Any]]:
         """Pull style: the previous batch counts as done when the next is asked for.
 

@@ -137,6 +137,28 @@ class Running:
     ) -> None:
         self.stop()
 
+    def connect_to(self, url: str | Connector | None, runtime: Runtime | None = None) -> None:
+        """Another node than it was made for, as tests want it. Raises InvalidUse while it runs."""
+        if self._ending is not None:
+            raise InvalidUse("it is running already", try_="stop it first", worker=self.config.worker)
+        self._url = url
+        self._runtime = runtime
+
+    def kill(self) -> None:
+        """As if its process were gone: nothing more is handled, checkpointed or released. For tests.
+
+        The call in hand ends first, since a thread cannot be killed; cut its connections, or the node hears of its end.
+        """
+        member = self._member
+        thread = self._loop_thread or LoopThread.shared()
+        if member is not None and self._ending is not None and thread.alive:
+            thread.loop.call_soon_threadsafe(member.kill)
+
+    @property
+    def url(self) -> str | Connector | None:
+        """Where it was told to connect; None: as clients find it by themselves."""
+        return self._url
+
     @property
     def running(self) -> bool:
         return self._ending is not None and not self._ending.done()

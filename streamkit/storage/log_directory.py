@@ -398,6 +398,10 @@ class LogDirectory(Tended):
     async def rewrite(self, log: ShardLog, base: int, batches: Iterable[Buffer]) -> bool:
         return await self._changes.whole(self._changes.rewrite(log, base, batches))
 
+    async def checkpoint(self) -> None:
+        """Sync now what would be synced sooner or later. Raises OSError, SyncFailed."""
+        await self._checkpoint(everything=False)
+
     async def sync(self, log: ShardLog, sequence: int) -> None:
         """What is before `sequence` is on disk when it returns, at whatever level it was appended. Raises DiskFailed.
 

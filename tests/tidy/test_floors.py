@@ -12,7 +12,8 @@ FLOORS = [
     {"delivery", "analytics", "functions", "queues", "topics", "compat"},
     {"gateway", "console"},
     {"node", "cluster_node", "faces", "session", "config"},
-    {"simulator", "testing"},
+    {"simulator"},
+    {"testing"},
     {"cli"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,0 +1,1 @@
+"""The testing aids, used as a user's tests use them."""
