@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from streamkit._core.batch import Record as Record
     from streamkit._core.outcome import PutHandle as PutHandle
     from streamkit.client.client import AsyncClient as AsyncClient
+    from streamkit.client.lag import Lag as Lag
     from streamkit.client.sync import Client as Client
     from streamkit.consumer.checkpointer import Checkpointer as Checkpointer
     from streamkit.consumer.checkpointer import PreparedCheckpoint as PreparedCheckpoint
     from streamkit.consumer.consumer import Consumer as Consumer
     from streamkit.consumer.failure import RetryPolicy as RetryPolicy
     from streamkit.consumer.handler import Context as Context
-    from streamkit.consumer.lag import Lag as Lag
     from streamkit.consumer.positions.duckdb import DuckDBPosition as DuckDBPosition
     from streamkit.consumer.positions.files import FilePosition as FilePosition
     from streamkit.consumer.positions.postgres import PostgresPosition as PostgresPosition
@@ -64,7 +64,7 @@ _HOMES = {
     "DuckDBPosition": "streamkit.consumer.positions.duckdb",
     "Durability": "streamkit.model.stream",
     "FilePosition": "streamkit.consumer.positions.files",
-    "Lag": "streamkit.consumer.lag",
+    "Lag": "streamkit.client.lag",
     "PostgresPosition": "streamkit.consumer.positions.postgres",
     "Prepared": "streamkit.consumer.processor",
     "PreparedCheckpoint": "streamkit.consumer.checkpointer",

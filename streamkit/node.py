@@ -254,6 +254,7 @@ class Node:
                 server=server, streams=self._streams, counters=self.counters, clock=self.runtime.clock,
                 version=__version__, insecure_listeners=len(self.insecure),
                 cluster=self.cluster_numbers, faces=self._faces.numbers if self._faces is not None else None,
+                coordinator=self._coordinating,
             )
             pages = HealthPages(
                 report, self.describe, host=listen.host, metrics=self.config.metrics.enabled,
@@ -440,6 +441,11 @@ class Node:
 
     def auto_create(self) -> StreamConfig | None:
         return self.config.streams.new_stream() if self.config.streams.auto_create else None
+
+    def _coordinating(self) -> Coordinator | None:
+        # In a cluster the coordinator comes and goes with the leadership of its log.
+        given = self._coordinator
+        return given.coordinator if isinstance(given, Coordination) else given
 
     def coordinator_config(self) -> CoordinatorConfig:
         return CoordinatorConfig(membership_ms_max=self.config.applications.membership_seconds_max * 1000)

@@ -234,10 +234,22 @@ class ClusterStreams(Streams):
     def append_time_of(self, uuid: bytes, sequence: int) -> int | None:
         if uuid in self.shards:
             return super().append_time_of(uuid, sequence)
+        if (copy := self.copies.copies.get(uuid)) is not None:
+            return copy.log.arrived_ms(sequence, copy.high_watermark)
         state = self._elsewhere.get(uuid)
         if state is None or sequence >= state.high_watermark:
             return None
         return state.last_append_ms
+
+    def backlog(self, uuid: bytes, sequence: int) -> tuple[int, int]:
+        if uuid in self.shards:
+            return super().backlog(uuid, sequence)
+        if (copy := self.copies.copies.get(uuid)) is not None:
+            return copy.log.log_start, copy.log.bytes_after(sequence)
+        state = self._said(uuid)
+        kept = state.log_end - state.log_start
+        left = min(max(0, state.log_end - sequence), kept)
+        return state.log_start, state.stored_bytes * left // kept if kept else 0
 
     def _said(self, uuid: bytes) -> ShardState:
         try:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from streamkit.broker.application_lag import LagWatch
 from streamkit.broker.found_streams import found_stream, is_older, is_same, start_of
 from streamkit.errors import (
     Conflict,
@@ -76,6 +77,12 @@ class Streams(Protocol):
     def append_time_of(self, shard: bytes, sequence: int) -> int | None:
         """When the record at `sequence`, or the first kept after it, arrived (ms); None: there is none."""
 
+    def backlog(self, shard: bytes, sequence: int) -> tuple[int, int]:
+        """(log_start, stored bytes from `sequence` on)."""
+
+    def retention_hours(self, name: str) -> int:
+        """How long the stream is kept. Raises StreamNotFound."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorConfig:
@@ -96,6 +103,7 @@ class Coordinator:
     ) -> None:
         self.machine = Applications()
         self.checkpoints: dict[str, int] = {"ok": 0, "fenced": 0, "behind": 0, "beyond": 0}
+        self.lag = LagWatch(streams, clock)
         self._journal = journal
         self._streams = streams
         self._clock = clock
@@ -200,6 +208,7 @@ class Coordinator:
             self._streams_checked_ms = now_ms
             for application in list(self.machine.table.applications.values()):
                 self._look_at_streams(application)
+            self.lag.look(self.machine.table.applications)
             self._told = {member: told for member, told in self._told.items() if self._is_member(*member)}
         if self._since_snapshot > max(self._config.snapshot_bytes_min, 4 * self._snapshot_bytes):
             self._snapshot_wanted = True
@@ -501,44 +510,8 @@ class Coordinator:
         return messages.ApplicationDescribed(
             application.name,
             tuple(sorted(member.worker for member in application.members.values())),
-            tuple(self.lease_states(application)),
-        )
-
-    def lease_states(self, application: Application) -> list[messages.LeaseState]:
-        """Every lease with its lag, by stream and ordinal; needs no connected worker. Also for metrics."""
-        now_ms = self._clock.now_ms()
-        states = []
-        for stream in sorted(application.streams):
-            for shard, ordinal in sorted(application.streams[stream].items(), key=lambda item: item[1]):
-                try:
-                    states.append(self._lease_state(application, stream, shard, ordinal, now_ms))
-                except StreamkitError:
-                    continue               # deleted a moment ago; the next look at the streams takes its leases away
-        return states
-
-    def _lease_state(
-        self, application: Application, stream: str, shard: bytes, ordinal: int, now_ms: int
-    ) -> messages.LeaseState:
-        state, session, lease_epoch, checkpoint, takeovers, _, checkpointed_ms = application.leases.row(shard)
-        high_watermark = self._streams.high_watermark(shard)
-        if (end := application.ends.get(shard)) is not None:
-            high_watermark = end           # what may stand after it are marks of later leaders
-        lag_records = max(0, high_watermark - checkpoint)
-        arrived_ms = self._streams.append_time_of(shard, checkpoint) if lag_records else None
-        return messages.LeaseState(
-            stream=stream,
-            ordinal=ordinal,
-            state=state,
-            owner=application.members[session].worker if session else "",
-            lease_epoch=lease_epoch,
-            checkpoint=checkpoint,
-            high_watermark=high_watermark,
-            lag_records=lag_records,
-            lag_ms=max(0, now_ms - arrived_ms) if arrived_ms is not None else 0,
-            checkpoint_age_ms=max(0, now_ms - (checkpointed_ms or application.created_ms)),
-            takeovers_without_progress=takeovers,
-            poisoned=len(application.attempts.get(shard, ())),
-            reason=application.reasons.get(shard, ""),
+            tuple(self.lag.states(application)),
+            self.lag.trends(application.name),
         )
 
     # ---- streams that come and go --------------------------------------------------------------------------

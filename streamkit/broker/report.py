@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from streamkit.broker.coordinator import Coordinator
 from streamkit.broker.counters import Counters
 from streamkit.broker.server import Server
 from streamkit.broker.streams import Streams
 from streamkit.http.exchange import Request, Response
-from streamkit.model.shard import Shard
+from streamkit.model.shard import Shard, shard_id
+from streamkit.observability.applications import ApplicationNumbers, LeaseNumbers
 from streamkit.observability.metrics import (
     ClusterNumbers,
     Exposition,
@@ -33,11 +35,15 @@ class Report:
     def __init__(
         self, *, server: Server, streams: Streams, counters: Counters, clock: Clock, version: str,
         insecure_listeners: int, cluster: Callable[[], ClusterNumbers] | None = None,
-        faces: Callable[[], FaceNumbers] | None = None,
+        faces: Callable[[], FaceNumbers] | None = None, coordinator: Callable[[], Coordinator | None] | None = None,
     ) -> None:
-        """cluster: a cluster's node tells its part in it. faces: so do its HTTP faces."""
+        """coordinator: of applications, while it is this node. cluster: a cluster's node tells its part in it.
+
+        faces: so do its HTTP faces.
+        """
         self._cluster = cluster
         self._faces = faces
+        self._coordinator = coordinator
         self._server = server
         self._streams = streams
         self._counters = counters
@@ -69,6 +75,28 @@ class Report:
             ],
             cluster=self._cluster() if self._cluster is not None else None,
             faces=self._faces() if self._faces is not None else None,
+            applications=self._applications(),
+        )
+
+    def _applications(self) -> ApplicationNumbers | None:
+        coordinator = self._coordinator() if self._coordinator is not None else None
+        if coordinator is None:
+            return None
+        applications = coordinator.machine.table.applications
+        return ApplicationNumbers(
+            leases=[
+                LeaseNumbers(
+                    application=name, stream=lease.stream, shard=shard_id(lease.ordinal), state=lease.state,
+                    owned=bool(lease.owner), lease_epoch=lease.lease_epoch, lag_records=lease.lag_records,
+                    lag_bytes=lease.lag_bytes, lag_ms=lease.lag_ms,
+                    trim_ms=lease.time_to_trim_ms if lease.time_to_trim_ms >= 0 else None,
+                    checkpoint_age_ms=lease.checkpoint_age_ms, takeovers=lease.takeovers_without_progress,
+                    retrying=lease.poisoned, lost=lease.records_lost,
+                )
+                for name in sorted(applications) for lease in coordinator.lag.states(applications[name])
+            ],
+            members={name: len(application.members) for name, application in sorted(applications.items())},
+            checkpoints=dict(coordinator.checkpoints),
         )
 
     def _numbers(self, stream: str, shard: Shard) -> ShardNumbers:

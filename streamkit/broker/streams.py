@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from streamkit._core.batch import read_header
 from streamkit.broker.counters import Counters
 from streamkit.broker.shard_server import ShardServer
 from streamkit.errors import (
@@ -256,13 +255,15 @@ class Streams:
     def append_time_of(self, uuid: bytes, sequence: int) -> int | None:
         """When the record at `sequence`, or the first kept after it, arrived; None: there is none."""
         shard = self.shard(uuid)
-        at = max(sequence, shard.log.log_start)
-        if at >= shard.high_watermark:
-            return None
-        batches = shard.log.read(at, shard.high_watermark, 1)
-        if not batches:
-            return shard.log.first_append_ms()         # on disk, out of memory: at least as old as that is a bound
-        return read_header(batches[0]).append_time_ms
+        return shard.log.arrived_ms(sequence, shard.high_watermark)
+
+    def retention_hours(self, name: str) -> int:
+        return self.stream(name).config.retention_hours
+
+    def backlog(self, uuid: bytes, sequence: int) -> tuple[int, int]:
+        """(log_start, stored bytes from `sequence` on)."""
+        log = self.shard(uuid).log
+        return log.log_start, log.bytes_after(sequence)
 
     async def states_of(self, name: str) -> tuple[ShardState, ...]:
         """What every shard holds. Raises StreamNotFound, StreamBusy."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streamkit.cli.invocation import Invocation, common, pass_invocation
-from streamkit.cli.rendering import count, duration, emit, table
+from streamkit.cli.rendering import count, duration, emit, size, table
 from streamkit.cli.times import parse_duration_ms
 
 if TYPE_CHECKING:
-    from streamkit.protocol.messages import ApplicationDescribed
+    from streamkit.client.lag import Lag, StreamLag
+
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 @click.command()
@@ -22,67 +25,64 @@ if TYPE_CHECKING:
 def lag(invocation: Invocation, names: tuple[str, ...], fail_above: str | None) -> None:
     """Show how far applications are behind.
 
-    LAG is the age of the oldest unfinished record; RECORDS is how many are unfinished.
+    LAG is the age of the oldest unfinished record; RECORDS is how many are unfinished. TREND and RATE are of the last
+    minute. TO TRIM is how long until retention removes an unfinished record, LOST how many it removed.
     """
     limit_ms = None if fail_above is None else parse_duration_ms(fail_above)
 
-    async def work() -> list[ApplicationDescribed]:
-        from streamkit.cli.application import describe_all
-
+    async def work() -> list[Lag]:
         async with invocation.client() as client:
-            return await describe_all(client, names)
+            return [await client.lag(name) for name in names or await client.list_applications()]
 
-    rows = [row for described in invocation.run(work()) for row in _by_stream(described)]
+    rows = [row for found in invocation.run(work()) for row in found.streams]
     if invocation.json:
         for row in rows:
-            emit("lag", row)
+            emit("lag", _facts(row))
     elif limit_ms is None:
         table(
-            ("APPLICATION", "STREAM", "LAG", "RECORDS", "WORKERS", "LEASES", "STATE"),
-            [
-                (
-                    row["application"], row["stream"], duration(row["lag_seconds"] * 1000), count(row["lag_records"]),
-                    str(row["workers"]), f"{row['leases_owned']}/{row['leases']}", row["state"],
-                )
-                for row in rows
-            ],
-            right=("LAG", "RECORDS", "WORKERS", "LEASES"),
+            ("APPLICATION", "STREAM", "LAG", "TREND", "RECORDS", "BYTES", "RATE in/out", "WORKERS", "LEASES", "TO TRIM",
+             "LOST", "STATE"),
+            [_cells(row) for row in rows],
+            right=("LAG", "RECORDS", "BYTES", "RATE in/out", "WORKERS", "LEASES", "TO TRIM", "LOST"),
         )  # fmt: skip
     if limit_ms is None:
         return
-    late = [row for row in rows if row["lag_seconds"] * 1000 > limit_ms]
+    late = [row for row in rows if row.ms > limit_ms]
     for row in late if not invocation.json else ():
-        behind = duration(row["lag_seconds"] * 1000)
-        click.echo(f"{row['application']} is {behind} behind on {row['stream']} (limit {fail_above})")
+        click.echo(f"{row.application} is {duration(row.ms)} behind on {row.stream} (limit {fail_above})")
     if late:
         raise click.exceptions.Exit(1)
 
 
-def _by_stream(described: ApplicationDescribed) -> list[dict[str, Any]]:
-    rows = []
-    for stream in sorted({lease.stream for lease in described.leases}):
-        leases = [lease for lease in described.leases if lease.stream == stream]
-        owned = sum(1 for lease in leases if lease.owner)
-        rows.append(
-            {
-                "application": described.application,
-                "stream": stream,
-                "lag_seconds": max(lease.lag_ms for lease in leases) / 1000,
-                "lag_records": sum(lease.lag_records for lease in leases),
-                "workers": len({lease.owner for lease in leases if lease.owner}),
-                "leases_owned": owned,
-                "leases": len(leases),
-                "state": _state([lease.state for lease in leases], sum(lease.poisoned for lease in leases), owned),
-            }
-        )
-    return rows
+def _cells(row: StreamLag) -> tuple[str, ...]:
+    return (
+        row.application, row.stream, duration(row.ms), spark(row.trend_ms), count(row.records), size(row.bytes),
+        f"{count(round(row.put_rate))} / {count(round(row.finished_rate))}", str(row.workers),
+        f"{row.leases_owned}/{row.leases}", "–" if row.time_to_trim_ms is None else duration(row.time_to_trim_ms),
+        count(row.records_lost), row.state,
+    )  # fmt: skip
 
 
-def _state(states: list[str], retrying: int, owned: int) -> str:
-    if "paused" in states:
-        return f"{states.count('paused')} paused"
-    if retrying:
-        return f"retrying {retrying} records"
-    if not owned and any(state != "complete" for state in states):
-        return "no workers"
-    return "ok"
+def spark(values: Sequence[int]) -> str:
+    """One character a value, between nothing and the largest."""
+    top = max(values, default=0)
+    return "".join(_BARS[min(len(_BARS) - 1, value * len(_BARS) // top)] if top else _BARS[0] for value in values[-8:])
+
+
+def _facts(row: StreamLag) -> dict[str, Any]:
+    return {
+        "application": row.application,
+        "stream": row.stream,
+        "lag_seconds": row.ms / 1000,
+        "lag_records": row.records,
+        "lag_bytes": row.bytes,
+        "time_to_trim_seconds": None if row.time_to_trim_ms is None else row.time_to_trim_ms / 1000,
+        "records_lost_to_retention": row.records_lost,
+        "put_records_rate": row.put_rate,
+        "finished_records_rate": row.finished_rate,
+        "trend_seconds": [ms / 1000 for ms in row.trend_ms],
+        "workers": row.workers,
+        "leases_owned": row.leases_owned,
+        "leases": row.leases,
+        "state": row.state,
+    }

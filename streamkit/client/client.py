@@ -18,6 +18,7 @@ from typing import TypeVar, overload
 
 from streamkit.client.config import ClientConfig
 from streamkit.client.connection import OnDone, settle
+from streamkit.client.lag import Lag, lag_of
 from streamkit.client.pool import Connector, Link, Pool
 from streamkit.client.routing import Routes
 from streamkit.client.url import parse_url, resolve_addresses, warn_if_readable
@@ -227,6 +228,14 @@ class AsyncClient:
     async def new_producer(self, name: str = "") -> m.ProducerGiven:
         """An identity for idempotent puts; a name raises its epoch and fences elder holders of the name."""
         return await self._ask(m.NewProducer(name), m.ProducerGiven)
+
+    async def lag(self, application: str) -> Lag:
+        """How far the application is behind; needs no running worker. Raises ApplicationNotFound."""
+        return lag_of(await self._ask(m.DescribeApplication(application), m.ApplicationDescribed))
+
+    async def list_applications(self) -> tuple[str, ...]:
+        """Every application that ever joined and was not deleted."""
+        return (await self._ask(m.ListApplications(), m.ApplicationsListed)).names
 
     async def describe_node(self) -> m.NodeDescribed:
         return await self._ask(m.DescribeNode(), m.NodeDescribed)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from streamkit.client.client import AsyncClient
 from streamkit.client.config import ClientConfig
+from streamkit.client.lag import Lag
 from streamkit.client.pool import Connector
 from streamkit.model import limits
 from streamkit.model.note import Note
@@ -142,6 +143,14 @@ class Client:
 
     def new_producer(self, name: str = "") -> m.ProducerGiven:
         return self._run(self._client.new_producer(name))
+
+    def lag(self, application: str) -> Lag:
+        """How far the application is behind; needs no running worker. Raises ApplicationNotFound."""
+        return self._run(self._client.lag(application))
+
+    def list_applications(self) -> tuple[str, ...]:
+        """Every application that ever joined and was not deleted."""
+        return self._run(self._client.list_applications())
 
     def describe_node(self) -> m.NodeDescribed:
         return self._run(self._client.describe_node())

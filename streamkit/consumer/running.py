@@ -14,17 +14,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from streamkit.client.client import AsyncClient
+from streamkit.client.lag import Lag
 from streamkit.client.pool import Connector
 from streamkit.consumer.checkpointer import HeldLease
 from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.handler import Context, Driver
-from streamkit.consumer.lag import Lag, lag_of
 from streamkit.consumer.member import Member
 from streamkit.consumer.shard_consumer import Statistics, Stopped
 from streamkit.consumer.stage import Stages
-from streamkit.errors import ApplicationNotFound, ConnectionFailed, InvalidUse, TimedOut
+from streamkit.errors import ConnectionFailed, InvalidUse, TimedOut
 from streamkit.model.codec import Decoding
-from streamkit.protocol.messages import ApplicationDescribed, DescribeApplication
 from streamkit.runtime import environment
 from streamkit.runtime.interfaces import Executor, Runtime
 from streamkit.runtime.processes import ProcessGroup
@@ -180,10 +179,7 @@ class Running:
 
     async def _ask_lag(self) -> Lag:
         async with AsyncClient(self._url, self._runtime) as client:
-            answer = await client.call(DescribeApplication(self.config.application))
-        if not isinstance(answer, ApplicationDescribed):
-            raise ApplicationNotFound(f'application "{self.config.application}" does not exist')
-        return lag_of(answer)
+            return await client.lag(self.config.application)
 
     # ---- inside --------------------------------------------------------------------------------------------
 

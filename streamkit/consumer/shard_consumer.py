@@ -196,6 +196,9 @@ class ShardConsumer:
                 await self._driver.initialize()
                 if self.lease.start != start:
                     self._source.seek(self.lease.start[0])
+                    if self.lease.start > start and not self.lease.attempts:
+                        self._probing = 0      # the owners that died came further than their checkpoints
+                    self._around.nudge()
                 return True
             except Exception as error:
                 log.error("processor.initialize_failed stream=%s shard=%s try=%d error=%s", self.lease.stream,

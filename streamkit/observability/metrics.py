@@ -16,6 +16,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from streamkit.observability.applications import ApplicationNumbers, application_metrics
 from streamkit.observability.buckets import LATENCY_BOUNDS
 
 
@@ -108,6 +109,7 @@ class Snapshot:
     shards: Sequence[ShardNumbers] = field(default_factory=tuple)
     cluster: ClusterNumbers | None = None
     faces: FaceNumbers | None = None
+    applications: ApplicationNumbers | None = None
 
 
 class NodeCollector(Collector):
@@ -132,6 +134,8 @@ class NodeCollector(Collector):
         yield from self._streams(now)
         yield from self._shards(now)
         yield from self._reads(now)
+        if now.applications is not None:
+            yield from application_metrics(now.applications, apart=len(now.applications.leases) <= self._per_shard_max)
         if now.cluster is not None:
             yield from _cluster(now.cluster)
         if now.faces is not None:

@@ -341,12 +341,25 @@ class LeaseState(_Message, tag=42, frozen=True):
     takeovers_without_progress: int
     poisoned: int                          # records being retried
     reason: str = ""                       # why it is paused
+    lag_bytes: int = 0                     # stored bytes of what is unfinished
+    time_to_trim_ms: int = -1              # until retention may remove the first unfinished record; -1: there is none
+    records_lost: int = 0                  # removed by retention before they were finished, since the coordinator began
+
+
+class StreamTrend(_Part, frozen=True):
+    """The last minute of an application on one stream, as the coordinator saw it; shorter after its start."""
+
+    stream: str
+    lag_ms: tuple[int, ...]                # oldest first, every few seconds
+    put_rate: float                        # records a second
+    finished_rate: float
 
 
 class ApplicationDescribed(_Message, tag=43, frozen=True):
     application: str
     workers: tuple[str, ...]
     leases: tuple[LeaseState, ...]
+    trends: tuple[StreamTrend, ...] = ()
 
 
 class DeleteApplication(_Message, tag=44, frozen=True):

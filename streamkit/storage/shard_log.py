@@ -156,6 +156,29 @@ class ShardLog(ShardCore):
         """Bytes of batches on disk or on their way there."""
         return sum(segment.position for segment in self.segments)
 
+    def bytes_after(self, sequence: int) -> int:
+        """Stored bytes of the records at `sequence` and after; inside a segment by the share of its records."""
+        total = 0
+        for segment in self.segments:
+            if segment.base >= sequence:
+                total += segment.position
+            elif segment.end > sequence:
+                total += segment.position * (segment.end - sequence) // (segment.end - segment.base)
+        return total
+
+    def arrived_ms(self, sequence: int, limit: int) -> int | None:
+        """When the record at `sequence`, or the first kept after it and before `limit`, arrived; None: there is none.
+
+        Where it is on the disk alone, a time that is no later: of its segment's first record, if that is known.
+        """
+        at = max(sequence, self.log_start)
+        if at >= limit:
+            return None
+        batches = self.read(at, limit, 1)
+        if batches:
+            return int.from_bytes(batches[0][24:32], "little")
+        return self._segment_at(at).first_append_ms or self.first_append_ms()
+
     # ---- reading ----------------------------------------------------------------------------------------------
 
     async def read_cold(self, start: int, limit: int, bytes_max: int) -> list[bytes | memoryview]:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from streamkit.client.lag import Lag, lag_of
 from streamkit.client.sync import Client
 from streamkit.config import compose
-from streamkit.consumer.lag import Lag, lag_of
 from streamkit.errors import ApplicationNotFound, InvalidUse, StreamkitError, TimedOut
 from streamkit.model.shard import shard_id
 from streamkit.model.stream import StreamDescription

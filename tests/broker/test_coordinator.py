@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from streamkit.broker.coordinator import Coordinator, CoordinatorConfig
@@ -93,6 +94,12 @@ class Streams:
 
     def leads(self, shard: bytes) -> bool:
         return True
+
+    def retention_hours(self, name: str) -> int:
+        return self.known[name].config.retention_hours
+
+    def backlog(self, shard: bytes, sequence: int) -> tuple[int, int]:
+        return 0, 100 * (self.ends[shard] - sequence)
 
     def append_time_of(self, shard: bytes, sequence: int) -> int | None:
         return 1_000_000 + sequence * 1_000 if sequence < self.ends[shard] else None
@@ -378,7 +385,7 @@ async def test_a_long_log_is_rewritten_and_still_gives_the_same_state():
 
     assert len(bench.journal.records) < 60
     await bench.restart()
-    assert await bench.describe() == before
+    assert msgspec.structs.replace(await bench.describe(), trends=before.trends) == before
     assert await bench.checkpoint(view, 200, 200) == "ok"
 
 

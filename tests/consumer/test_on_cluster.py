@@ -119,3 +119,26 @@ async def test_children_are_worked_on_after_their_parents(nodes: Nodes, by_hand:
     assert len(seen) == 120
     for key in range(5):
         assert [value for name, value in seen if name == f"k{key}"] == list(range(key, 120, 5))
+
+
+async def test_lag_is_known_in_time_for_shards_that_other_nodes_lead(nodes: Nodes) -> None:
+    client = nodes.client()
+    await client.create_stream("orders", shards=6)
+    consumer = Consumer("orders", application="billing", start="trim_horizon", url=url(nodes))
+    consumer.handler(lambda value: None)
+    consumer._loop_thread = LoopThread("test-worker")
+    consumer.start()
+    await eventually(lambda: len(consumer.shards) == 6)
+    await asyncio.to_thread(consumer.stop)
+    await put(nodes, 0, 200)
+    await asyncio.sleep(0.5)
+
+    async def every_shard_is_late() -> bool:
+        lag = await client.lag("billing")
+        late = [shard for shard in lag.shards if shard.records > 1]
+        return len(late) >= 3 and all(300 < shard.ms < 20_000 and shard.bytes > 0 for shard in late)
+
+    async with asyncio.timeout(5):
+        while not await every_shard_is_late():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    await client.close()

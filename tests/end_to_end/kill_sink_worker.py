@@ -32,7 +32,7 @@ from tests.end_to_end.processes import broker
 STREAM, APPLICATION = "kill-sink", "adder"
 SHARDS = 2
 SINKS = ("sqlite", "postgres", "duckdb", "files")
-_RECORDS_A_LIFE = 40
+_RECORDS_A_LIFE = 25
 _LIFE_S_MAX = 0.12
 _DRAIN_S_MAX = 60.0
 _TABLE = "CREATE TABLE sums (shard TEXT, value BIGINT)"
@@ -160,7 +160,7 @@ class Trial:
 
     def finish(self) -> list[int]:
         process = self.live()
-        deadline = time.monotonic() + _DRAIN_S_MAX
+        deadline = time.monotonic() + _DRAIN_S_MAX + self.put / 100
         while self._left():
             assert time.monotonic() < deadline, f"{self._left()} records are left"
             time.sleep(0.05)

@@ -34,7 +34,8 @@ def end_in_order() -> None:
 class Broker:
     """`streamkit serve` on one data directory and one port, however often it is started."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, health_port: int = 0) -> None:
+        self.health_port = health_port
         self.data_dir = data_dir
         self.port = free_port()
         self.url = f"127.0.0.1:{self.port}"
@@ -47,7 +48,8 @@ class Broker:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMKIT_")}
         environment |= {
             "STREAMKIT_LISTEN__NATIVE__PORT": str(self.port),
-            "STREAMKIT_LISTEN__HEALTH__ENABLED": "false",
+            "STREAMKIT_LISTEN__HEALTH__ENABLED": "true" if self.health_port else "false",
+            "STREAMKIT_LISTEN__HEALTH__PORT": str(self.health_port or 7445),
             "STREAMKIT_LISTEN__HTTP__ENABLED": "false",
             "STREAMKIT_STORAGE__DATA_DIR": str(self.data_dir),
             "STREAMKIT_STORAGE__FREE_BYTES_MIN": "0",
@@ -87,8 +89,9 @@ class Broker:
 
 
 @contextlib.contextmanager
-def broker(data_dir: Path) -> Iterator[Broker]:
-    served = Broker(data_dir)
+def broker(data_dir: Path, health_port: int = 0) -> Iterator[Broker]:
+    """health_port: where it shows its metrics, 0 for nowhere."""
+    served = Broker(data_dir, health_port)
     served.start()
     try:
         served.wait_ready()
