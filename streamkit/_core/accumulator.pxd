@@ -25,6 +25,14 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_trylock(pthread_mutex_t* mutex)
     int pthread_mutex_unlock(pthread_mutex_t* mutex)
 
+cdef extern from *:
+    """
+    #define sk_add(target, delta) __atomic_add_fetch(target, delta, __ATOMIC_RELAXED)
+    #define sk_load(target) __atomic_load_n(target, __ATOMIC_RELAXED)
+    """
+    int64_t sk_add(int64_t* target, int64_t delta) noexcept nogil
+    int64_t sk_load(int64_t* target) noexcept nogil
+
 cdef struct Span:                    # neighbouring records of a slab that came from one bulk call
     PyObject* handle                 # a ColumnsHandle, which keeps itself alive until it is settled
     uint32_t first
@@ -50,6 +58,8 @@ cdef struct Lane:                    # one shard
     uint32_t poor_samples            # batches in a row that compression did not help
     uint32_t skip                    # batches to leave uncompressed before the next sample
     bint touched                     # in the accumulator's list of lanes to look at
+    int64_t charged                  # of the byte budget: open, sealed and in flight; atomic
+    bint slow                        # keyless records go elsewhere while they can
 
 cdef struct Place:                   # where a record of a batch that was taken apart lies now
     uint32_t shard
@@ -59,6 +69,13 @@ cdef struct Place:                   # where a record of a batch that was taken 
 cdef class Budget:
     cdef readonly int64_t limit
     cdef int64_t taken               # atomic: several accumulators share it
+
+cdef inline bint take_budget(Budget budget, int64_t size) noexcept nogil:
+    # A lone record larger than what is left may not pass: the sender frees room as batches are acknowledged.
+    if sk_add(&budget.taken, size) > budget.limit:
+        sk_add(&budget.taken, -size)
+        return False
+    return True
 
 cdef class Accumulator:
     cdef readonly Budget budget
@@ -81,12 +98,23 @@ cdef class Accumulator:
     cdef Lane* lanes                 # [shards], owned; moved by replace_map, which only the sender's loop calls
     cdef uint32_t* touched           # [shards] lanes to look at, owned
     cdef Py_ssize_t touched_count
+    cdef int64_t share_bytes         # of the budget, the most that one of several shards may hold
+    cdef readonly uint64_t keyless   # records accepted without a key
+    cdef Py_ssize_t sticky           # where keyless records go: a place in the table; -1: to be chosen
+    cdef int64_t sticky_left         # bytes until it is chosen anew
+    cdef uint8_t sticky_hash[16]     # their hash key, somewhere in its range
+    cdef uint64_t random             # state of the draws
     cdef Slab* pool                  # empty slabs to use again
     cdef size_t pool_bytes
     cdef void lock(self) noexcept
+    cdef int lock_with_spare(self) except -1
     cdef int add(self, Lane* lane, const uint8_t* key, size_t key_bytes, const uint8_t* headers, size_t headers_bytes,
                  const uint8_t* value, size_t value_bytes, int64_t time_ms, const uint8_t* digest,
                  bint explicit_hash) noexcept nogil
+    cdef int32_t place_keyless(self, int64_t charge, uint8_t* digest) noexcept nogil
+    cdef bint wanted(self, Py_ssize_t place, int64_t charge) noexcept nogil
+    cdef double weight(self, Py_ssize_t place) noexcept nogil
+    cdef bint has_share(self, Lane* lane, int64_t charge) noexcept nogil
     cdef Slab* new_slab(self, size_t first_record, bint hashes) noexcept nogil
     cdef void close_slab(self, Lane* lane) noexcept nogil
     cdef void touch(self, Lane* lane) noexcept nogil

@@ -10,29 +10,22 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from streamkit._core.batch cimport (
-    ATTRIBUTE_CODEC, ATTRIBUTE_HASHES, ATTRIBUTE_HEADERS, BATCH_RECORDS_MAX, BODY_BYTES_MAX, DELTA_NONE, HASH_BYTES,
+    ATTRIBUTE_CODEC, ATTRIBUTE_HASHES, ATTRIBUTE_HEADERS, ATTRIBUTE_KEYLESS, BATCH_RECORDS_MAX, BODY_BYTES_MAX, DELTA_NONE, HASH_BYTES,
     HEADER_BYTES, RECORD_HEADER_BYTES, Batch, compress_body, join_batch, record_bytes, seal_header, widen_hashes,
     write_record)
 from streamkit._core.buffers cimport is_utf8
 from streamkit._core.columns cimport Column, row_at
 from streamkit._core.debug cimport LIVE_ACCUMULATOR, LIVE_SEALED, LIVE_SLAB, SK_COUNT, live_counts
 from streamkit._core.hashing cimport find_shard, md5
+from streamkit._core.keys cimport sk_draw, sk_hash_within, text_of
 from streamkit._core.outcome cimport ColumnsHandle, FAILED, PENDING, PutHandle, STORED
 
-from streamkit.errors import Closed, InvalidRequest, InvalidUse, RecordTooLarge, WrongShard
-
-cdef extern from *:
-    """
-    #define sk_add(target, delta) __atomic_add_fetch(target, delta, __ATOMIC_RELAXED)
-    #define sk_load(target) __atomic_load_n(target, __ATOMIC_RELAXED)
-    """
-    int64_t sk_add(int64_t* target, int64_t delta) noexcept nogil
-    int64_t sk_load(int64_t* target) noexcept nogil
+from streamkit._core.refusals import closed, no_shard, not_text, refused
+from streamkit.errors import InvalidRequest, InvalidUse
 
 cdef enum:                           # what `add` answers
     ADDED = 0
@@ -77,12 +70,14 @@ cdef class Accumulator:
 
     ranges: half-open hash range of each shard, or None where it takes no records; origins: for each shard the
     function that makes a PutResult; wake: called, from any thread, when there is something to take; home: the event
-    loop that settles. codec: 0 none, 1 lz4, 2 zstd.
+    loop that settles. codec: 0 none, 1 lz4, 2 zstd. share_bytes: of the budget, the most that one shard may hold while
+    there are others; a record alone in its shard always passes. seed: of the draws for records without a key.
     """
 
     def __cinit__(self, ranges, *, Budget budget not None, list origins not None, wake not None, home=None,
                   size_t batch_bytes_max=524288, uint32_t batch_records_max=10000,
-                  size_t record_bytes_max=1048576, int codec=1, uint32_t map_version=0):
+                  size_t record_bytes_max=1048576, int codec=1, uint32_t map_version=0, share_bytes=None,
+                  uint64_t seed=0):
         ranges = list(ranges)
         SK_COUNT(live_counts[LIVE_ACCUMULATOR], 1)
         pthread_mutex_init(&self.mutex, NULL)
@@ -97,6 +92,9 @@ cdef class Accumulator:
         self.record_bytes_max = record_bytes_max
         self.codec = codec
         self.map_version = map_version
+        self.share_bytes = budget.limit if share_bytes is None else share_bytes
+        self.random = seed
+        self.sticky = -1
         self.lanes = <Lane*>calloc(self.shards or 1, sizeof(Lane))
         self.touched = <uint32_t*>malloc((self.shards or 1) * sizeof(uint32_t))
         if self.lanes == NULL or self.touched == NULL:
@@ -130,6 +128,16 @@ cdef class Accumulator:
         if pthread_mutex_trylock(&self.mutex):
             with nogil:
                 pthread_mutex_lock(&self.mutex)
+
+    cdef int lock_with_spare(self) except -1:
+        # Another thread may use the spare while this one waits for the mutex.
+        while True:
+            if self.spare is None:
+                self.spare = Delivery.__new__(Delivery)
+            self.lock()
+            if self.spare is not None:
+                return 0
+            pthread_mutex_unlock(&self.mutex)
 
     cdef int add(self, Lane* lane, const uint8_t* key, size_t key_bytes, const uint8_t* headers, size_t headers_bytes,
                  const uint8_t* value, size_t value_bytes, int64_t time_ms, const uint8_t* digest,
@@ -176,6 +184,8 @@ cdef class Accumulator:
         widen_hashes(&slab.header, digest)
         if headers_bytes:
             slab.header.attributes |= ATTRIBUTE_HEADERS
+        if not key_bytes:
+            slab.header.attributes |= ATTRIBUTE_KEYLESS
         slab.used += size
         end = <uint32_t>slab.used
         memcpy(slab.memory + HEADER_BYTES + TABLE_ENTRY_BYTES * <size_t>slab.header.record_count, &end, 4)
@@ -185,6 +195,53 @@ cdef class Accumulator:
         if slab.header.record_count == self.records_max or slab.used >= self.batch_bytes_max:
             self.close_slab(lane)
         return ADDED
+
+    cdef bint has_share(self, Lane* lane, int64_t charge) noexcept nogil:
+        cdef int64_t held = sk_load(&lane.charged)
+        return held == 0 or held + charge <= self.share_bytes or self.table.count < 2
+
+    cdef int32_t place_keyless(self, int64_t charge, uint8_t* digest) noexcept nogil:
+        # The shard of a record without a key, or -1; the mutex is held. One shard is kept for the length of a batch,
+        # so that batches fill; then one is drawn, and the more it holds already the less likely it is. The records of
+        # one stay have one hash key, which compresses well and is drawn anew each time.
+        cdef HashRange* found
+        cdef Py_ssize_t i
+        cdef bint any_shard = False
+        cdef double total = 0, drawn
+        if self.sticky >= 0:
+            if self.sticky_left < charge or not self.wanted(self.sticky, charge):
+                self.sticky = -1
+        if self.sticky < 0:
+            if self.table.count == 0:
+                return -1
+            for i in range(self.table.count):
+                if self.wanted(i, charge):
+                    total += self.weight(i)
+            any_shard = total == 0       # all are slow or have their share: as if none were
+            for i in range(self.table.count if any_shard else 0):
+                total += self.weight(i)
+            drawn = total * (<double>(sk_draw(&self.random) >> 11) / 9007199254740992.0)
+            for i in range(self.table.count):
+                if any_shard or self.wanted(i, charge):
+                    self.sticky = i      # the last one also when rounding leaves a rest
+                    drawn -= self.weight(i)
+                    if drawn < 0:
+                        break
+            self.sticky_left = <int64_t>self.batch_bytes_max
+            found = &self.table.ranges[self.sticky]
+            sk_hash_within(found.low_high, found.low_low, found.high_high, found.high_low, &self.random,
+                           self.sticky_hash)
+        self.sticky_left -= charge
+        memcpy(digest, self.sticky_hash, HASH_BYTES)
+        return self.table.ranges[self.sticky].index
+
+    cdef bint wanted(self, Py_ssize_t place, int64_t charge) noexcept nogil:
+        cdef Lane* lane = &self.lanes[self.table.ranges[place].index]
+        return not lane.slow and self.has_share(lane, charge)
+
+    cdef double weight(self, Py_ssize_t place) noexcept nogil:
+        cdef int64_t held = sk_load(&self.lanes[self.table.ranges[place].index].charged)
+        return 1.0 / (<double>held + <double>self.batch_bytes_max)
 
     cdef Slab* new_slab(self, size_t first_record, bint hashes) noexcept nogil:
         cdef Slab* slab = self.pool
@@ -228,14 +285,15 @@ cdef class Accumulator:
             self.touched[self.touched_count] = <uint32_t>(lane - self.lanes)
             self.touched_count += 1
 
-    def put(self, key not None, bytes value not None, bytes headers=b"", time_ms=None, bytes hash_key=None):
-        """One record: its PutHandle, or None when the budget has no room.
+    def put(self, key, bytes value not None, bytes headers=b"", time_ms=None, bytes hash_key=None):
+        """One record: its PutHandle, or None when the budget has no room, or the shard had its share of it.
 
-        key: str, or bytes in UTF-8. headers: b"" or a msgpack map. hash_key: 16 bytes that take the place of the key's own.
+        key: str, bytes in UTF-8, or None: any shard, see place_keyless. headers: b"" or a msgpack map. hash_key: 16 bytes that take the place of the key's own.
         Raises RecordTooLarge, InvalidRequest (key or hash key), WrongShard (no shard takes it).
         """
         cdef Py_ssize_t key_bytes
         cdef const char* key_at = text_of(key, &key_bytes)
+        cdef bint keyless = key is None and hash_key is None
         cdef uint8_t digest[16]
         cdef int32_t shard
         cdef size_t size, charge
@@ -245,9 +303,12 @@ cdef class Accumulator:
         cdef Slab* slab
         cdef PutHandle handle
         size = key_bytes + PyBytes_GET_SIZE(headers) + PyBytes_GET_SIZE(value)
-        if not 0 < key_bytes <= KEY_BYTES_MAX or size > self.record_bytes_max or len(headers) > HEADERS_BYTES_MAX:
-            raise refused(self, key_bytes, len(headers), size)
-        if hash_key is None:
+        if (not (0 < key_bytes <= KEY_BYTES_MAX or key is None) or size > self.record_bytes_max
+                or len(headers) > HEADERS_BYTES_MAX):
+            raise refused(key_bytes, len(headers), size, self.record_bytes_max, key is None)
+        if keyless:
+            pass                         # drawn when the mutex is held
+        elif hash_key is None:
             md5(<const uint8_t*>key_at, key_bytes, digest)
         elif len(hash_key) != HASH_BYTES:
             raise InvalidRequest("an explicit hash key has 16 bytes", try_="use 0 <= explicit_hash_key < 2**128")
@@ -257,23 +318,24 @@ cdef class Accumulator:
         if not take_budget(self.budget, charge):
             return None
         handle = PutHandle.__new__(PutHandle)
-        while True:                      # another thread may use the spare while this one waits for the mutex
-            if self.spare is None:
-                self.spare = Delivery.__new__(Delivery)
-            self.lock()
-            if self.spare is not None:
-                break
-            pthread_mutex_unlock(&self.mutex)
-        shard = find_shard(self.table.ranges, self.table.count, digest)    # not before: waiting let the map change
+        self.lock_with_spare()
+        if keyless:                      # not before: waiting let the map change
+            shard = self.place_keyless(charge, digest)
+        else:
+            shard = find_shard(self.table.ranges, self.table.count, digest)
         answer = NO_SHARD
-        if shard >= 0:
-            lane = &self.lanes[shard]
+        lane = &self.lanes[shard]
+        if shard >= 0 and not self.has_share(lane, charge):
+            answer = NO_ROOM
+        elif shard >= 0:
             answer = self.add(lane, <const uint8_t*>key_at, key_bytes, <const uint8_t*>PyBytes_AS_STRING(headers),
                               PyBytes_GET_SIZE(headers), <const uint8_t*>PyBytes_AS_STRING(value),
-                              PyBytes_GET_SIZE(value), time, digest, hash_key is not None)
+                              PyBytes_GET_SIZE(value), time, digest, keyless or hash_key is not None)
         if answer == ADDED:
             slab = lane.open if lane.open != NULL else lane.last_closed
             slab.charged += charge
+            sk_add(&lane.charged, charge)
+            self.keyless += keyless
             if slab.delivery == NULL:
                 self.spare.home = self.home
                 self.spare.origin = self.origins[shard]
@@ -286,30 +348,28 @@ cdef class Accumulator:
         pthread_mutex_unlock(&self.mutex)
         if answer != ADDED:
             sk_add(&self.budget.taken, -<int64_t>charge)
-            if answer == CLOSED:
-                raise closed()
-            if answer == NO_SHARD:
-                raise no_shard()
-            raise MemoryError
+            if answer == NO_ROOM:
+                return None
+            raise refusal(answer)
         if self.touched_count and not self.wake_asked:
             self.wake_asked = True
             self.wake()
         return handle
 
-    def put_columns(self, Column keys not None, Column values not None, ColumnsHandle handle not None) -> bool:
-        """Rows from handle.taken on, as far as the budget goes; True when all are taken.
+    def put_columns(self, Column keys, Column values not None, ColumnsHandle handle not None) -> bool:
+        """Rows from handle.taken on, as far as the budget goes; True when all are taken. keys: None for no keys at all.
 
         Works without the GIL. A row that can never be taken raises as put() does: it is handle.taken then, and the
         rows before it are accepted.
         """
         cdef Py_ssize_t row = handle.taken, last
         cdef int answer = ADDED
-        cdef size_t key_bytes, value_bytes
-        if keys.count != values.count or handle.count != keys.count:
-            raise InvalidUse(f"{keys.count} keys for {values.count} values", try_="give one key a value")
+        cdef size_t key_bytes = 1, value_bytes
+        if keys is not None and keys.count != values.count or handle.count != values.count:
+            raise InvalidUse(f"{handle.count} keys for {values.count} values", try_="give one key a value")
         handle.keep()
-        while row < keys.count and answer == ADDED:
-            last = min(row + BULK_ROWS, keys.count)
+        while row < values.count and answer == ADDED:
+            last = min(row + BULK_ROWS, values.count)
             with nogil:
                 pthread_mutex_lock(&self.mutex)
                 answer = add_rows(self, keys, values, handle, &row, last)
@@ -320,17 +380,13 @@ cdef class Accumulator:
                 self.wake()
         if answer == ADDED or answer == NO_ROOM:
             return answer == ADDED
-        if answer == NO_MEMORY:
-            raise MemoryError
-        if answer == CLOSED:
-            raise closed()
-        if answer == NO_SHARD:
-            raise no_shard()
-        if answer == BAD_TEXT:
-            raise not_text()
-        row_at(keys, row, &key_bytes)
+        if answer != TOO_LARGE and answer != BAD_KEY:
+            raise refusal(answer)
         row_at(values, row, &value_bytes)
-        raise refused(self, key_bytes, 0, key_bytes + value_bytes)
+        if keys is None:
+            raise refused(0, 0, value_bytes, self.record_bytes_max, True)
+        row_at(keys, row, &key_bytes)
+        raise refused(key_bytes, 0, key_bytes + value_bytes, self.record_bytes_max)
 
     # ---- sending -----------------------------------------------------------------------------------------
 
@@ -361,6 +417,14 @@ cdef class Accumulator:
             made.append(copied[i])
         free(copied)
         return made
+
+    def held(self, Py_ssize_t shard) -> int:
+        """Bytes of the budget that the shard holds: open, sealed and in flight."""
+        return sk_load(&lane_of(self, shard).charged)
+
+    def avoid(self, Py_ssize_t shard, bint slow) -> None:
+        """Whether records without a key go elsewhere while they can."""
+        lane_of(self, shard).slow = slow
 
     def waiting(self, Py_ssize_t shard) -> int:
         """0: nothing; 1: an open batch; 2: at least one full batch."""
@@ -428,6 +492,7 @@ cdef class Accumulator:
         touched, self.touched = self.touched, touched
         self.shards = count
         self.table = table
+        self.sticky = -1
         self.origins = origins
         self.map_version = map_version
         pthread_mutex_unlock(&self.mutex)
@@ -471,8 +536,8 @@ cdef class Accumulator:
                 pthread_mutex_unlock(&self.mutex)
             if answer != ADDED:
                 for i in range(self.shards):
-                    forget_slabs(self, &kept[i])
-                raise no_shard() if answer == NO_SHARD else closed() if answer == CLOSED else MemoryError()
+                    forget_slabs(self, &kept[i], &self.lanes[i])
+                raise refusal(answer)
             # The slabs in front are full, so that only the sender's loop, which is here, looks at them.
             hand_over(self, sealed, places)
             for i in range(self.shards):
@@ -539,6 +604,7 @@ cdef class Accumulator:
                     return answer
             else:
                 slab.charged += charge
+                sk_add(&lane.charged, charge)
             at = next
         return ADDED
 
@@ -594,31 +660,17 @@ cdef class Accumulator:
         pthread_mutex_unlock(&self.mutex)
 
 
-cdef const char* text_of(object key, Py_ssize_t* size) except NULL:
-    # The key's UTF-8, which lives as long as the key.
-    if isinstance(key, str):
-        try:
-            return PyUnicode_AsUTF8AndSize(key, size)
-        except UnicodeEncodeError as cause:              # half a surrogate pair
-            raise not_text() from cause
-    if not isinstance(key, bytes):
-        raise InvalidRequest(f"a key is text, got {type(key).__name__}", try_="put(value, key=str(key))", field="key")
-    size[0] = PyBytes_GET_SIZE(key)
-    if not is_utf8(<const uint8_t*>PyBytes_AS_STRING(key), size[0]):
-        raise not_text()
-    return PyBytes_AS_STRING(key)
+cdef object refusal(int answer):
+    # The error for what `add` answered.
+    if answer == CLOSED:
+        return closed()
+    if answer == NO_SHARD:
+        return no_shard()
+    return not_text() if answer == BAD_TEXT else MemoryError()
 
 
 cdef inline uint8_t* records_of(Accumulator accumulator, Slab* slab) noexcept nogil:
     return slab.memory + HEADER_BYTES + TABLE_ENTRY_BYTES * <size_t>accumulator.records_max
-
-
-cdef inline bint take_budget(Budget budget, int64_t size) noexcept nogil:
-    # A lone record larger than what is left may not pass: the sender frees room as batches are acknowledged.
-    if sk_add(&budget.taken, size) > budget.limit:
-        sk_add(&budget.taken, -size)
-        return False
-    return True
 
 
 cdef Lane* lane_of(Accumulator accumulator, Py_ssize_t shard) except NULL:
@@ -645,32 +697,38 @@ cdef int grow_slab(Accumulator accumulator, Slab* slab, size_t more) noexcept no
 cdef int add_rows(Accumulator accumulator, Column keys, Column values, ColumnsHandle handle, Py_ssize_t* row,
                   Py_ssize_t last) noexcept nogil:
     # The mutex is held. `row` ends at the first row not added; the answer says why when that is before `last`.
-    cdef size_t key_bytes, value_bytes, charge
-    cdef const uint8_t* key
+    cdef size_t key_bytes = 0, value_bytes, charge
+    cdef const uint8_t* key = NULL
     cdef const uint8_t* value
     cdef uint8_t digest[16]
     cdef int32_t shard
     cdef Lane* lane
+    cdef bint keyless = keys is None
     cdef int answer
     while row[0] < last:
-        key = row_at(keys, row[0], &key_bytes)
         value = row_at(values, row[0], &value_bytes)
-        if not 0 < key_bytes <= KEY_BYTES_MAX:
-            return BAD_KEY
-        if not is_utf8(key, key_bytes):
-            return BAD_TEXT
+        if not keyless:
+            key = row_at(keys, row[0], &key_bytes)
+            if not 0 < key_bytes <= KEY_BYTES_MAX:
+                return BAD_KEY
+            if not is_utf8(key, key_bytes):
+                return BAD_TEXT
         if key_bytes + value_bytes > accumulator.record_bytes_max:
             return TOO_LARGE
-        md5(key, key_bytes, digest)
-        shard = find_shard(accumulator.table.ranges, accumulator.table.count, digest)
+        charge = key_bytes + value_bytes + TABLE_ENTRY_BYTES + record_bytes(0, 0, 0, True)
+        if keyless:
+            shard = accumulator.place_keyless(charge, digest)
+        else:
+            md5(key, key_bytes, digest)
+            shard = find_shard(accumulator.table.ranges, accumulator.table.count, digest)
         if shard < 0:
             return NO_SHARD
-        charge = key_bytes + value_bytes + TABLE_ENTRY_BYTES + record_bytes(0, 0, 0, True)
-        if not take_budget(accumulator.budget, charge):
-            return NO_ROOM
         lane = &accumulator.lanes[shard]
-        answer = accumulator.add(lane, key, key_bytes, NULL, 0, value, value_bytes, NO_TIME, digest, False)
+        if not accumulator.has_share(lane, charge) or not take_budget(accumulator.budget, charge):
+            return NO_ROOM
+        answer = accumulator.add(lane, key, key_bytes, NULL, 0, value, value_bytes, NO_TIME, digest, keyless)
         if answer == ADDED:
+            accumulator.keyless += keyless
             answer = note_row(accumulator, lane, <PyObject*>handle, <uint32_t>row[0], charge)
         if answer != ADDED:
             sk_add(&accumulator.budget.taken, -<int64_t>charge)
@@ -686,6 +744,7 @@ cdef int note_row(Accumulator accumulator, Lane* lane, PyObject* handle, uint32_
     cdef Span* span
     cdef uint32_t capacity
     slab.charged += charge
+    sk_add(&lane.charged, charge)
     if slab.rows == NULL:
         slab.rows = <uint32_t*>malloc(accumulator.records_max * sizeof(uint32_t))
         if slab.rows == NULL:
@@ -717,7 +776,7 @@ cdef void swap_slabs(Lane* lane, Lane* other) noexcept nogil:
     other.open, other.first_closed, other.last_closed = before.open, before.first_closed, before.last_closed
 
 
-cdef void forget_slabs(Accumulator accumulator, Lane* lane) noexcept:
+cdef void forget_slabs(Accumulator accumulator, Lane* lane, Lane* charged) noexcept:
     # Half a batch was taken apart: its copies go without a word, for the batch itself is still whole.
     cdef Slab* slab
     while lane.first_closed != NULL or lane.open != NULL:
@@ -726,6 +785,7 @@ cdef void forget_slabs(Accumulator accumulator, Lane* lane) noexcept:
             lane.first_closed = slab.next
         else:
             slab, lane.open = lane.open, NULL
+        sk_add(&charged.charged, -<int64_t>slab.charged)
         accumulator.free_slab(slab)
 
 
@@ -766,6 +826,7 @@ cdef int hand_over(Accumulator accumulator, SealedBatch sealed, Place* places) e
         (<Delivery>whole).scatter(parts, children)
         Py_XDECREF(<PyObject*>whole)
     source.span_count = 0
+    sk_add(&accumulator.lanes[sealed.shard].charged, -<int64_t>source.charged)
     source.charged = 0
     sealed.settled = True
     sealed.let_go()
@@ -791,34 +852,6 @@ cdef int drop_slab(Accumulator accumulator, Slab* slab) except -1:
     return 0
 
 
-def refused(Accumulator accumulator, size_t key_bytes, size_t headers_bytes, size_t size) -> InvalidRequest:
-    """What is wrong with a record of these sizes."""
-    if not 0 < key_bytes <= KEY_BYTES_MAX:
-        return InvalidRequest(f"a key has 1..{KEY_BYTES_MAX} bytes, got {key_bytes}", try_="choose another key",
-                              field="key", size_bytes=key_bytes)
-    if headers_bytes > HEADERS_BYTES_MAX:
-        return InvalidRequest(f"headers have at most {HEADERS_BYTES_MAX} bytes, got {headers_bytes}",
-                              try_="move them into the value", field="headers", size_bytes=headers_bytes)
-    return RecordTooLarge(f"the record has {size} bytes, the stream takes {accumulator.record_bytes_max}",
-                          try_="store the payload elsewhere and put its address, or raise record_bytes_max",
-                          size_bytes=size, limit_bytes=accumulator.record_bytes_max)
-
-
-def closed() -> Closed:
-    """The error for a record that comes after close()."""
-    return Closed("the producer is closed", try_="make another one", what="producer")
-
-
-def not_text() -> InvalidRequest:
-    """The error for a key that is not well-formed text."""
-    return InvalidRequest("a key is text in UTF-8", try_="put binary keys as text, such as key.hex()", field="key")
-
-
-def no_shard() -> WrongShard:
-    """The error for a hash key that no shard takes."""
-    return WrongShard("no open shard takes this hash key", try_="try again; the shard map is changing")
-
-
 @cython.final
 @cython.no_gc_clear                  # __dealloc__ gives the slab back to its accumulator
 cdef class SealedBatch:
@@ -829,6 +862,7 @@ cdef class SealedBatch:
 
     def __dealloc__(self):
         if self.slab != NULL:
+            sk_add(&self.accumulator.lanes[self.shard].charged, -<int64_t>self.slab.charged)
             drop_slab(self.accumulator, self.slab)
         SK_COUNT(live_counts[LIVE_SEALED], -1)
 
@@ -844,6 +878,12 @@ cdef class SealedBatch:
     def __len__(self) -> int:
         """Bytes to send."""
         return len(self.packed) if self.packed is not None else self.size
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes without compression."""
+        assert self.slab != NULL, "a settled batch has no size"
+        return HEADER_BYTES + self.slab.header.raw_bytes
 
     @property
     def payload(self):
@@ -886,20 +926,41 @@ cdef class SealedBatch:
         else:
             seal_header(self.at, header, self.size)
 
-    def stored(self, receipt not None) -> None:
-        """The broker has it, says a PutReceipt: every handle completes."""
+    def stored(self, receipt not None, tuple attempts=()) -> None:
+        """The broker has it, says a PutReceipt: every handle completes. attempts: for PutHandle.attempts."""
         if self.slab.delivery != NULL:
             (<Delivery>self.slab.delivery).receipt = receipt
+            (<Delivery>self.slab.delivery).attempts = attempts
         self.settle(None, receipt.base_sequence)
 
-    def failed(self, error not None) -> list:
-        """It will not be stored, or nobody knows: every handle fails with `error`. Who may not have looked yet."""
+    def unheld(self) -> int:
+        """Records whose handle nobody holds."""
+        cdef Py_ssize_t count = 0
         cdef uint32_t i
+        if self.slab.delivery != NULL:
+            count += (<Delivery>self.slab.delivery).unheld()
+        for i in range(self.slab.span_count):
+            if self.slab.spans[i].handle.ob_refcnt == 1:           # its own reference to itself
+                count += self.slab.spans[i].count
+        return count
+
+    def failed(self, error not None, tuple attempts=(), bint told=False) -> list:
+        """It will not be stored, or nobody knows: every handle fails with `error`. Who may not have looked yet.
+
+        told: somebody hears of the records whose handle nobody holds, so these count as looked at.
+        """
+        cdef uint32_t i
+        cdef Delivery delivery
         outcomes = []
         if self.slab.delivery != NULL:
-            (<Delivery>self.slab.delivery).error = error
-            outcomes.append(<object>self.slab.delivery)
+            delivery = <Delivery>self.slab.delivery
+            delivery.error = error
+            delivery.attempts = attempts
+            delivery.seen += delivery.unheld() if told else 0
+            outcomes.append(delivery)
         for i in range(self.slab.span_count):
+            if told and self.slab.spans[i].handle.ob_refcnt == 1:
+                (<ColumnsHandle>self.slab.spans[i].handle).seen = True
             if not outcomes or outcomes[len(outcomes) - 1] is not <object>self.slab.spans[i].handle:
                 outcomes.append(<object>self.slab.spans[i].handle)
         self.settle(error, 0)
@@ -911,6 +972,7 @@ cdef class SealedBatch:
         assert not self.settled, "a batch is settled once"
         self.settled = True
         sk_add(&self.accumulator.budget.taken, -<int64_t>self.charged)
+        sk_add(&self.accumulator.lanes[self.shard].charged, -<int64_t>self.charged)
         slab.charged = 0
         for i in range(slab.span_count):
             (<ColumnsHandle>slab.spans[i].handle).rows_settled(

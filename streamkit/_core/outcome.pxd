@@ -22,9 +22,13 @@ cdef class Delivery(Outcome):
     cdef readonly object error
     cdef uint32_t count              # handles given out
     cdef uint32_t seen               # of these, whose failure somebody looked at
+    cdef uint32_t dropped            # of these, which nobody holds any more
+    cdef object attempts             # () or what each try came to, oldest first; set when it is settled
+    cdef Delivery whole              # the batch whose records these were, while their handles still point there
     cdef list parts                  # None, or for each record (Delivery, index) of the batch that took it over
     cdef Py_ssize_t parts_left       # of those batches, how many are not settled
     cdef object scatter(self, list parts, list children)
+    cdef uint32_t unheld(self)
 
 cdef class PutHandle:
     cdef Delivery delivery

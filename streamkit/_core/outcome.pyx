@@ -142,14 +142,25 @@ cdef class Delivery(Outcome):
         self.parts = parts
         self.parts_left = len(children)
         for child in children:
+            (<Delivery>child).whole = self
             (<Delivery>child).when_done(self.part_settled)
 
     def part_settled(self) -> None:
         """One of the batches that took records over has its outcome."""
         self.parts_left -= 1
         if self.parts_left == 0:
+            for part in self.parts:
+                if part is not None:
+                    (<Delivery>part[0]).whole = None       # no circle is left behind
             failed = any((<Delivery>part[0]).state == FAILED for part in self.parts if part is not None)
             self.settle(FAILED if failed else STORED)
+
+    cdef uint32_t unheld(self):
+        # Of a batch taken apart it is not known whose handles went: only when all of them did.
+        cdef Delivery whole = self.whole
+        if whole is None:
+            return self.dropped
+        return self.count if whole.unheld() == whole.count else 0
 
     def unseen(self) -> int:
         """Failed records whose handle nobody has looked at."""
@@ -160,12 +171,36 @@ cdef class Delivery(Outcome):
         self.seen = self.count
 
 
+def refused(error not None) -> PutHandle:
+    """The handle of a record that was not taken, by the wish of whoever made the producer: flush does not raise it."""
+    cdef PutHandle handle = PutHandle.__new__(PutHandle)
+    cdef Delivery delivery = Delivery.__new__(Delivery)
+    delivery.error = error
+    delivery.count = delivery.seen = 1
+    delivery.settle(FAILED)
+    handle.delivery = delivery
+    handle.seen = True
+    return handle
+
+
 @cython.final
 @cython.freelist(1024)
 cdef class PutHandle:
     """The fate of one record. Dropping it is fine: a failure nobody looked at is raised by flush and close."""
 
     __class_getitem__ = classmethod(GenericAlias)
+
+    def __dealloc__(self):
+        if self.delivery is not None:
+            self.delivery.dropped += 1
+
+    @property
+    def attempts(self) -> tuple:
+        """What each try to store the record came to, oldest first; () until it has its outcome."""
+        if self.delivery.state == PENDING:
+            return ()
+        self.follow()
+        return self.delivery.attempts or ()
 
     def done(self) -> bool:
         return self.delivery.done()

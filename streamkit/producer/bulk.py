@@ -7,7 +7,7 @@ from typing import Any
 
 from streamkit._core.columns import Column
 from streamkit._core.outcome import ColumnsHandle
-from streamkit.errors import Closed, InvalidRequest, WrongShard
+from streamkit.errors import BufferFull, Closed, InvalidRequest, WrongShard
 from streamkit.producer.outbox import Outbox, Target
 
 
@@ -17,8 +17,9 @@ class BulkPut:
     def __init__(self, outbox: Outbox, target: Target, keys: Any, values: Any) -> None:
         self._outbox = outbox
         self._target = target
-        self._keys, self._values = _column(keys, "keys"), _column(values, "values")
-        self.handle = ColumnsHandle(self._keys.count, outbox.loop)
+        self._keys = None if keys is None else _column(keys, "keys")
+        self._values = _column(values, "values")
+        self.handle = ColumnsHandle((self._keys or self._values).count, outbox.loop)
 
     def take(self) -> bool:
         """Take what there is room for; True when no row is left. Call it again when room was freed."""
@@ -32,11 +33,15 @@ class BulkPut:
                     raise
                 self._fail(error, one=True)
                 continue
+            self._outbox.look_at_pressure()
+            if self._outbox.config.on_full == "drop_new":
+                handle.abandon(self._outbox.drop(handle.count - handle.taken))
+                return True
             if self._outbox.config.on_full == "raise":
                 self._fail(self._outbox.buffer_full(), one=False)
                 return True
             row = handle.taken
-            if self._outbox.fits(len(self._keys[row]) + len(self._values[row])):
+            if self._outbox.fits((len(self._keys[row]) if self._keys else 0) + len(self._values[row])):
                 return False
             self._fail(self._outbox.buffer_full(), one=True)
 
@@ -47,8 +52,8 @@ class BulkPut:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and self.handle.taken < self.handle.count:
-            failure = error if isinstance(error, Closed) else Closed("the bulk put was broken off", what="put_columns")
-            self._fail(failure, one=False)
+            broken_off = Closed("the bulk put was broken off", what="put_columns")
+            self._fail(error if isinstance(error, Closed | BufferFull) else broken_off, one=False)
 
     def _fail(self, error: Exception, *, one: bool) -> None:
         # Kept for flush, like the failure of a batch: the handle may have been dropped.

@@ -18,7 +18,10 @@ class ProducerConfig:
     batch_bytes_max: int = 512 * 1024        # uncompressed; a batch of this size leaves at once
     batch_records_max: int = 10_000
     buffer_bytes_max: int = 64 * 1024 * 1024  # open, sealed and in flight
-    on_full: Literal["wait", "raise"] = "wait"
+    on_full: Literal["wait", "raise", "drop_new"] = "wait"
+    max_block_ms: int = 30_000               # longest that a put waits for room; then it raises BufferFull
+    shard_share: float = 0.5                 # of the buffer, the most that one shard may hold while there are others
+    fail_if_throttled: bool = False          # a throttled record fails at once instead of waiting
     compression: Literal["none", "lz4", "zstd"] = "lz4"
     idempotent: bool = True
     in_flight_max: int = 5                   # batches a shard; a shard recognises the last limits.PRODUCER_WINDOW
@@ -36,11 +39,13 @@ class ProducerConfig:
         self._within("in_flight_max", 1, limits.PRODUCER_WINDOW)
         self._within("delivery_timeout_ms", 1, 1 << 31)
         self._within("request_timeout_ms", 1, 1 << 31)
-        self._one_of("on_full", ("wait", "raise"))
+        self._within("max_block_ms", 0, 1 << 31)
+        self._within("shard_share", 0.01, 1.0)
+        self._one_of("on_full", ("wait", "raise", "drop_new"))
         self._one_of("compression", COMPRESSIONS)
         require_codec(COMPRESSIONS.index(self.compression))
 
-    def _within(self, name: str, low: int, high: int) -> None:
+    def _within(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if not low <= value <= high:
             raise InvalidConfig(f"{name} must be {low}..{high}, got {value}", try_=f"choose {name} in that range",

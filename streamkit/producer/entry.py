@@ -26,7 +26,7 @@ class PutEntry:
     """One record for put_many."""
 
     value: object
-    key: str
+    key: str | None = None
     headers: Headers | None = None
     time: datetime | None = None
     explicit_hash_key: int | None = None

@@ -21,11 +21,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamkit._core.accumulator import SealedBatch
-from streamkit.errors import SequenceGap, ShardClosed, ShardNotFound, StreamkitError, TimedOut, UnknownProducer
+from streamkit.errors import (
+    SequenceGap,
+    ShardClosed,
+    ShardNotFound,
+    StreamkitError,
+    Throttled,
+    TimedOut,
+    UnknownProducer,
+)
 from streamkit.model.shard import Shard
+from streamkit.producer.figures import Attempt
+from streamkit.producer.pace import Window
 from streamkit.producer.verdict import REFRESHES_MAX, Verdict, is_in_doubt, is_passing, judge
 from streamkit.protocol.messages import ProducerGiven
 from streamkit.runtime.backoff import Backoff
+
+TRIES_KEPT = 100                           # newest ones, of each batch
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +50,17 @@ class Flight:
     in_doubt: bool = False                 # some copy of it may have been, or may yet be, stored
     attempts: int = 0
     error: StreamkitError | None = None    # of the last try
+    opened_s: float = 0.0                  # event loop time
+    sent_s: float = 0.0                    # of the last try
+    ended_s: float = 0.0                   # of the last try; before the first, when the batch was opened
+    tries: tuple[Attempt, ...] = ()
     flushes: list[Flush] = field(default_factory=list)
+
+
+    def answered(self, now_s: float, error: StreamkitError | None) -> None:
+        """The try has ended."""
+        self.tries = (*self.tries[-(TRIES_KEPT - 1):], Attempt(self.sent_s - self.ended_s, now_s - self.sent_s, error))
+        self.ended_s = now_s
 
 
 @dataclass(slots=True)
@@ -77,19 +99,24 @@ class Lane:
     """State of one shard in a Sender; the Sender does the talking."""
 
     def __init__(
-        self, index: int, shard: Shard, identity: ProducerGiven, backoff: Backoff, delivery_timeout_ms: int
-    ) -> None:
+        self, index: int, shard: Shard, identity: ProducerGiven, backoff: Backoff, delivery_timeout_ms: int,
+        pace: Window, fail_if_throttled: bool = False,
+    ) -> None:  # fmt: skip
         self.index = index
         self.delivery_timeout_ms = delivery_timeout_ms
+        self.pace = pace
+        self.fail_if_throttled = fail_if_throttled
         self.shard = shard
         self.identity = identity
         self.backoff = backoff
         self.window: deque[Flight] = deque()
         self.in_flight = 0
+        self.in_flight_bytes = 0
         self.next_sequence = 0
         self.stopped = False
         self.overdue = False               # the open batch has waited linger_ms
         self.waiting_since_ms: int | None = None   # when the open batch was first seen; None: none was
+        self.opened_s = 0.0                # the same, as event loop time
         self.refreshes = 0
         self.listed = False                # the last look at the stream found the shard
         self.lost = False                  # the last refusal said that the shard is elsewhere
@@ -120,9 +147,34 @@ class Lane:
         """The shard is served elsewhere than where the last batch was sent."""
         return _place(self.shard) != self.tried
 
+    def oldest_ms(self, now_ms: int) -> int:
+        """Age of the oldest batch, sealed or open; 0 when there is none."""
+        if self.window:
+            return max(0, now_ms - self.window[0].deadline_ms + self.delivery_timeout_ms)
+        return 0 if self.waiting_since_ms is None else now_ms - self.waiting_since_ms
+
     def sending(self) -> None:
         """A batch leaves now."""
         self.tried = _place(self.shard)
+
+    def leaves(self, flight: Flight, size_bytes: int, now_s: float) -> None:
+        """A batch is on its way."""
+        flight.in_flight = True
+        flight.attempts += 1
+        flight.sent_s = now_s
+        self.in_flight += 1
+        self.in_flight_bytes += size_bytes
+
+    def returns(self, flight: Flight, size_bytes: int, now_s: float, error: StreamkitError | None) -> None:
+        """Its answer is here."""
+        if isinstance(error, Throttled) and not self.stopped:
+            self.pace.throttled(self.in_flight_bytes)
+        flight.in_flight = False
+        flight.answered(now_s, error)
+        self.in_flight -= 1
+        self.in_flight_bytes -= size_bytes
+        if error is None:
+            self.pace.acknowledged(size_bytes)
 
     def admit(self, batch: SealedBatch, now_ms: int) -> Flight:
         """The time-out counts from when the batch was opened; what is behind it was put after the last look."""
@@ -238,6 +290,8 @@ class Lane:
             expected = error.facts.get("expected", oldest)
             if flight is self.window[0] and expected < oldest:
                 return Verdict.RENAME      # the shard lost batches that it had acknowledged
+        if self.fail_if_throttled and isinstance(error, Throttled):
+            return Verdict.FAIL
         return judge(error)
 
     def timed_out(self, flight: Flight, cause: StreamkitError | None) -> TimedOut:

@@ -1,43 +1,35 @@
 """What Producer and AsyncProducer share: the senders of one producer, its identity and its buffer.
 
-Everything here runs on the event loop that sends, except `Room`, which lets any thread wait for space.
+Everything here runs on the event loop that sends, except where it says so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from streamkit._core.accumulator import Accumulator, Budget
-from streamkit._core.outcome import forked, set_latch
-from streamkit.errors import BufferFull, Closed, InvalidUse, PutFailed, TimedOut
+from streamkit._core.histogram import Histogram
+from streamkit._core.outcome import PutHandle, forked, refused, set_latch
+from streamkit.errors import BufferFull, Closed, InvalidUse, PutFailed, StreamkitError, TimedOut
 from streamkit.model.codec import Codec, find_codec
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.entry import content_type_of, hash_key_bytes, pack_headers, payload_encoder, time_to_ms
-from streamkit.producer.sender import NOBODY, Sender, Sending
+from streamkit.producer.figures import Figures, total
+from streamkit.producer.pressure import Pressure, Room
+from streamkit.producer.sender import NOBODY, Owner, Sender, Sending
 from streamkit.protocol.messages import ProducerGiven
 from streamkit.runtime.latch import Latch
 
 set_latch(Latch)
 
+_log = logging.getLogger("streamkit.producer")
+
+_DROPS_TOLD_MS = 1_000                     # a log line about dropped records at most so often
 _RECORD_OVERHEAD_BYTES = 64                # no less than what the accumulator charges for a record beside its parts
-
-
-class Room:
-    """Whoever found the buffer full leaves a call here; all are made when bytes were let go."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], object]] = deque()
-
-    def when_freed(self, call: Callable[[], object]) -> None:
-        self._waiting.append(call)
-
-    def freed(self) -> None:
-        for _ in range(len(self._waiting)):
-            self._waiting.popleft()()
 
 
 class Target:
@@ -52,8 +44,8 @@ class Target:
         self._codec = codec
 
     def arguments(
-        self, value: object, key: str, headers: Any, time: Any, explicit_hash_key: int | None
-    ) -> tuple[str, bytes, bytes, int | None, bytes | None]:
+        self, value: object, key: str | None, headers: Any, time: Any, explicit_hash_key: int | None
+    ) -> tuple[str | None, bytes, bytes, int | None, bytes | None]:
         """What `put` takes, from what the user gave."""
         return (
             key,
@@ -67,11 +59,26 @@ class Target:
 class Outbox:
     """The senders of one producer, one for each stream it puts to."""
 
-    def __init__(self, client: Sending, owns_client: bool, codec: Codec | str, config: ProducerConfig) -> None:
+    def __init__(
+        self,
+        client: Sending,
+        owns_client: bool,
+        codec: Codec | str,
+        config: ProducerConfig,
+        on_pressure: Callable[[bool], object] | None = None,
+        on_error: Callable[[StreamkitError, int], object] | None = None,
+    ) -> None:
         self.config = config
         self.codec = find_codec(codec)
         self.budget = Budget(config.buffer_bytes_max)
         self.room = Room()
+        self.pressure = Pressure(self.budget, on_pressure)
+        self.block_us = Histogram()                  # how long puts waited for room
+        self.blocked = self.dropped = 0
+        self._drop: BufferFull | None = None         # the error of the records that are dropped this second
+        self._drop_told_ms = 0
+        self._owner = Owner(self._settled, self.pressure.look, on_error)
+        self._clock = client.runtime.clock
         self.targets: dict[str, Target] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = client
@@ -92,7 +99,7 @@ class Outbox:
                 self._identity = await self._client.new_producer() if self.config.idempotent else NOBODY
             if self._closed:                         # while the stream was looked up
                 raise Closed("the producer is closed", try_="make another one", what="producer")
-            sender = Sender(self._client, description, self._identity, self.config, self.budget, self.room.freed)
+            sender = Sender(self._client, description, self._identity, self.config, self.budget, self._owner)
             self.targets[stream] = made = Target(sender, self.codec)
             return made
 
@@ -137,39 +144,82 @@ class Outbox:
                             try_="see error.failures; put them again if their errors say so",
                             count=count, failures=list(errors.values()))  # fmt: skip
 
-    def check_fits(self, key: str, value: bytes, headers: bytes, *_: object) -> None:
-        """Raises BufferFull when the buffer may not wait, or could never hold the record."""
-        if self.config.on_full == "raise" or not self.fits(len(key.encode()) + len(value) + len(headers)):
+    def full(self, key: str | None, value: bytes, headers: bytes, *_: object) -> PutHandle[Any] | None:
+        """A put found no room: None when it shall wait, else the handle of a record that is dropped. From any thread.
+
+        Raises BufferFull when the buffer may not wait, or could never hold the record.
+        """
+        self.look_at_pressure()
+        if self.config.on_full == "drop_new":
+            return refused(self.drop(1))
+        if self.config.on_full == "raise" or not self.fits(
+            len(key.encode() if key else b"") + len(value) + len(headers)
+        ):
             raise self.buffer_full()
+        return None
+
+    def drop(self, count: int) -> BufferFull:
+        """`count` records are dropped: counted, and told in the log once a second. From any thread."""
+        self.dropped += count
+        now_ms = self._clock.monotonic_ms()
+        if self._drop is None or now_ms - self._drop_told_ms >= _DROPS_TOLD_MS:
+            self._drop_told_ms = now_ms
+            self._drop = self.buffer_full()
+            _log.warning("producer.dropped records=%d error=%s", self.dropped, self._drop)
+        return self._drop
+
+    def look_at_pressure(self) -> None:
+        """From any thread."""
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.pressure.look)
+
+    def began_waiting(self) -> int:
+        """For `waited`: a put waits for room from now on. From any thread."""
+        self.blocked += 1
+        return self._clock.monotonic_ms()
+
+    def waited(self, since_ms: int) -> float:
+        """Seconds that a put may still wait for room. From any thread. Raises BufferFull when there are none left."""
+        left_ms = since_ms + self.config.max_block_ms - self._clock.monotonic_ms()
+        if left_ms <= 0:
+            raise self.buffer_full()
+        return left_ms / 1000
+
+    def found_room(self, since_ms: int) -> None:
+        self.block_us.record(1000 * (self._clock.monotonic_ms() - since_ms))
 
     def fits(self, size_bytes: int) -> bool:
         """Whether an empty buffer would hold a record of that size."""
         return size_bytes + _RECORD_OVERHEAD_BYTES <= self.budget.limit
 
     def buffer_full(self) -> BufferFull:
+        """Names the shard that holds most of it, how long its oldest record waits, and the last refusal."""
+        reason, facts = "", {}
+        fullest = max((found for t in self.targets.values() if (found := t.sender.fullest())), key=lambda f: f[1],
+                      default=None)  # fmt: skip
+        if fullest is not None:
+            lane, held = fullest
+            waiting_ms = lane.oldest_ms(self._clock.monotonic_ms())
+            reason = f"; {lane.shard.id} holds {held}, the oldest for {waiting_ms} ms"
+            reason += f": {lane.refusal}" if lane.refusal is not None else ""
+            facts = {"shard": lane.shard.id, "shard_bytes": held, "oldest_ms": waiting_ms,
+                     "cause": lane.refusal.code if lane.refusal is not None else None}  # fmt: skip
         return BufferFull(
-            f"the producer's buffer is full: {self.budget.used} of {self.budget.limit} bytes wait to be acknowledged",
+            f"the producer's buffer is full: {self.budget.used} of {self.budget.limit} bytes wait to be acknowledged"
+            f"{reason}",
             try_='put more slowly, raise buffer_bytes_max, or use on_full="wait"',
             buffered_bytes=self.budget.used,
             limit_bytes=self.budget.limit,
+            **facts,
         )
 
-    def stats(self) -> dict[str, int]:
-        """Counts since the producer was made."""
-        senders = [target.sender for target in self.targets.values()]
-        return {
-            "records": sum(s.accumulator.records for s in senders),
-            "bytes": sum(s.accumulator.payload_bytes for s in senders),
-            "records_stored": sum(s.records_stored for s in senders),
-            "records_failed": sum(s.records_failed for s in senders),
-            "records_duplicate": sum(s.duplicates for s in senders),
-            "records_outstanding": self.outstanding(),
-            "buffered_bytes": self.budget.used,
-            "buffer_bytes_max": self.budget.limit,
-            "batches_sent": sum(s.batches_sent for s in senders),
-            "batches_retried": sum(s.batches_retried for s in senders),
-            "bytes_sent": sum(s.bytes_sent for s in senders),
-        }
+    def figures(self) -> Figures:
+        """Of all streams together."""
+        return total(target.sender.figures for target in self.targets.values())
+
+    def _settled(self) -> None:
+        self.room.freed()
+        self.pressure.look()
 
     def before_fork(self) -> None:
         # Other threads run on until the fork and may open streams meanwhile: let go exactly of what was taken.

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -24,6 +24,8 @@ from streamkit.client.client import AsyncClient
 from streamkit.client.pool import Connector
 from streamkit.errors import Closed, InvalidUse, StreamkitError
 from streamkit.model.codec import Codec
+from streamkit.observability.producer_numbers import ProducerNumbers
+from streamkit.producer import stats
 from streamkit.producer.bulk import BulkPut
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.entry import Headers, PutEntry, PutResult
@@ -52,8 +54,14 @@ class _Base:
         linger_ms: float = 20,
         batch_bytes_max: int = 524_288,
         buffer_bytes_max: int = 67_108_864,
-        on_full: Literal["wait", "raise"] = "wait",
+        on_full: Literal["wait", "raise", "drop_new"] = "wait",
+        max_block_ms: int = 30_000,
+        shard_share: float = 0.5,
+        on_pressure: Callable[[bool], object] | None = None,
+        on_error: Callable[[StreamkitError, int], object] | None = None,
         delivery_timeout_ms: int = 120_000,
+        request_timeout_ms: int = 10_000,
+        fail_if_throttled: bool = False,
         idempotent: bool = True,
     ) -> None:
         self.stream = stream
@@ -64,17 +72,34 @@ class _Base:
             batch_bytes_max=batch_bytes_max,
             buffer_bytes_max=buffer_bytes_max,
             on_full=on_full,
+            max_block_ms=max_block_ms,
+            shard_share=shard_share,
+            fail_if_throttled=fail_if_throttled,
+            request_timeout_ms=request_timeout_ms,
             delivery_timeout_ms=delivery_timeout_ms,
             idempotent=idempotent,
         )
-        self._outbox = Outbox(client or AsyncClient(url), client is None, codec, config)
+        self._outbox = Outbox(client or AsyncClient(url), client is None, codec, config, on_pressure, on_error)
         self._default: Target | None = None          # of `stream`, while puts are allowed
         self._state = "open"
         fork.watch_fork(self)
 
-    def stats(self) -> dict[str, int]:
-        """Counts since the producer was made: records, bytes, stored, failed, outstanding, buffered …"""
-        return self._outbox.stats()
+    def stats(self) -> dict[str, Any]:
+        """Counts and histograms since the producer was made, and what it holds now, also for each shard.
+
+        Times in seconds unless their name says ms; a histogram is {count, mean, p50, p90, p99, p99.9}.
+        """
+        return stats.snapshot(self._outbox)
+
+    def numbers(self) -> list[ProducerNumbers]:
+        """The same for each stream, for observability.producer_metrics.ProducerCollector."""
+        return stats.numbers(self._outbox)
+
+    def prometheus(self) -> bytes:
+        """The same as Prometheus text, for whatever serves /metrics in this process."""
+        from streamkit.observability.producer_metrics import exposition  # its package takes 30 ms to load
+
+        return exposition(self.numbers)
 
     def before_fork(self) -> None:
         self._outbox.before_fork()
@@ -120,6 +145,14 @@ class Producer(_Base):
     which stays open. codec: "json" (bytes go as they are), "msgpack", "text", "bytes" or a Codec. linger_ms: longest a
     record waits for company while earlier batches travel; an idle producer sends at once. idempotent: a retry is never
     stored twice. Connects with the first put.
+
+    on_full: a put that finds no room waits max_block_ms and then raises BufferFull ("wait"), raises at once ("raise"),
+    or gives a handle that has failed with BufferFull ("drop_new": counted in stats, logged, not raised by flush).
+    shard_share: of the buffer, the most that one shard may hold while there are others, so that one that is stuck
+    leaves room for them. on_pressure: called with True when 80 % of the buffer is in use and with False when 50 % is
+    again. on_error: called with an error and the number of records that failed with it and whose handle nobody holds;
+    flush does not raise these. Both are called on the producer's event loop. fail_if_throttled: a record that the
+    broker throttles fails with Throttled instead of waiting.
     """
 
     def __init__(
@@ -133,7 +166,7 @@ class Producer(_Base):
         self,
         value: object,
         *,
-        key: str,
+        key: str | None = None,
         stream: str | None = None,
         headers: Headers | None = None,
         time: datetime | None = None,
@@ -141,6 +174,7 @@ class Producer(_Base):
     ) -> Handle:
         """Take one record; waits only for room in the buffer. Records of one key are stored in the order of put.
 
+        key: None when order does not matter: the shard that has the least to do gets the record.
         time: event time, aware. explicit_hash_key: takes the place of MD5(key) in choosing the shard.
         Raises RecordTooLarge, InvalidRequest (key, headers, time), InvalidUse, BufferFull (on_full="raise"), Closed;
         with the first put also StreamNotFound and ConnectionFailed.
@@ -166,7 +200,7 @@ class Producer(_Base):
         self,
         value: object,
         *,
-        key: str,
+        key: str | None = None,
         stream: str | None = None,
         headers: Headers | None = None,
         time: datetime | None = None,
@@ -180,15 +214,21 @@ class Producer(_Base):
     def put_columns(self, keys: Any, values: Any, *, stream: str | None = None) -> ColumnsHandle:
         """Take a column of keys and one of values without a Python object a record; values go as they are.
 
-        keys, values: Arrow binary or string arrays, or pairs (offsets, bytes). A row that can never be stored fails
-        alone. With on_full="raise" the rows that found no room fail with BufferFull. Returns when all are taken.
+        keys, values: Arrow binary or string arrays, or pairs (offsets, bytes); keys may be None. A row that can never
+        be stored fails alone. With on_full="raise" or "drop_new" the rows that found no room fail with BufferFull.
+        Returns when all are taken.
         """
         with BulkPut(self._outbox, self._target(stream), keys, values) as bulk:
+            since_ms = None
             while not bulk.take():
+                since_ms = self._outbox.began_waiting() if since_ms is None else since_ms
                 latch = Latch()
                 self._outbox.room.when_freed(latch.set)
+                before = bulk.handle.taken
                 if not bulk.take():                  # room may have come before the latch was there
-                    self._wait(latch)
+                    self._wait(latch, since_ms)
+                if bulk.handle.taken > before:
+                    since_ms = None                  # the time counts anew for each row
                 self._check_open()
         return bulk.handle
 
@@ -242,22 +282,27 @@ class Producer(_Base):
             self._default = target
         return target
 
-    def _put_waiting(self, target: Target, arguments: tuple[str, bytes, bytes, int | None, bytes | None]) -> Handle:
-        while (handle := target.put(*arguments)) is None:
-            self._outbox.check_fits(*arguments)
+    def _put_waiting(
+        self, target: Target, arguments: tuple[str | None, bytes, bytes, int | None, bytes | None]
+    ) -> Handle:
+        handle = target.put(*arguments) or self._outbox.full(*arguments)
+        if handle is not None:
+            return handle
+        since_ms = self._outbox.began_waiting()
+        while True:
             latch = Latch()
             self._outbox.room.when_freed(latch.set)
             if (handle := target.put(*arguments)) is not None:     # room may have come before the latch was there
+                self._outbox.found_room(since_ms)
                 return handle
-            self._wait(latch)
+            self._wait(latch, since_ms)
             self._check_open()
-        return handle
 
-    def _wait(self, latch: Latch) -> None:
+    def _wait(self, latch: Latch, since_ms: int) -> None:
         if asyncio._get_running_loop() is self._outbox.loop:
             raise InvalidUse("waiting for room here would stop the event loop that makes room",
                              try_="use AsyncProducer there")  # fmt: skip
-        latch.wait()
+        latch.wait(self._outbox.waited(since_ms))
 
 
 class AsyncProducer(_Base):
@@ -270,7 +315,7 @@ class AsyncProducer(_Base):
         self,
         value: object,
         *,
-        key: str,
+        key: str | None = None,
         stream: str | None = None,
         headers: Headers | None = None,
         time: datetime | None = None,
@@ -285,10 +330,14 @@ class AsyncProducer(_Base):
             if handle is not None:
                 return handle
         arguments = target.arguments(value, key, headers, time, explicit_hash_key)
+        handle = target.put(*arguments) or self._outbox.full(*arguments)
+        if handle is not None:
+            return handle
+        since_ms = self._outbox.began_waiting()
         while (handle := target.put(*arguments)) is None:
-            self._outbox.check_fits(*arguments)
-            await self._freed()
+            await self._freed(since_ms)
             self._check_open()
+        self._outbox.found_room(since_ms)
         return handle
 
     async def put_many(self, entries: Iterable[PutEntry], *, stream: str | None = None) -> list[Handle]:
@@ -303,7 +352,7 @@ class AsyncProducer(_Base):
         self,
         value: object,
         *,
-        key: str,
+        key: str | None = None,
         stream: str | None = None,
         headers: Headers | None = None,
         time: datetime | None = None,
@@ -319,8 +368,11 @@ class AsyncProducer(_Base):
     async def put_columns(self, keys: Any, values: Any, *, stream: str | None = None) -> ColumnsHandle:
         """As Producer.put_columns."""
         with BulkPut(self._outbox, await self._target(stream), keys, values) as bulk:
+            since_ms, before = None, 0
             while not bulk.take():
-                await self._freed()
+                if since_ms is None or bulk.handle.taken > before:
+                    since_ms, before = self._outbox.began_waiting(), bulk.handle.taken
+                await self._freed(since_ms)
                 self._check_open()
         return bulk.handle
 
@@ -361,10 +413,15 @@ class AsyncProducer(_Base):
             self._default = target
         return target
 
-    async def _freed(self) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    async def _freed(self, since_ms: int) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
         self._outbox.room.when_freed(partial(_complete, future))
-        await future
+        too_late = loop.call_later(self._outbox.waited(since_ms), partial(_complete, future))
+        try:
+            await future
+        finally:
+            too_late.cancel()
 
 
 _closing: set[asyncio.Task[None]] = set()            # asyncio itself keeps weak references only

@@ -15,20 +15,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.framing import PutReceipt
 from streamkit._core.hashing import ShardTable
-from streamkit._core.histogram import Histogram
 from streamkit._core.outcome import ColumnsHandle, Delivery
-from streamkit.errors import Closed, NotFound, StreamkitError, StreamNotFound, WrongShard
+from streamkit.errors import Closed, NotFound, StreamkitError, StreamNotFound, Throttled, WrongShard
 from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamDescription
 from streamkit.producer.config import COMPRESSIONS, ProducerConfig
 from streamkit.producer.entry import PutResult, result_maker
+from streamkit.producer.figures import Figures
 from streamkit.producer.lane import Flight, Flush, Lane, Moved, answer_as_error
+from streamkit.producer.pace import Window, pause_ms
 from streamkit.producer.verdict import Verdict, judge
 from streamkit.protocol.messages import ProducerGiven
 from streamkit.runtime.backoff import Backoff
@@ -43,6 +45,8 @@ _LOOK_MOST_MS = ((3_000, 100), (10_000, 300))    # … at most so long until so 
 _LOOK_LAST_MS = 1_000                      # … and so long from then on
 _FOLLOWS_MAX = 3                           # leaders named by others that are tried without a pause in between
 _MOVE_BYTES = 1 << 20                      # taken apart in one turn of the loop
+_SLOW_MS = 2_000                           # records without a key avoid a shard whose oldest batch waits longer …
+_SLOW_LOOK_MS = 100                        # … which is looked at so often
 FAILURES_KEPT_MAX = 10_000                 # batches whose failure nobody looked at, kept for flush to raise
 
 
@@ -58,11 +62,21 @@ class Sending(Protocol):
     async def new_producer(self, name: str = "") -> ProducerGiven: ...
 
 
-class Sender:
-    """The way of one stream's records from the accumulator to the broker.
+@dataclass(slots=True)
+class Owner:
+    """What a Sender tells, on its event loop.
 
-    settled: called after batches ended and their bytes were let go; whoever waits for room tries again.
+    settled: batches ended and their bytes were let go, so whoever waits for room tries again. filled: records came.
+    on_error: an error, and how many records that nobody holds a handle of failed with it; None: nobody wants to know.
     """
+
+    settled: Callable[[], object]
+    filled: Callable[[], object] = lambda: None
+    on_error: Callable[[StreamkitError, int], object] | None = None
+
+
+class Sender:
+    """The way of one stream's records from the accumulator to the broker."""
 
     def __init__(
         self,
@@ -71,7 +85,7 @@ class Sender:
         identity: ProducerGiven,
         config: ProducerConfig,
         budget: Budget,
-        settled: Callable[[], None],
+        owner: Owner,
     ) -> None:
         self.stream = stream
         self.config = config
@@ -82,10 +96,11 @@ class Sender:
         self._unheld: list[asyncio.Future[None]] = []  # of flushes that wait for the end of a change of shards
         self.batches_sent = self.batches_retried = self.records_stored = self.records_failed = self.duplicates = 0
         self.bytes_sent = 0
-        self.batch_records = Histogram()
+        self.figures = Figures()
+        self._slow_looked_ms = 0
         self._client = client
         self._clock = client.runtime.clock
-        self._settled = settled
+        self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks("producer")
         self._closed = False
@@ -106,11 +121,31 @@ class Sender:
             record_bytes_max=stream.config.record_bytes_max,
             codec=COMPRESSIONS.index(config.compression),
             map_version=stream.map_version,
+            share_bytes=int(budget.limit * config.shard_share),
+            seed=client.runtime.random.bits(64),
         )
 
     def outstanding(self) -> int:
         """Records accepted and not settled."""
         return self.accumulator.records - self.records_stored - self.records_failed
+
+    def fullest(self) -> tuple[Lane, int] | None:
+        """The lane that holds most of the buffer, and how many bytes. From any thread."""
+        lanes = self._lanes
+        found = max(((self.accumulator.held(lane.index), lane.index) for lane in lanes), default=(0, 0))
+        return (lanes[found[1]], found[0]) if found[0] else None
+
+    def now_ms(self) -> int:
+        return self._clock.monotonic_ms()
+
+    def oldest_ms(self) -> int:
+        """Age of the oldest batch without an outcome; 0 when there is none."""
+        now_ms = self.now_ms()
+        return max((lane.oldest_ms(now_ms) for lane in self._lanes), default=0)
+
+    def lanes(self) -> tuple[Lane, ...]:
+        """One for each shard, in the order of the accumulator."""
+        return tuple(self._lanes)
 
     async def flush(self) -> None:
         """Everything accepted before the call has an outcome."""
@@ -120,7 +155,7 @@ class Sender:
             self._unheld.append(unheld)
             await unheld                   # what waits behind closed shards can not be told apart from later records
         for lane in self._lanes:
-            self._take(lane, close_open=True)
+            self._take(lane, "flush")
         flights = [flight for lane in self._lanes for flight in lane.window]
         if not flights:
             return
@@ -142,7 +177,7 @@ class Sender:
         self.accumulator.close()
         self._closed = True
         for lane in self._lanes:
-            self._take(lane, close_open=True)
+            self._take(lane, "close")
             for timer in (lane.linger_timer, lane.retry_timer):
                 if timer is not None and not self._loop.is_closed():
                     timer.cancel()
@@ -154,7 +189,7 @@ class Sender:
                     what="producer", sent=in_doubt,
                 ))  # fmt: skip
         self._release_flushes()
-        self._settled()
+        self._owner.settled()
 
     def keep_failure(self, outcome: Delivery | ColumnsHandle) -> None:
         """For flush to raise, unless somebody looks at it before."""
@@ -179,8 +214,19 @@ class Sender:
     def _turn(self) -> None:
         if self._closed:
             return
+        self._owner.filled()
+        if self.accumulator.keyless:
+            self._avoid_slow()
         for index in self.accumulator.take_touched():
             self._pump(self._lanes[index])
+
+    def _avoid_slow(self) -> None:
+        now_ms = self._clock.monotonic_ms()
+        if now_ms - self._slow_looked_ms >= _SLOW_LOOK_MS:
+            self._slow_looked_ms = now_ms
+            for lane in self._lanes:
+                since_ms = lane.window[0].deadline_ms - lane.delivery_timeout_ms if lane.window else now_ms
+                self.accumulator.avoid(lane.index, now_ms - since_ms > _SLOW_MS)
 
     def _pump(self, lane: Lane) -> None:
         """Seal what is due and send what may travel."""
@@ -190,7 +236,7 @@ class Sender:
             self._wind_up(lane)
             return
         room = len(lane.window) < self._in_flight_max
-        self._take(lane, close_open=room and (not lane.window or lane.overdue))
+        self._take(lane, "" if not room else "linger" if lane.overdue else "" if lane.window else "idle")
         self._send(lane)
         if lane.window and not lane.overdue and lane.linger_timer is None and self.accumulator.waiting(lane.index):
             lane.linger_timer = self._loop.call_later(self.config.linger_ms / 1000, self._linger_over, lane)
@@ -200,29 +246,37 @@ class Sender:
         lane.overdue = self.accumulator.waiting(lane.index) > 0
         self._pump(lane)
 
-    def _take(self, lane: Lane, *, close_open: bool, compress: bool = True) -> None:
+    def _take(self, lane: Lane, reason: str, *, compress: bool = True) -> None:
+        # Full batches, and the open one too when there is a `reason` for it.
         identity = lane.identity
         now_ms = self._clock.monotonic_ms()
-        if lane.waiting_since_ms is None and self.accumulator.waiting(lane.index):
-            lane.waiting_since_ms = now_ms
+        waiting = self.accumulator.waiting(lane.index)
+        if not waiting:
+            return
+        now_s = self._loop.time()
+        if lane.waiting_since_ms is None:
+            lane.waiting_since_ms, lane.opened_s = now_ms, now_s
         while batch := self.accumulator.take(
             lane.index,
-            close_open=close_open,
+            close_open=bool(reason),
             producer_id=identity.producer_id,
             producer_epoch=identity.producer_epoch,
             sequence=lane.next_sequence,
             compress=compress,
         ):
-            lane.admit(batch, now_ms)
-            self.batch_records.record(batch.count)
-            if not self.accumulator.waiting(lane.index):
+            flight = lane.admit(batch, now_ms)
+            flight.opened_s = flight.ended_s = lane.opened_s
+            lane.opened_s = now_s
+            self.figures.batch("full" if waiting == 2 else reason, batch.count, batch.raw_bytes, len(batch))
+            waiting = self.accumulator.waiting(lane.index)
+            if not waiting:
                 lane.overdue = False
                 lane.waiting_since_ms = None
 
     def _send(self, lane: Lane) -> None:
         if lane.stopped or self._closed or lane.parents:
             return
-        now_ms = self._clock.monotonic_ms()
+        now_ms, now_s = self._clock.monotonic_ms(), self._loop.time()
         for flight in lane.window:
             if lane.in_flight >= self._in_flight_max:
                 break
@@ -231,27 +285,32 @@ class Sender:
             if now_ms >= flight.deadline_ms:
                 lane.stopped = True        # too late to begin; it ends once what travels is answered
                 break
+            size = len(flight.batch)
+            if not lane.pace.admits(lane.in_flight_bytes, size):
+                break
             lane.sending()
-            flight.in_flight = True
-            flight.attempts += 1
-            lane.in_flight += 1
+            lane.leaves(flight, size, now_s)
             self.batches_sent += 1
-            self.batches_retried += flight.attempts > 1
+            if flight.attempts > 1:
+                self.batches_retried += 1
+            else:
+                self.figures.queue_us.record(_microseconds(now_s - flight.opened_s))
             payload = flight.batch.payload
-            self.bytes_sent += len(payload)
+            self.bytes_sent += size
             timeout_ms = min(self.config.request_timeout_ms, flight.deadline_ms - now_ms)
-            self._client.put_batch(lane.shard, payload, partial(self._answered, lane, flight), timeout_ms)
+            self._client.put_batch(lane.shard, payload, partial(self._answered, lane, flight, size), timeout_ms)
         if lane.stopped and not lane.in_flight:
             self._recover(lane)
 
     # ---- answers -----------------------------------------------------------------------------------------
 
-    def _answered(self, lane: Lane, flight: Flight, answer: Any) -> None:
+    def _answered(self, lane: Lane, flight: Flight, size: int, answer: Any) -> None:
         if flight.batch.settled:
             return                         # closed meanwhile
-        flight.in_flight = False
-        lane.in_flight -= 1
+        now_s = self._loop.time()
         error = answer_as_error(answer)
+        lane.returns(flight, size, now_s, error)
+        self.figures.request_us.record(_microseconds(now_s - flight.sent_s))
         if error is None:
             lane.remove(flight)
             lane.refreshes = lane.follows = 0
@@ -260,9 +319,11 @@ class Sender:
             lane.backoff.reset()
             self.records_stored += flight.batch.count
             self.duplicates += flight.batch.count if answer.duplicate else 0
-            flight.batch.stored(answer)
+            self.figures.ack_us.record(_microseconds(now_s - flight.opened_s), flight.batch.count)
+            flight.batch.stored(answer, flight.tries)
             self._settle(flight)
         else:
+            self.figures.refused(error)
             lane.refused(flight, error)
         if not lane.stopped:
             self._pump(lane)
@@ -271,9 +332,8 @@ class Sender:
 
     def _recover(self, lane: Lane) -> None:
         """A stopped lane has nothing in flight: end what must end, then send the rest again after a pause."""
-        retry_after_ms = max(
-            (f.error.facts.get("retry_after_ms", 0) for f in lane.window if f.error is not None), default=0
-        )
+        errors = [flight.error for flight in lane.window if flight.error is not None]
+        asked_ms = max((e.facts["retry_after_ms"] for e in errors if "retry_after_ms" in e.facts), default=None)
         plan = lane.plan(self._clock.monotonic_ms())
         first = min((flight.batch.sequence for flight, _ in plan.fail), default=0)
         for flight, error in plan.fail:
@@ -298,8 +358,10 @@ class Sender:
             self._start_looking()
         # Never past a deadline: the window is in the order of put, so its first is the next to end.
         left_ms = lane.window[0].deadline_ms - self._clock.monotonic_ms() + 1
-        pause_ms = min(max(lane.backoff.next_ms(), retry_after_ms), max(0, left_ms))
-        lane.retry_timer = self._loop.call_later(pause_ms / 1000, self._resume, lane)
+        pause_s = min(pause_ms(lane.backoff, asked_ms), max(0, left_ms)) / 1000
+        if any(isinstance(error, Throttled) for error in errors):
+            self.figures.throttled_s += pause_s
+        lane.retry_timer = self._loop.call_later(pause_s, self._resume, lane)
 
     def _resume(self, lane: Lane) -> None:
         if lane.retry_timer is not None:
@@ -330,6 +392,7 @@ class Sender:
             for flight in [flight for flight in lane.window if hopeless or now_ms >= flight.deadline_ms]:
                 self._fail(lane, flight, hopeless or lane.timed_out(flight, cause))
             await asyncio.sleep(backoff.next_ms() / 1000)
+        self.figures.identities += 1
         lane.rename(identity)
         self._resume(lane)
 
@@ -425,7 +488,7 @@ class Sender:
 
     async def _move(self, lane: Lane) -> None:
         # Newest first, each in front of what is there already, so that in the end the oldest is the first.
-        self._take(lane, close_open=True, compress=False)
+        self._take(lane, "move", compress=False)
         children = [each for each in self._lanes if lane.shard.ordinal in each.shard.parents]
         targets = ShardTable(
             [(each.shard.hash_start, each.shard.hash_end) if each in children else None for each in self._lanes]
@@ -468,7 +531,10 @@ class Sender:
                 flush.set_result(None)
 
     def _lane(self, index: int, shard: Shard) -> Lane:
-        return Lane(index, shard, self._identity, self._backoff(), self.config.delivery_timeout_ms)
+        config = self.config
+        window = Window(config.batch_bytes_max, config.batch_bytes_max * config.in_flight_max)
+        return Lane(index, shard, self._identity, self._backoff(), config.delivery_timeout_ms, window,
+                    config.fail_if_throttled)  # fmt: skip
 
     def _ranges(self) -> list[tuple[int, int] | None]:
         return [
@@ -488,17 +554,28 @@ class Sender:
             "batch.failed stream=%s shard=%s records=%d code=%s attempts=%d",
             self.stream.name, lane.shard.id, flight.batch.count, error.code, flight.attempts,
         )  # fmt: skip
-        for outcome in flight.batch.failed(error):
+        self.figures.failures[error.code] += flight.batch.count
+        unheld = flight.batch.unheld() if self._owner.on_error is not None else 0
+        for outcome in flight.batch.failed(error, flight.tries, told=unheld > 0):
             self.keep_failure(outcome)
+        if unheld and self._owner.on_error is not None:
+            try:
+                self._owner.on_error(error, unheld)
+            except Exception:              # the caller's code; it must not stop the sender
+                _log.exception("producer.on_error_failed")
         self._settle(flight)
 
     def _settle(self, flight: Flight) -> None:
         for flush in flight.flushes:
             flush.one_settled()
-        self._settled()
+        self._owner.settled()
 
     def _backoff(self) -> Backoff:
         return Backoff(self._client.runtime.random, self.config.retry_first_ms, self.config.retry_most_ms)
 
     def _start(self, work: Awaitable[None], name: str) -> None:
         self._tasks.start(work, name)  # type: ignore[arg-type]
+
+
+def _microseconds(seconds: float) -> int:
+    return max(0, int(seconds * 1e6))

@@ -319,7 +319,7 @@ def test_a_bad_row_is_named_and_the_rows_before_it_are_taken() -> None:
     assert handle.failures[0][0].facts["row"] == 1
 
 
-@pytest.mark.parametrize("key", [b"\xff", b"\xed\xa0\x80", "\ud800", 5, None])
+@pytest.mark.parametrize("key", [b"\xff", b"\xed\xa0\x80", "\ud800", 5])
 def test_a_key_is_text(key: Any) -> None:
     with pytest.raises((InvalidRequest, TypeError)):
         made().put(key, b"v")
