@@ -21,7 +21,7 @@ def run(pytester, text):
 
 
 def test_the_examples_run_as_written(pytester):
-    section = PAGE.partition("## Tests of your own programs")[2]
+    section = PAGE.partition("## Tests of your own programs")[2].partition("\n## ")[0]
     (example,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 
     result = run(pytester, example)
