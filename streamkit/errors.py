@@ -6,7 +6,7 @@ payload or secrets. `code` is stable on the wire; a retired code is never given 
 
     StreamkitError
     ├── InvalidRequest ── InvalidUse ── MissingLibrary · InvalidConfig ── UnsafeListener · InvalidPosition
-    │                   · RecordTooLarge
+    │                   · InvalidQuery · RecordTooLarge
     ├── NotFound ── StreamNotFound · ShardNotFound · ApplicationNotFound · NodeNotFound
     ├── Conflict ── StreamExists · StreamBusy · LimitReached · DataDirectoryLocked · CannotPlace · NodeInUse · LastCopy
     │              · NodeRefused ── WrongCluster · DuplicateNode · StaleDirectory
@@ -81,6 +81,12 @@ class InvalidPosition(InvalidRequest):
     """A position that names no place in the shard; facts: position."""
 
     code = "invalid_position"
+
+
+class InvalidQuery(InvalidRequest):
+    """A condition or query that cannot be understood; facts: line, column (from 1), place (the text with a mark)."""
+
+    code = "invalid_query"
 
 
 class RecordTooLarge(InvalidRequest):

@@ -526,6 +526,51 @@ cdef class Batch:
         made.last = <uint32_t>entries.count
         return made
 
+    def chosen(self, bytes routes not None, RecordContext context=None, int route=0) -> Batch:
+        """Those records whose byte in `routes` (uint8[len(self)]) is `route`, in their order, over the same memory.
+
+        A batch's place after its last chosen record is the end of this one, so that what was left out is passed over.
+        context: how their values are decoded, when other than here. This batch itself when nothing would change.
+        """
+        cdef size_t i, count = self.last - self.first
+        cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(routes)
+        cdef UserRecordEntry* entry
+        cdef Entries entries
+        cdef Batch made
+        cdef size_t wanted = 0
+        if <size_t>len(routes) != count:
+            raise ValueError(f"{len(routes)} bytes for {count} records")
+        for i in range(count):
+            wanted += at[i] == route
+        if wanted == count and context is None:
+            return self
+        made = self.sibling()
+        if context is not None:
+            made.context = context
+        if wanted == count:
+            made.entries = self.entries
+            made.stored_last = self.stored_last
+            made.first = self.first
+            made.last = self.last
+            return made
+        entries = Entries.__new__(Entries)
+        for i in range(count):
+            if at[i] != route:
+                continue
+            entry = entries.grown()
+            if entry == NULL:
+                raise MemoryError
+            if self.entries is not None:
+                entry[0] = self.entries.at[self.first + i]
+            else:
+                entry.outer = <uint32_t>(self.first + i)
+                entry.sub_sequence = STORED
+        made.entries = entries
+        made.stored_last = <uint32_t>(self.position(self.last) - self.header.base_sequence)
+        made.first = 0
+        made.last = <uint32_t>entries.count
+        return made
+
     cdef uint64_t position(self, size_t index) noexcept:
         # Sequence of the first record that is not finished when those before place `index` are.
         if self.entries is None:

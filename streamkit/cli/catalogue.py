@@ -55,6 +55,12 @@ ENTRIES: dict[str, Entry] = {
         "use trim_horizon, latest, a time such as 2h or 2026-11-23T10:00Z, or SHARD:SEQUENCE",
         "'yesterdy' is not a time",
     ),
+    "invalid_query": Entry(
+        "A condition says something that is not in the language, names what a record does not have, or compares what "
+        "cannot be equal. The message names line and column and shows the place.",
+        "correct the marked place; streamkit tail STREAM --where CONDITION tries one",
+        'unknown name "totl" (line 1, column 1)',
+    ),
     "record_too_large": Entry(
         "Key, headers and value of one record exceed what the stream takes. The other records of the batch go through.",
         "store the body elsewhere and put a reference, or streamkit stream alter STREAM --record-bytes-max BYTES",

@@ -32,11 +32,12 @@ OUTPUT_LINE_BYTES_MAX = 64 * 1024
     "--on-exhausted", type=click.Choice(["block", "dead_letter", "pause", "skip", "stop"]), default=None,
     help="What happens to them (default: dead_letter when named, else block).",
 )
+@click.option("--where", default=None, metavar="CONDITION", help="Only records that match, as \"data.total > 100\".")
 @common
 @pass_invocation
 def consume(
     invocation: Invocation, stream: str, handler: str | None, application: str, start: str, command: str | None,
-    worker: str | None, dead_letter: str | None, on_exhausted: str | None,
+    worker: str | None, dead_letter: str | None, on_exhausted: str | None, where: str | None,
 ) -> None:  # fmt: skip
     """Run a handler for every record, as a worker of an application.
 
@@ -59,7 +60,7 @@ def consume(
     program = None if command is None else Program(command)
     function = program.handle if program is not None else _load(handler or "")
     consumer = Consumer(
-        stream, application=application, start=begin, dead_letter=dead_letter, worker=worker,
+        stream, application=application, start=begin, dead_letter=dead_letter, worker=worker, where=where,
         url=invocation.url or None,
         on_exhausted=on_exhausted,  # type: ignore[arg-type]  # click gave one of these
     )  # fmt: skip

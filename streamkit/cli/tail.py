@@ -23,6 +23,7 @@ from streamkit.cli.times import parse_instant_ms, parse_start
 if TYPE_CHECKING:
     from streamkit._core.batch import Record
     from streamkit.client.client import AsyncClient
+    from streamkit.expressions.condition import Condition
     from streamkit.model.position import Position
     from streamkit.model.shard import Shard
     from streamkit.model.stream import StreamDescription
@@ -59,6 +60,7 @@ class ShardTail:
     buffer: deque[Record[Any]] = field(default_factory=deque)
     closed: bool = False               # its last batch was read
     parents: list[ShardTail] = field(default_factory=list)
+    where: Condition | None = None
 
     @property
     def has_history(self) -> bool:
@@ -73,7 +75,7 @@ class ShardTail:
         for raw in fetched.batches:
             batch = Batch(raw, context, self.next_sequence)
             if not batch.is_control:
-                self.buffer.extend(batch)
+                self.buffer.extend(batch if self.where is None else self.where.matching(batch))
             self.closed = self.closed or batch.is_closing
         self.next_sequence = max(fetched.next_sequence, fetched.log_start)
 
@@ -94,6 +96,7 @@ class ShardTail:
 @click.option("--until", default=None, metavar="TIME", help="Stop before records that arrived at or after TIME.")
 @click.option("--shard", "shard_name", default=None, metavar="SHARD", help="Only this shard.")
 @click.option("--key", default=None, help="Only records with this key.")
+@click.option("--where", default=None, metavar="CONDITION", help="Only records that match, as \"data.total > 100\".")
 @click.option(
     "--decode", type=click.Choice(["auto", "json", "msgpack", "text", "hex"]), default="auto", show_default=True,
     help="How to read payloads.",
@@ -104,7 +107,8 @@ class ShardTail:
 @pass_invocation
 def tail(
     invocation: Invocation, stream: str, last: int | None, follow: bool | None, start: str | None, until: str | None,
-    shard_name: str | None, key: str | None, decode: str, raw: bool, length_prefixed: bool,
+    shard_name: str | None, key: str | None, where: str | None, decode: str, raw: bool,
+    length_prefixed: bool,
 ) -> None:  # fmt: skip
     """Show records, the newest last; follow them live.
 
@@ -116,19 +120,30 @@ def tail(
     live = follow if follow is not None else sys.stdout.isatty() and until is None
     only, position = (shard_name, None) if start is None else parse_start(start)
     count = last if last is not None else (10 if start is None else None)
-    invocation.run(_tail(invocation, stream, choice, only or shard_name, position, count, live))
+    condition = None if where is None else _condition(where, choice)
+    invocation.run(_tail(invocation, stream, choice, only or shard_name, position, count, live, condition))
+
+
+def _condition(where: str, choice: Choice) -> Condition:
+    """Before anything is asked of a node. Raises InvalidQuery."""
+    from streamkit.expressions.condition import Condition
+
+    codec = {"auto": choice.codec, "hex": "bytes"}.get(choice.decode, choice.decode)
+    return Condition(where, codec)
 
 
 async def _tail(
     invocation: Invocation, stream: str, choice: Choice, shard_name: str | None, position: Position | None,
-    count: int | None, live: bool,
+    count: int | None, live: bool, where: Condition | None = None,
 ) -> None:  # fmt: skip
     async with invocation.client() as client:
         description = await client.describe_stream(stream)
         choice = replace(choice, codec=description.config.codec)
+        where = None if where is None else _condition(where.text, choice)
         shards = _chosen(description, shard_name)
         tails = await asyncio.gather(*(_start(client, stream, shard, position, count or 0) for shard in shards))
         for tail in tails:
+            tail.where = where
             tail.parents = [other for other in tails if other.shard.ordinal in tail.shard.parents]
         if count is None:
             async for record in merged(tails):
@@ -138,6 +153,8 @@ async def _tail(
         else:
             for record in await _last(tails, choice, count):
                 _show(invocation, choice, record)
+        if where is not None and where.undecided and not invocation.quiet:
+            note(f"-- {where.undecided} records could not be judged by --where, and are not shown")
         if live:
             if sys.stderr.isatty():
                 note(f"-- live · {len(shards)} shards · Ctrl-C stops")
@@ -197,6 +214,8 @@ async def _last(tails: list[ShardTail], choice: Choice, count: int) -> list[Reco
     while count:
         everything = all(tail.next_sequence <= tail.log_start for tail in tails)
         kept.clear()
+        if tails and tails[0].where is not None:
+            tails[0].where.undecided = 0      # what is looked at again is not counted again
         async for record in merged(tails):
             if choice.wants(record) and (choice.until_ms is None or arrival_ms(record) < choice.until_ms):
                 kept.append(record)
@@ -253,7 +272,8 @@ async def _follow(invocation: Invocation, choice: Choice, tails: list[ShardTail]
         elif found := await children_of(tail.client, tail.stream, tail.shard):
             lineage.add(found)
             for shard in found:
-                by_ordinal.setdefault(shard.ordinal, ShardTail(tail.client, tail.stream, shard, 0, 0, 0))
+                child = ShardTail(tail.client, tail.stream, shard, 0, 0, 0, where=tail.where)
+                by_ordinal.setdefault(shard.ordinal, child)
         lineage.ended(tail.shard)
         begin()
 

@@ -10,6 +10,7 @@ from typing import Literal
 from streamkit.consumer.aggregates import Deaggregate, check_deaggregate
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.errors import InvalidUse
+from streamkit.expressions.condition import Condition
 from streamkit.model.codec import Codec, find_codec
 from streamkit.model.position import parse_position
 
@@ -26,6 +27,8 @@ class ConsumerConfig:
     named, else "block". prefetch_bytes_max: fetched and not yet finished, over all shards of the worker.
     deaggregate: whether user records inside the KPL's aggregates are handed out one by one, see `aggregates`.
     processes: how many workers `run` makes, each a process with bounds of its own and "-0", "-1" … after its name.
+    where: a condition; records that do not match are passed over and counted. unhandled: "skip" passes over records
+    that no handler's condition holds for; None leaves them to on_exhausted.
     """
 
     streams: tuple[str, ...]
@@ -45,6 +48,8 @@ class ConsumerConfig:
     fetch_bytes_max: int = 4 * 1024 * 1024
     fetch_wait_ms: int = 500
     deaggregate: Deaggregate = True
+    where: str | None = None
+    unhandled: Literal["skip"] | None = None
     leases_max: int | None = None
     processes: int = 1
     membership_ms: int = 10_000
@@ -70,8 +75,15 @@ class ConsumerConfig:
             raise _wrong("leases_max", self.leases_max, "a number above 0, or None for no bound")
         check_deaggregate(self.deaggregate)
         find_codec(self.codec)
+        self.condition()
+        if self.unhandled not in (None, "skip"):
+            raise _wrong("unhandled", self.unhandled, '"skip", or None for what on_exhausted says')
         if not isinstance(self.start, Mapping):
             parse_position(self.start)
+
+    def condition(self) -> Condition | None:
+        """`where`, parsed; with counts of its own each time. Raises InvalidQuery."""
+        return None if self.where is None else Condition(self.where, self.codec)
 
     @property
     def policy(self) -> OnExhausted:

@@ -23,7 +23,8 @@ from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream
 from streamkit.consumer.exactly_once import SinkDriver, SinkPosition, check_sink
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.feed import FeedReport, feed_values
-from streamkit.consumer.handler import Context, Driver, FunctionDriver, Handler, Outcome
+from streamkit.consumer.handler import Context, Driver, Handler, Outcome
+from streamkit.consumer.routing import Handlers
 from streamkit.consumer.running import Running, worker_name
 from streamkit.consumer.stage import Stages
 from streamkit.errors import Closed, InvalidUse
@@ -41,12 +42,13 @@ class Consumer(Running):
 
     start: for shards the application has no position of; there is no safe default. stream: one name, or several.
     `def` handlers run in threads, `async def` handlers on the caller's loop. processes: for handlers that need more
-    than one processor; `run()` spreads the leases over that many. deaggregate: the KPL's aggregates are taken apart,
-    each user record with its `sub_sequence`; "owned" leaves out those that belong to another shard, False hands out the
-    aggregates. At least once: a record may come again after a crash; it is never passed over unless
-    on_exhausted="skip" was chosen. sink: the position is kept with what handlers write, in one transaction, and each
-    record counts exactly once there: `PostgresPosition`, `SQLitePosition`, `DuckDBPosition`, `FilePosition`; handlers
-    write with `ctx.connection`.
+    than one processor; `run()` spreads the leases over that many. deaggregate: the KPL's aggregates are taken
+    apart, each user record with its `sub_sequence`; "owned" leaves out those that belong to another shard, False
+    hands out the aggregates. where: a condition, as "data.total > 100"; records that do not match are passed over
+    and counted. unhandled: "skip" passes over records that no handler's condition holds for. At least once: a
+    record may come again after a crash; it is never passed over unless on_exhausted="skip" was chosen. sink: the
+    position is kept with what handlers write, in one transaction, and each record counts exactly once there:
+    `PostgresPosition`, `SQLitePosition`, `DuckDBPosition`, `FilePosition`; handlers write with `ctx.connection`.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Consumer(Running):
         batch_records_max: int = 10_000,
         prefetch_bytes_max: int = 64 * 1024 * 1024,
         deaggregate: Deaggregate = True,
+        where: str | None = None,
+        unhandled: Literal["skip"] | None = None,
         sink: SinkPosition | None = None,
         processes: int = 1,
         leases_max: int | None = None,
@@ -80,39 +84,45 @@ class Consumer(Running):
             codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
-            processes=processes, deaggregate=deaggregate,
+            processes=processes, deaggregate=deaggregate, where=where, unhandled=unhandled,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
         )
         super().__init__(config, url, runtime, loop_thread)
         self._sink = sink
         if sink is not None:
             check_sink(sink, checkpoint=checkpoint)
-        self._handler: Handler | None = None
+        self._handlers = Handlers(config)
         self._handoff: _Handoff | None = None
 
     @overload
-    def handler(self, fn: F) -> F: ...
+    def handler(self, fn: F, *, where: str | None = None) -> F: ...
     @overload
-    def handler(self, fn: None = None) -> Callable[[F], F]: ...
+    def handler(self, fn: None = None, *, where: str | None = None) -> Callable[[F], F]: ...
 
-    def handler(self, fn: F | None = None) -> F | Callable[[F], F]:
-        """The function that gets the records; it is returned unchanged. Raises InvalidUse for what can never work."""
+    def handler(self, fn: F | None = None, *, where: str | None = None) -> F | Callable[[F], F]:
+        """The function that gets the records; it is returned unchanged.
+
+        where: only those records for which the condition holds. Of several handlers the first whose condition holds
+        gets a record, else the one without. Raises InvalidUse for what can never work, InvalidQuery.
+        """
+        def add(fn: F) -> F:
+            self._handlers.add(Handler.inspected(fn, self.config.codec, sys._getframe(1).f_locals), where)
+            return fn
+
         if fn is None:
-            return self.handler
-        if self._handler is not None:
-            raise InvalidUse(
-                f"{self._handler.name!r} handles these records already", try_="use a second application", handler=fn
-            )
-        self._handler = Handler.inspected(fn, self.config.codec, sys._getframe(1).f_locals)
+            return add
+        self._handlers.add(Handler.inspected(fn, self.config.codec, sys._getframe(1).f_locals), where)
         return fn
 
     @property
     def decorated(self) -> Handler:
-        """The function that gets the records, inspected. Raises InvalidUse when there is none."""
+        """The function that gets every record, inspected. Raises InvalidUse where there is no such one."""
         self.check()
-        if self._handler is None:
+        if not self._handlers:
             raise InvalidUse("a loop over batches handles these records", try_="decorate a function")
-        return self._handler
+        if self._handlers.are_conditional or self.config.where is not None:
+            raise InvalidUse("conditions decide which handler gets a record", try_="try one handler without where")
+        return self._handlers.first
 
     def batches(self) -> Iterator[Batch[Any]]:
         """Pull style: the previous batch counts as done when the next is asked for.
@@ -120,8 +130,10 @@ class Consumer(Running):
         A loop that is left by `break` or an exception leaves its last batch unfinished: it comes again. The loop ends
         when `stop` is called elsewhere.
         """
-        if self._handler is not None:
-            raise InvalidUse(f"{self._handler.name!r} handles these records already", try_="use a second application")
+        if self._handlers:
+            raise InvalidUse(
+                f"{self._handlers.first.name!r} handles these records already", try_="use a second application"
+            )
         if self._sink is not None:
             raise InvalidUse("a loop over batches has no transaction", try_="decorate a function instead",
                              argument="sink")
@@ -155,23 +167,23 @@ class Consumer(Running):
     def feed(self, values: Iterable[Any], *, key: str = "test") -> FeedReport:
         """Unit test: handle these values as if they had been put, without a broker and without waiting."""
         self.check()
-        assert self._handler is not None, "check() refuses a consumer without a handler"
-        return feed_values(self.config, self._handler, values, key, self._sink)
+        assert self._handlers, "check() refuses a consumer without a handler"
+        return feed_values(self.config, self._handlers, values, key, self._sink)
 
     # ---- what Running asks for -----------------------------------------------------------------------------
 
     def check(self) -> None:
-        if self._handler is None and self._handoff is None:
+        if not self._handlers and self._handoff is None:
             raise InvalidUse("there is no handler", try_="decorate a function with @consumer.handler")
 
     def decoding(self) -> Decoding:
-        return self._handler.decoding if self._handler is not None else Decoding(self.config.codec)
+        return self._handlers.first.decoding if self._handlers else Decoding(self.config.codec)
 
     def make_driver(self, lease: HeldLease, context: Context, stages: Stages) -> Driver:
-        if self._handler is None:
+        if not self._handlers:
             assert self._handoff is not None, "check() refuses a consumer with neither"
             return _HandoffDriver(self._handoff, context)
-        driver = FunctionDriver(self._handler, context, stages.coroutines if self._handler.is_async else stages.threads)
+        driver = self._handlers.driver(context, stages.coroutines if self._handlers.first.is_async else stages.threads)
         return driver if self._sink is None else SinkDriver(driver, self._sink, lease, context, stages)
 
 

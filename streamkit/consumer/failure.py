@@ -84,14 +84,20 @@ class Aborted(StreamkitError):
     code = "aborted"
 
 
+class Unhandled(StreamkitError):
+    """No handler's condition holds for the record; facts: none."""
+
+    code = "unhandled"
+
+
 def is_permanent(error: BaseException) -> bool:
     """Trying again cannot help."""
-    return isinstance(error, DecodeFailed | Rejected)
+    return isinstance(error, DecodeFailed | Rejected | Unhandled)
 
 
 def reason_of(error: BaseException) -> str:
     """One line for people: what the data lacks, or the error's class and text."""
-    if isinstance(error, Rejected):
+    if isinstance(error, Rejected | Unhandled):
         return str(error)
     if isinstance(error, DecodeFailed):
         return explain(error.__cause__ or error)[:_REASON_CHARACTERS_MAX]

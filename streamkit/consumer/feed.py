@@ -18,7 +18,8 @@ from streamkit.consumer.checkpointer import HeldLease
 from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.exactly_once import SinkDriver, SinkPosition
 from streamkit.consumer.failure import DeadRecord, reason_of
-from streamkit.consumer.handler import Context, Driver, FunctionDriver, Handler
+from streamkit.consumer.handler import Context, Driver, Handler
+from streamkit.consumer.routing import Handlers
 from streamkit.consumer.shard_consumer import ShardConsumer, Statistics, Surroundings, make_checkpointer
 from streamkit.errors import InvalidUse
 from streamkit.model.codec import find_codec
@@ -47,7 +48,8 @@ class FeedReport:
     """handled: records the handler finished. blocked: the record that would have held up the shard. paused: why.
 
     checkpoint: how many leading values are finished, as the checkpoint after the feed says. stopped: the error of
-    on_exhausted="stop".
+    on_exhausted="stop". filtered: values that the consumer's `where` passed over. unhandled: values that no handler
+    took. undecided: values for which a condition could not be decided.
     """
 
     handled: int
@@ -58,6 +60,9 @@ class FeedReport:
     paused: str | None
     stopped: BaseException | None
     checkpoint: int
+    filtered: int = 0
+    unhandled: int = 0
+    undecided: int = 0
 
 
 class _Inline:
@@ -105,12 +110,12 @@ class _Feed:
     """One feed, and everything around the shard consumer."""
 
     def __init__(
-        self, config: ConsumerConfig, handler: Handler, values: Iterable[Any], key: str, sink: SinkPosition | None
+        self, config: ConsumerConfig, handlers: Handlers, values: Iterable[Any], key: str, sink: SinkPosition | None
     ) -> None:
         self._config = config
         self._sink = sink
-        self._handler = handler
-        self._batches = _sealed(config, handler, list(values), key)
+        self._handlers = handlers
+        self._batches = _sealed(config, handlers.first, list(values), key)
         self._dead: list[FeedFailure] = []
         self._paused: str | None = None
         self._waits = 0
@@ -126,8 +131,9 @@ class _Feed:
         around = Surroundings(
             config=self._config, clock=RealClock(), random=RealRandom(), statistics=self._statistics,
             dead_letters=self, flush=self._flush, nudge=_nothing, pause=self._pause, wait=self._wait,
+            where=self._config.condition(),
         )
-        function = FunctionDriver(self._handler, context, _Inline())
+        function = self._handlers.driver(context, _Inline())
         driver: Driver = function
         if self._sink is not None:
             driver = SinkDriver(function, self._sink, lease, context, _Inline(), resume=False)
@@ -146,7 +152,8 @@ class _Feed:
         return FeedReport(
             handled=self._statistics.records, dead_letter=tuple(self._dead), skipped=self._statistics.skipped,
             retries=self._statistics.retries, blocked=blocked, paused=self._paused, stopped=consumer.failed,
-            checkpoint=lease.stored[0],
+            checkpoint=lease.stored[0], filtered=self._statistics.filtered, unhandled=self._statistics.unhandled,
+            undecided=self._statistics.undecided,
         )
 
     def _record(self, sequence: int) -> Record[Any]:
@@ -204,10 +211,10 @@ def _sealed(config: ConsumerConfig, handler: Handler, values: list[Any], key: st
 
 
 def feed_values(
-    config: ConsumerConfig, handler: Handler, values: Iterable[Any], key: str, sink: SinkPosition | None = None
+    config: ConsumerConfig, handlers: Handlers, values: Iterable[Any], key: str, sink: SinkPosition | None = None
 ) -> FeedReport:
     """Blocks until every value was handled or the shard is held up. What goes to a sink is written there."""
-    feed = _Feed(config, handler, values, key, sink)
+    feed = _Feed(config, handlers, values, key, sink)
     work: Callable[[], Awaitable[FeedReport]] = feed.run
     try:
         asyncio.get_running_loop()

@@ -33,13 +33,16 @@ _values = attrgetter("value")
 class Outcome:
     """done: leading records that are finished. failed: indexes that failed, when the handler named them.
 
-    exact: what failed is the record at `done`, though a batch was handed over.
+    exact: what failed is the record at `done`, though a batch was handed over. unhandled: how many of the finished ones
+    no handler was called for. undecided: for how many a condition could not be decided.
     """
 
     done: int
     error: BaseException | None = None
     failed: tuple[int, ...] = ()
     exact: bool = False
+    unhandled: int = 0
+    undecided: int = 0
 
 
 class Driver(Protocol):

@@ -83,7 +83,7 @@ class Member:
             config=config, clock=client.runtime.clock, random=random, statistics=self.statistics,
             dead_letters=DeadLetters(client, config.dead_letter) if config.dead_letter else NoDeadLetters(),
             flush=self._writer.flush, nudge=self._writer.nudge, pause=self._pause, wait=wait_or_event,
-            alive=self._keeper.check_deadline, late=lambda: self._writer.late,
+            alive=self._keeper.check_deadline, late=lambda: self._writer.late, where=config.condition(),
         )
 
     @property

@@ -20,6 +20,7 @@ from streamkit.consumer.config import Start
 from streamkit.consumer.fetcher import Budget, Fetcher
 from streamkit.consumer.lineage import Lineage, children_of, patiently
 from streamkit.errors import InvalidPosition, InvalidUse
+from streamkit.expressions.condition import Condition
 from streamkit.model.codec import Codec, Decoding
 from streamkit.model.position import AtSequence, Position, parse_position
 from streamkit.model.sequence import parse_sequence_number
@@ -38,7 +39,8 @@ class AsyncReader:
     them are read). until: None to go on for ever, also where shards are split or merged meanwhile; "latest" for what
     is there now; an aware datetime for what arrived before. limit: records.
     annotation: what `record.value` is checked against. deaggregate: as for Consumer; an aggregate's user records count
-    one by one towards the limit.
+    one by one towards the limit. where: a condition, as "data.total > 100"; only records that match are given out, and
+    count; `undecided` says how many could not be judged, as their payload cannot be decoded.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class AsyncReader:
         annotation: Any = None,
         prefetch_bytes_max: int = _PREFETCH_BYTES,
         deaggregate: Deaggregate = True,
+        where: str | None = None,
         url: str | Connector | None = None,
         runtime: Runtime | None = None,
         client: AsyncClient | None = None,
@@ -67,6 +70,7 @@ class AsyncReader:
         check_deaggregate(deaggregate)
         self.stream = stream
         self._deaggregate = deaggregate
+        self._where = None if where is None else Condition(where, codec)
         self._start = start
         self._until = until
         self._limit = limit
@@ -75,6 +79,11 @@ class AsyncReader:
         self._url = url
         self._runtime = runtime
         self._client = client
+
+    @property
+    def undecided(self) -> int:
+        """Records so far for which `where` could not be decided; they were left out."""
+        return 0 if self._where is None else self._where.undecided
 
     def __aiter__(self) -> AsyncIterator[Record[Any]]:
         return self._records()
@@ -208,8 +217,10 @@ class AsyncReader:
             wanted = batch
             if end is not None and batch.end_sequence > end:
                 wanted = batch.part(0, max(0, end - batch.first_sequence))
-            if not batch.is_control and len(wanted) and len(given := unwrapped(wanted, shard, self._deaggregate)):
-                await arrived.put(given)
+            if not batch.is_control and len(wanted):
+                given = unwrapped(wanted, shard, self._deaggregate)
+                if len(given := given if self._where is None else self._where.matching(given)):
+                    await arrived.put(given)
             fetcher.finished(batch)
             if batch.is_closing or (end is not None and batch.end_sequence >= end):
                 return
@@ -252,15 +263,21 @@ class Reader:
         annotation: Any = None,
         prefetch_bytes_max: int = _PREFETCH_BYTES,
         deaggregate: Deaggregate = True,
+        where: str | None = None,
         url: str | Connector | None = None,
         runtime: Runtime | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
         self._reader = AsyncReader(
             stream, start=start, until=until, limit=limit, codec=codec, annotation=annotation,
-            prefetch_bytes_max=prefetch_bytes_max, deaggregate=deaggregate, url=url, runtime=runtime,
+            prefetch_bytes_max=prefetch_bytes_max, deaggregate=deaggregate, where=where, url=url, runtime=runtime,
         )
         self._thread = loop_thread
+
+    @property
+    def undecided(self) -> int:
+        """As AsyncReader's."""
+        return self._reader.undecided
 
     def __iter__(self) -> Iterator[Record[Any]]:
         for batch in self.batches():

@@ -36,6 +36,7 @@ from streamkit.consumer.failure import (
 )
 from streamkit.consumer.handler import Context, Driver, Outcome
 from streamkit.errors import LeaseLost, StreamkitError
+from streamkit.expressions.condition import Condition
 from streamkit.runtime.backoff import Backoff
 from streamkit.runtime.interfaces import Clock, Random
 from streamkit.runtime.threads import firm_promise
@@ -73,6 +74,9 @@ class Statistics:
     retries: int = 0
     dead_lettered: int = 0
     skipped: int = 0
+    filtered: int = 0                      # records that `where` passed over
+    unhandled: int = 0                     # records that no handler's condition held for, passed over
+    undecided: int = 0                     # records for which a condition could not be decided: it does not hold
     poisoned: set[tuple[bytes, Place]] = field(default_factory=set)
 
 
@@ -101,6 +105,7 @@ class Surroundings:
     wait: Callable[[float, asyncio.Event], Awaitable[None]]    # seconds, ended early by the event
     alive: Callable[[], bool] = lambda: True                   # the worker's leases are still its own
     late: Callable[[], bool] = lambda: False                   # checkpoints do not get through
+    where: Condition | None = None                             # which records are given out
 
 
 class _Ended(Exception):
@@ -241,14 +246,20 @@ class ShardConsumer:
                 return
             try:
                 await self._wait_for_checkpoint()
+                idle = not batch.is_closing and self.lease.asked >= self.lease.finished
                 if not batch.is_control:
                     given = unwrapped(batch, self.lease.shard, self._config.deaggregate)
                     if self.lease.finished == self.lease.start:
                         given = from_place(given, self.lease.start)
+                    given = self._filtered(given)
                     await self._work(given)
                     unwritten += len(given)
-                    records_end = (batch.end_sequence, 0)
+                    if len(given):
+                        records_end = (batch.end_sequence, 0)
+                        idle = False
                 self.lease.finished = max(self.lease.finished, (batch.end_sequence, 0))
+                if idle and self._around.where is not None:
+                    self.lease.asked = self.lease.finished     # nothing matched: what was asked for holds here, too
             finally:
                 self._source.finished(batch)
             if batch.is_closing:
@@ -258,6 +269,17 @@ class ShardConsumer:
             if unwritten >= self._config.checkpoint_records:
                 unwritten = 0
                 self._around.nudge()
+
+    def _filtered(self, batch: Batch[Any]) -> Batch[Any]:
+        """What `where` leaves of a batch."""
+        where = self._around.where
+        if where is None:
+            return batch
+        before = where.undecided
+        given = where.matching(batch)
+        self._around.statistics.undecided += where.undecided - before
+        self._around.statistics.filtered += len(batch) - len(given)
+        return given
 
     async def _tell_end(self) -> None:
         # What user code leaves undone here holds up the shard's children: it is asked again, and never passed by.
@@ -382,7 +404,10 @@ class ShardConsumer:
             self.busy_since_s = None
             self.context.attempt_counted = False
             self.lease.live = None
-        self._around.statistics.records += outcome.done
+        statistics = self._around.statistics
+        statistics.records += outcome.done - outcome.unhandled
+        statistics.unhandled += outcome.unhandled
+        statistics.undecided += outcome.undecided
         if outcome.error is not None:
             self.last_error = outcome.error
         return outcome

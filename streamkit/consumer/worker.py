@@ -29,8 +29,8 @@ class Worker(Running):
     """A worker of `application` with `processor`: a class, or a function that makes an object for each shard.
 
     checkpoint: "manual" leaves it to the processor; "auto" also checkpoints each batch that `process` handled.
-    deaggregate, sink: as for Consumer; with a sink `checkpointer.connection` is what to write with, and checkpoints
-    follow by themselves.
+    deaggregate, where, sink: as for Consumer; with a sink `checkpointer.connection` is what to write with, and
+    checkpoints follow by themselves.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Worker(Running):
         batch_records_max: int = 10_000,
         prefetch_bytes_max: int = 64 * 1024 * 1024,
         deaggregate: Deaggregate = True,
+        where: str | None = None,
         sink: SinkPosition | None = None,
         processes: int = 1,
         leases_max: int | None = None,
@@ -69,7 +70,7 @@ class Worker(Running):
             codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
-            processes=processes, deaggregate=deaggregate,
+            processes=processes, deaggregate=deaggregate, where=where,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
         )
         if not callable(processor):

@@ -47,6 +47,21 @@ def test_the_last_n_are_the_newest_over_all_shards(served):
     assert served.run("tail", "newest", "-n", "0") == ""
 
 
+def test_tail_shows_what_matches_and_says_what_could_not_be_judged(served):
+    served.run("stream", "create", "matching", "--shards", "2")
+    lines = "".join(json.dumps({"n": n, "total": n * 1.5}) + "\n" for n in range(400))
+    served.run("put", "matching", "--lines", stdin=lines)
+    served.run("put", "matching", "--lines", "--codec", "bytes", stdin="{no json\n")
+    last = served.json("tail", "matching", "-n", "3", "--where", "data.total > 30 AND data.n % 2 = 0")
+    every = served.json("tail", "matching", "--from", "trim_horizon", "--where", "data.n < 5")
+    refused = "\n".join(served.fail("tail", "matching", "--where", "totl > 3", exit_code=2))
+
+    assert [record["data"]["n"] % 2 for record in last] == [0, 0, 0]
+    assert sorted(record["data"]["n"] for record in every) == list(range(5))
+    assert 'unknown name "totl" (line 1, column 1)' in refused
+    assert "did you mean data.totl?" in refused
+
+
 def test_a_file_goes_in_and_comes_out_byte_for_byte(served, tmp_path):
     photo = tmp_path / "photo.bin"
     photo.write_bytes(os.urandom(50_000) + b"\n\x00")

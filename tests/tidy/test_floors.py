@@ -5,7 +5,7 @@ from tests.tidy.sources import PACKAGE, sources
 FLOORS = [
     {"errors", "_core"},
     {"model", "runtime"},
-    {"protocol", "replication", "leases", "security", "observability"},
+    {"protocol", "replication", "leases", "security", "observability", "expressions"},
     {"storage", "http"},
     {"metadata", "client"},
     {"broker", "producer", "consumer"},
