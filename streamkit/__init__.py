@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from streamkit.consumer.consumer import Consumer as Consumer
     from streamkit.consumer.failure import RetryPolicy as RetryPolicy
     from streamkit.consumer.handler import Context as Context
+    from streamkit.consumer.ordering import Ordering as Ordering
     from streamkit.consumer.positions.duckdb import DuckDBPosition as DuckDBPosition
     from streamkit.consumer.positions.files import FilePosition as FilePosition
     from streamkit.consumer.positions.postgres import PostgresPosition as PostgresPosition
@@ -65,6 +66,7 @@ _HOMES = {
     "Durability": "streamkit.model.stream",
     "FilePosition": "streamkit.consumer.positions.files",
     "Lag": "streamkit.client.lag",
+    "Ordering": "streamkit.consumer.ordering",
     "PostgresPosition": "streamkit.consumer.positions.postgres",
     "Prepared": "streamkit.consumer.processor",
     "PreparedCheckpoint": "streamkit.consumer.checkpointer",

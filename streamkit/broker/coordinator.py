@@ -426,6 +426,7 @@ class Coordinator:
                 lease.stream, shards[lease.shard], lease.lease_epoch, lease.checkpoint,
                 lease.takeovers_without_progress, lease.previous_owner_crashed, dict(lease.attempts),
                 lease.sub_sequence, created_ms, lease.app_state, lease.prepared,
+                lease.ahead,
             )
             for lease in view.granted if lease.shard in shards
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any
 
@@ -30,32 +31,58 @@ STATE_BYTES_MAX = 64 * 1024
 _KEPT_BYTES = 256 * 1024                   # of state in one message, and one lease's more
 
 
-class HeldLease:
-    """One lease while it is held.
+class Track(ABC):
+    """How far one row of a lease's records is handled: all of them, or one lane's.
 
-    finished: place of the first record not yet finished; live(): the same while a handler runs. asked: what
-    manual checkpoints cover. stored: what the coordinator has. attempts: of records that failed and are not finished.
-    ended: of a shard that takes no more records, the place past the last record and the shard's end; there it is
-    complete.
+    finished: place of the first record not yet finished; live(): the same while a handler runs. attempts: of records
+    that failed and are not finished.
     """
 
-    def __init__(self, grant: LeaseGrant, shard: Shard, *, manual: bool) -> None:
+    def __init__(self, grant: LeaseGrant, shard: Shard, attempts: dict[Place, int]) -> None:
         self.grant = grant
         self.shard = shard
         self.stream = grant.stream
         self.lease_epoch = grant.lease_epoch
-        self.manual = manual
         self.start: Place = (grant.checkpoint, grant.sub_sequence)
         self.finished = self.start
+        self.attempts = attempts
+        self.live: Callable[[], Place] | None = None
+
+    @property
+    def reached(self) -> Place:
+        """Place of the first record that is not finished, also while a handler runs."""
+        return max(self.finished, self.live()) if self.live is not None else self.finished
+
+    @property
+    @abstractmethod
+    def lost(self) -> bool:
+        """Whether the lease is another's by now."""
+
+    @abstractmethod
+    def lease_lost(self) -> LeaseLost:
+        """The error for whoever goes on all the same."""
+
+
+class HeldLease(Track):
+    """One lease while it is held.
+
+    asked: what manual checkpoints cover. stored: what the coordinator has. ahead: what lanes have finished beyond a
+    position, for the coordinator. ended: of a shard that takes no more records, the place past the last record and the
+    shard's end; there it is complete.
+    """
+
+    def __init__(self, grant: LeaseGrant, shard: Shard, *, manual: bool) -> None:
+        super().__init__(grant, shard, attempts_from_wire(grant.attempts))
+        self.manual = manual
         self.asked = self.start
         self.stored = self.start
-        self.attempts: dict[Place, int] = attempts_from_wire(grant.attempts)
-        self.live: Callable[[], Place] | None = None
+        self.ahead: Callable[[int], bytes] | None = None
         self.ended: tuple[Place, Place] | None = None
-        self.lost = False
         self.owner_told = ""               # why it was lost, when that is known
+        self._lost = False
         self._number = 0
         self._attempts_stored = dict(grant.attempts)
+        self._ahead_stored = grant.ahead
         self._waiters: list[tuple[Place, Promise[None]]] = []
         self._state: bytes | None = None       # to be stored with the next checkpoint
         self._state_waiters: list[Promise[None]] = []
@@ -67,24 +94,30 @@ class HeldLease:
         self.start = self.finished = self.asked = place
 
     @property
+    def lost(self) -> bool:
+        return self._lost
+
+    @property
     def position(self) -> Place:
         """What a checkpoint written now would say."""
         if self.manual:
             all_asked = self.ended is not None and self.asked >= self.ended[0]
             return self.ended[1] if self.ended is not None and all_asked else self.asked
-        return max(self.finished, self.live()) if self.live is not None else self.finished
+        return self.reached
 
     def next_item(self) -> CheckpointItem | None:
         """The checkpoint that is due, with the next number; None when nothing changed."""
         position = max(self.position, self.stored)
         attempts = attempts_to_wire({place: count for place, count in self.attempts.items() if place >= position})
-        changed = position != self.stored or attempts != self._attempts_stored
+        ahead = self.ahead(position[0]) if self.ahead is not None else b""
+        changed = position != self.stored or attempts != self._attempts_stored or ahead != self._ahead_stored
         if self.lost or not (changed or self._state is not None or self._prepared is not None):
             return None
         self._number += 1
         prepared = None if self._prepared is None else (*self._prepared[0], self._prepared[1])
         return CheckpointItem(
-            self.shard.uuid, self.lease_epoch, self._number, position[0], attempts, position[1], self._state, prepared
+            self.shard.uuid, self.lease_epoch, self._number, position[0], attempts, position[1], self._state, prepared,
+            ahead,
         )
 
     def answered(self, item: CheckpointItem, result: str) -> None:
@@ -93,6 +126,7 @@ class HeldLease:
             return
         self.stored = max(self.stored, (item.sequence, item.sub_sequence))
         self._attempts_stored = dict(item.attempts)
+        self._ahead_stored = item.ahead
         if self._state is item.app_state:
             self._state = None
             waiters, self._state_waiters = self._state_waiters, []
@@ -132,7 +166,7 @@ class HeldLease:
             self.lose()
 
     def lose(self) -> None:
-        self.lost = True
+        self._lost = True
         waiters = [*self._state_waiters, *(waiter for _, waiter in self._waiters)]
         if self._prepared is not None:
             waiters.append(self._prepared[2])
@@ -260,10 +294,13 @@ class Checkpointing:
 
 
 class Checkpointer:
-    """What user code does with a lease's position. Every method may be called from any thread."""
+    """What user code does with a lease's position. Every method may be called from any thread.
+
+    With lanes there is nothing to do: what a handler returned from is finished, and is stored every interval.
+    """
 
     def __init__(
-        self, lease: HeldLease, loop: asyncio.AbstractEventLoop, hurry: Callable[[], None], covered: Callable[[], Place]
+        self, lease: Track, loop: asyncio.AbstractEventLoop, hurry: Callable[[], None], covered: Callable[[], Place]
     ) -> None:
         self._lease = lease
         self._loop = loop
@@ -294,12 +331,13 @@ class Checkpointer:
     @property
     def position(self) -> int:
         """Sequence of the first record that no checkpoint covers yet, or covers only in part: an aggregate."""
-        return max(self._lease.asked, self._lease.stored)[0]
+        lease = self._held()
+        return max(lease.asked, lease.stored)[0]
 
     @property
     def complete(self) -> bool:
         """The shard takes no more records, and a checkpoint that was asked for covers its last one."""
-        lease = self._lease
+        lease = self._held()
         return lease.ended is not None and max(lease.asked, lease.stored) >= lease.ended[0]
 
     def checkpoint(
@@ -312,7 +350,7 @@ class Checkpointer:
         with this position: the next owner finds both or neither, as `ctx.app_state`; None leaves what is there, b""
         takes it away; with checkpoint="manual" only. Raises LeaseLost, InvalidUse.
         """
-        lease = self._lease
+        lease = self._held()
         if self.kept_by_sink:
             raise InvalidUse("the sink keeps the position, in the transaction of what was written",
                              try_="leave the checkpoint out: it follows by itself", argument="checkpoint")
@@ -341,10 +379,11 @@ class Checkpointer:
         64 KiB, whatever helps to look. A later `prepare` takes its place; a checkpoint there or beyond ends it.
         Raises LeaseLost, InvalidUse.
         """
-        if self._lease.lost:
-            raise self._lease.lease_lost()
+        lease = self._held()
+        if lease.lost:
+            raise lease.lease_lost()
         position = self._position(at)
-        stored = self._on_loop(self._lease.prepare, position, _checked(state))
+        stored = self._on_loop(lease.prepare, position, _checked(state))
         return PreparedCheckpoint(self, position, stored)
 
     def checkpoint_prepared(self, place: Place) -> Checkpointing:
@@ -368,6 +407,14 @@ class Checkpointer:
                 try_="checkpoint a record or batch that was handed to you", sequence=sequence,
             )
         return position
+
+    def _held(self) -> HeldLease:
+        if isinstance(self._lease, HeldLease):
+            return self._lease
+        raise InvalidUse(
+            "lanes have no position of their own; what the handler returned from is checkpointed by itself",
+            try_="leave the checkpoint out, or use ordering=Ordering.SHARD",
+        )
 
     def _hurry(self) -> None:
         self._loop.call_soon_threadsafe(self._nudge)

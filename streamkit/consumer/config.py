@@ -9,6 +9,7 @@ from typing import Literal
 
 from streamkit.consumer.aggregates import Deaggregate, check_deaggregate
 from streamkit.consumer.failure import RetryPolicy
+from streamkit.consumer.ordering import Ordering
 from streamkit.errors import InvalidUse
 from streamkit.expressions.condition import Condition
 from streamkit.model.codec import Codec, find_codec
@@ -25,6 +26,7 @@ class ConsumerConfig:
 
     start: for shards that the application has no position of. on_exhausted: None means "dead_letter" when one is
     named, else "block". prefetch_bytes_max: fetched and not yet finished, over all shards of the worker.
+    ordering: one record after the other, or lanes beside each other; see `Ordering`.
     deaggregate: whether user records inside the KPL's aggregates are handed out one by one, see `aggregates`.
     processes: how many workers `run` makes, each a process with bounds of its own and "-0", "-1" … after its name.
     where: a condition; records that do not match are passed over and counted. unhandled: "skip" passes over records
@@ -36,6 +38,7 @@ class ConsumerConfig:
     start: Start
     worker: str
     codec: Codec | str = "auto"
+    ordering: Ordering = Ordering.SHARD
     checkpoint: Literal["auto", "manual"] = "auto"
     checkpoint_interval_ms: int = 1_000
     checkpoint_records: int = 10_000       # finished since the last one: write without waiting for the interval
@@ -74,6 +77,10 @@ class ConsumerConfig:
         if self.leases_max is not None and self.leases_max <= 0:
             raise _wrong("leases_max", self.leases_max, "a number above 0, or None for no bound")
         check_deaggregate(self.deaggregate)
+        if not isinstance(self.ordering, Ordering):
+            raise _wrong("ordering", self.ordering, "Ordering.SHARD, Ordering.by_key(8) or Ordering.none(8)")
+        if self.ordering.within != "shard" and self.checkpoint == "manual":
+            raise _wrong("checkpoint", self.checkpoint, '"auto" with lanes, which have no position of their own')
         find_codec(self.codec)
         self.condition()
         if self.unhandled not in (None, "skip"):

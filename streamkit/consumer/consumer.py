@@ -18,12 +18,13 @@ from typing import Any, Literal, TypeVar, overload
 from streamkit._core.batch import Batch
 from streamkit.client.pool import Connector
 from streamkit.consumer.aggregates import Deaggregate
-from streamkit.consumer.checkpointer import HeldLease
+from streamkit.consumer.checkpointer import HeldLease, Track
 from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream_names
 from streamkit.consumer.exactly_once import SinkDriver, SinkPosition, check_sink
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.feed import FeedReport, feed_values
 from streamkit.consumer.handler import Context, Driver, Handler, Outcome
+from streamkit.consumer.ordering import Ordering
 from streamkit.consumer.routing import Handlers
 from streamkit.consumer.running import Running, worker_name
 from streamkit.consumer.stage import Stages
@@ -42,9 +43,10 @@ class Consumer(Running):
 
     start: for shards the application has no position of; there is no safe default. stream: one name, or several.
     `def` handlers run in threads, `async def` handlers on the caller's loop. processes: for handlers that need more
-    than one processor; `run()` spreads the leases over that many. deaggregate: the KPL's aggregates are taken
-    apart, each user record with its `sub_sequence`; "owned" leaves out those that belong to another shard, False
-    hands out the aggregates. where: a condition, as "data.total > 100"; records that do not match are passed over
+    than one processor; `run()` spreads the leases over that many. ordering: `Ordering.by_key(8)` handles records of
+    different keys at a time, in eight lanes a shard. deaggregate: the KPL's aggregates are taken apart, each user
+    record with its `sub_sequence`; "owned" leaves out those that belong to another shard, False hands out the
+    aggregates. where: a condition, as "data.total > 100"; records that do not match are passed over
     and counted. unhandled: "skip" passes over records that no handler's condition holds for. At least once: a
     record may come again after a crash; it is never passed over unless on_exhausted="skip" was chosen. sink: the
     position is kept with what handlers write, in one transaction, and each record counts exactly once there:
@@ -58,6 +60,7 @@ class Consumer(Running):
         application: str,
         start: Start,
         codec: Codec | str = "auto",
+        ordering: Ordering = Ordering.SHARD,
         checkpoint: Literal["auto", "manual"] = "auto",
         checkpoint_interval_ms: int = 1_000,
         retry: RetryPolicy | None = None,
@@ -81,7 +84,7 @@ class Consumer(Running):
     ) -> None:
         config = ConsumerConfig(
             streams=stream_names(stream), application=application, start=start, worker=worker_name(worker),
-            codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
+            codec=codec, ordering=ordering, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
             processes=processes, deaggregate=deaggregate, where=where, unhandled=unhandled,
@@ -91,6 +94,9 @@ class Consumer(Running):
         self._sink = sink
         if sink is not None:
             check_sink(sink, checkpoint=checkpoint)
+            if ordering.within != "shard":
+                raise InvalidUse("a sink keeps one position a shard, lanes have several",
+                                 try_="use ordering=Ordering.SHARD, or the sink's own keys", argument="ordering")
         self._handlers = Handlers(config)
         self._handoff: _Handoff | None = None
 
@@ -137,6 +143,8 @@ class Consumer(Running):
         if self._sink is not None:
             raise InvalidUse("a loop over batches has no transaction", try_="decorate a function instead",
                              argument="sink")
+        if self.config.ordering.within != "shard":
+            raise InvalidUse("a loop over batches takes them one after the other", try_="use a handler with lanes")
         handoff = self._handoff = _Handoff()
         self.start()
         try:
@@ -179,12 +187,15 @@ class Consumer(Running):
     def decoding(self) -> Decoding:
         return self._handlers.first.decoding if self._handlers else Decoding(self.config.codec)
 
-    def make_driver(self, lease: HeldLease, context: Context, stages: Stages) -> Driver:
+    def make_driver(self, lease: Track, context: Context, stages: Stages) -> Driver:
         if not self._handlers:
             assert self._handoff is not None, "check() refuses a consumer with neither"
             return _HandoffDriver(self._handoff, context)
         driver = self._handlers.driver(context, stages.coroutines if self._handlers.first.is_async else stages.threads)
-        return driver if self._sink is None else SinkDriver(driver, self._sink, lease, context, stages)
+        if self._sink is None:
+            return driver
+        assert isinstance(lease, HeldLease), "a sink has one lane"
+        return SinkDriver(driver, self._sink, lease, context, stages)
 
 
 class _Handoff:

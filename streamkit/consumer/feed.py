@@ -14,13 +14,14 @@ from typing import Any
 
 from streamkit._core.batch import Batch, Record, RecordContext, seal, stamped
 from streamkit.consumer.aggregates import place_of
-from streamkit.consumer.checkpointer import HeldLease
+from streamkit.consumer.checkpointer import HeldLease, Track
 from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.exactly_once import SinkDriver, SinkPosition
 from streamkit.consumer.failure import DeadRecord, reason_of
 from streamkit.consumer.handler import Context, Driver, Handler
 from streamkit.consumer.routing import Handlers
-from streamkit.consumer.shard_consumer import ShardConsumer, Statistics, Surroundings, make_checkpointer
+from streamkit.consumer.shard_consumer import ShardConsumer, make_checkpointer
+from streamkit.consumer.surroundings import Statistics, Surroundings
 from streamkit.errors import InvalidUse
 from streamkit.model.codec import find_codec
 from streamkit.model.limits import BATCH_RECORDS_MAX, HASH_KEYS
@@ -126,19 +127,13 @@ class _Feed:
     async def run(self) -> FeedReport:
         grant = LeaseGrant(self._config.streams[0], shard_to_wire(_SHARD), 1, 0, 0, False)
         lease = HeldLease(grant, _SHARD, manual=self._config.checkpoint == "manual")
-        context = Context(lease, self._config.application, self._config.worker)
-        make_checkpointer(lease, context, asyncio.get_running_loop(), _nothing)
         around = Surroundings(
             config=self._config, clock=RealClock(), random=RealRandom(), statistics=self._statistics,
             dead_letters=self, flush=self._flush, nudge=_nothing, pause=self._pause, wait=self._wait,
             where=self._config.condition(),
         )
-        function = self._handlers.driver(context, _Inline())
-        driver: Driver = function
-        if self._sink is not None:
-            driver = SinkDriver(function, self._sink, lease, context, _Inline(), resume=False)
         consumer = self._consumer = ShardConsumer(
-            lease, context, driver, _Values(list(self._batches), self._end), around
+            lease, *self._hands_for(lease), _Values(list(self._batches), self._end), around, self._hands_for
         )
         await consumer.run()
         await self._flush(lease)
@@ -155,6 +150,15 @@ class _Feed:
             checkpoint=lease.stored[0], filtered=self._statistics.filtered, unhandled=self._statistics.unhandled,
             undecided=self._statistics.undecided,
         )
+
+    def _hands_for(self, track: Track) -> tuple[Context, Driver]:
+        context = Context(track, self._config.application, self._config.worker)
+        make_checkpointer(track, context, asyncio.get_running_loop(), _nothing)
+        function = self._handlers.driver(context, _Inline())
+        if self._sink is None:
+            return context, function
+        assert isinstance(track, HeldLease), "a sink has one lane"
+        return context, SinkDriver(function, self._sink, track, context, _Inline(), resume=False)
 
     def _record(self, sequence: int) -> Record[Any]:
         batch = next(batch for batch in self._batches if sequence < batch.end_sequence)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Protocol
 
 from streamkit._core.batch import Batch, Record
 from streamkit.consumer.aggregates import Place
-from streamkit.consumer.checkpointer import Checkpointer, Checkpointing, HeldLease
+from streamkit.consumer.checkpointer import Checkpointer, Checkpointing, Track
 from streamkit.consumer.failure import Aborted, PauseAsked, RetryLater, Surrendered, raise_rejected
 from streamkit.consumer.processor import RecordProcessor, ShardContext
 from streamkit.consumer.stage import Stage, Stages, Stopping
@@ -74,7 +74,7 @@ class Context:
         "shard", "stopping", "stream", "worker",
     )  # fmt: skip
 
-    def __init__(self, lease: HeldLease, application: str, worker: str) -> None:
+    def __init__(self, lease: Track, application: str, worker: str) -> None:
         self.application = application
         self.worker = worker
         self.stream = lease.stream

@@ -16,14 +16,15 @@ from datetime import datetime
 
 from streamkit._core.batch import RecordContext
 from streamkit.client.client import AsyncClient
-from streamkit.consumer.checkpointer import CheckpointWriter, HeldLease
+from streamkit.consumer.checkpointer import CheckpointWriter, HeldLease, Track
 from streamkit.consumer.config import ConsumerConfig, Start
 from streamkit.consumer.dead_letters import DeadLetters, NoDeadLetters
 from streamkit.consumer.fetcher import Budget, Fetcher
 from streamkit.consumer.handler import Context, Driver
 from streamkit.consumer.lease_keeper import LeaseKeeper, Listeners
-from streamkit.consumer.shard_consumer import ShardConsumer, Statistics, Surroundings, make_checkpointer
+from streamkit.consumer.shard_consumer import ShardConsumer, make_checkpointer
 from streamkit.consumer.stage import Stages
+from streamkit.consumer.surroundings import Statistics, Surroundings
 from streamkit.errors import LeaseLost, StreamkitError, TimedOut, Unavailable
 from streamkit.model.codec import Decoding
 from streamkit.model.position import parse_position
@@ -34,14 +35,14 @@ from streamkit.runtime.tasks import Tasks
 
 log = logging.getLogger("streamkit.consumer")
 
-MakeDriver = Callable[[HeldLease, Context, Stages], Driver]
+MakeDriver = Callable[[Track, Context, Stages], Driver]
 _LEAVE_S = 5.0                             # for what is left to do when every shard has had its drain time
 
 
 class _Held:
     """A lease with everything that runs for it."""
 
-    def __init__(self, lease: HeldLease, consumer: ShardConsumer, fetcher: Fetcher, stages: Stages) -> None:
+    def __init__(self, lease: HeldLease, consumer: ShardConsumer, fetcher: Fetcher, stages: list[Stages]) -> None:
         self.lease = lease
         self.consumer = consumer
         self.fetcher = fetcher
@@ -141,7 +142,6 @@ class Member:
         config = self._config
         shard = shard_from_wire(grant.shard)
         lease = HeldLease(grant, shard, manual=config.checkpoint == "manual")
-        context = Context(lease, config.application, config.worker)
         decoding = self._decoding
         records = RecordContext(
             grant.stream, shard.id, shard.ordinal, shard.created_ms, decoding.decode if decoding else None,
@@ -153,9 +153,15 @@ class Member:
             session=self._keeper.session, lease_epoch=grant.lease_epoch, bytes_max=config.fetch_bytes_max,
             wait_ms=config.fetch_wait_ms,
         )
-        stages = self._make_stages()
-        make_checkpointer(lease, context, asyncio.get_running_loop(), self._writer.nudge)
-        consumer = ShardConsumer(lease, context, self._make_driver(lease, context, stages), fetcher, self._around)
+        stages: list[Stages] = []
+
+        def hands_for(track: Track) -> tuple[Context, Driver]:
+            context = Context(track, config.application, config.worker)
+            make_checkpointer(track, context, asyncio.get_running_loop(), self._writer.nudge)
+            stages.append(self._make_stages())
+            return context, self._make_driver(track, context, stages[-1])
+
+        consumer = ShardConsumer(lease, *hands_for(lease), fetcher, self._around, hands_for)
         before = self._held.get(shard.uuid)
         held = self._held[shard.uuid] = _Held(lease, consumer, fetcher, stages)
         self._writer.leases[shard.uuid] = lease
@@ -229,9 +235,10 @@ class Member:
                 since_s = held.consumer.busy_since_s
                 stalled = since_s is not None and now_s - since_s > self._config.stall_seconds
                 if stalled and not held.stall_told:
+                    stack = next(filter(None, (stages.stack() for stages in held.stages)), "")
                     log.warning("handler.stalled application=%s stream=%s shard=%s sequence=%d seconds=%d\n%s",
                                 self._config.application, held.lease.stream, held.lease.shard.id,
-                                held.consumer.first_unfinished, now_s - (since_s or now_s), held.stages.stack())
+                                held.consumer.first_unfinished, now_s - (since_s or now_s), stack)
                 held.stall_told = stalled
 
 

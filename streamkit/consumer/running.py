@@ -16,12 +16,12 @@ from typing import Any, Self
 from streamkit.client.client import AsyncClient
 from streamkit.client.lag import Lag
 from streamkit.client.pool import Connector
-from streamkit.consumer.checkpointer import HeldLease
+from streamkit.consumer.checkpointer import Track
 from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.handler import Context, Driver
 from streamkit.consumer.member import Member
-from streamkit.consumer.shard_consumer import Statistics, Stopped
 from streamkit.consumer.stage import Stages
+from streamkit.consumer.surroundings import Statistics, Stopped
 from streamkit.errors import ConnectionFailed, InvalidUse, TimedOut
 from streamkit.model.codec import Decoding
 from streamkit.runtime import environment
@@ -61,7 +61,7 @@ class Running:
         self._group: ProcessGroup | None = None
         self._handlers_thread: LoopThread | None = None
 
-    def make_driver(self, lease: HeldLease, context: Context, stages: Stages) -> Driver:
+    def make_driver(self, lease: Track, context: Context, stages: Stages) -> Driver:
         """User code for one lease."""
         raise TypeError(f"{type(self).__name__} says what its user code is")
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from streamkit.client.pool import Connector
 from streamkit.consumer.aggregates import Deaggregate
-from streamkit.consumer.checkpointer import HeldLease
+from streamkit.consumer.checkpointer import HeldLease, Track
 from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream_names
 from streamkit.consumer.exactly_once import SinkDriver, SinkPosition, check_sink
 from streamkit.consumer.failure import RetryPolicy
@@ -83,7 +83,7 @@ class Worker(Running):
     def decoding(self) -> Decoding:
         return self._decoding
 
-    def make_driver(self, lease: HeldLease, context: Context, stages: Stages) -> Driver:
+    def make_driver(self, lease: Track, context: Context, stages: Stages) -> Driver:
         grant = lease.grant
         shard = ShardContext(
             stream=lease.stream,
@@ -100,10 +100,13 @@ class Worker(Running):
             prepared=Prepared(*grant.prepared) if grant.prepared is not None else None,
         )
         driver = ProcessorDriver(self._processor(), context, shard, stages)
-        return driver if self._sink is None else SinkDriver(driver, self._sink, lease, context, stages)
+        if self._sink is None:
+            return driver
+        assert isinstance(lease, HeldLease), "a sink has one lane"
+        return SinkDriver(driver, self._sink, lease, context, stages)
 
 
-def _checkpoint_number(lease: HeldLease) -> str:
+def _checkpoint_number(lease: Track) -> str:
     # Inside an aggregate, the aggregate's own: its first user records are finished.
     shard, grant = lease.shard, lease.grant
     last = grant.checkpoint if grant.sub_sequence else grant.checkpoint - 1

@@ -198,6 +198,7 @@ class Applications:
                     application.stream_of[shard], shard, lease_epoch, checkpoint, takeovers, crashed,
                     application.attempts.get(shard, {}), application.sub_sequences.get(shard, 0),
                     application.app_states.get(shard, b""), application.prepared.get(shard),
+                    application.ahead.get(shard, b""),
                 ))
                 if state == "draining":
                     draining.append(shard)
@@ -244,7 +245,7 @@ class Applications:
         results, changes = application.leases.checkpoint(event.items, event.wall_ms)
         if not changes:
             return results
-        fact = facts.Checkpointed(application.name, changes, event.wall_ms, {}, {}, {}, {})
+        fact = facts.Checkpointed(application.name, changes, event.wall_ms, {}, {}, {}, {}, {})
         for item, result in zip(event.items, results, strict=True):
             if result != "ok":
                 continue
@@ -258,6 +259,8 @@ class Applications:
             if prepared is not None and (prepared[:2] <= (item.sequence, item.sub_sequence) or item.prepared):
                 is_over = prepared[:2] <= (item.sequence, item.sub_sequence)
                 fact.prepared[item.shard] = None if is_over else prepared
+            if item.ahead or item.shard in application.ahead:
+                fact.ahead[item.shard] = item.ahead
         self.table.note(application, fact)
         self._facts.append(facts.encode(fact))
         if application.ends and self._settle(application, list(dict.fromkeys(item.shard for item in event.items))):

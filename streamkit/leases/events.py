@@ -66,7 +66,7 @@ class CheckpointItem(Protocol):
     """One checkpoint, as the wire brings it. attempts: failed attempts by sequence, of records not finished.
 
     sub_sequence: user records that are finished inside the aggregate at `sequence`. app_state, prepared: None when they
-    are as before.
+    are as before. ahead: what is finished beyond, in the consumer's own form.
     """
 
     @property
@@ -85,6 +85,8 @@ class CheckpointItem(Protocol):
     def app_state(self) -> bytes | None: ...
     @property
     def prepared(self) -> tuple[int, int, bytes] | None: ...
+    @property
+    def ahead(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,7 @@ class Granted:
     sub_sequence: int = 0
     app_state: bytes = b""
     prepared: tuple[int, int, bytes] | None = None
+    ahead: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ class Checkpointed(_Fact, tag=12, frozen=True):
     sub_sequences: dict[bytes, int] = {}
     app_states: dict[bytes, bytes] = {}
     prepared: dict[bytes, tuple[int, int, bytes] | None] = {}
+    ahead: dict[bytes, bytes] = {}
 
 
 class LeasePaused(_Fact, tag=13, frozen=True):
@@ -122,6 +123,7 @@ class LeaseRows(_Fact, tag=16, frozen=True):
     attempts: dict[bytes, dict[int, int]] = {}
     reasons: dict[bytes, str] = {}
     sub_sequences: dict[bytes, int] = {}
+    ahead: dict[bytes, bytes] = {}
 
 
 class MapChanged(_Fact, tag=17, frozen=True):

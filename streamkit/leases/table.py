@@ -26,8 +26,8 @@ class Application:
 
     streams: name → {shard: ordinal}. attempts, reasons, sub_sequences (of checkpoints inside an aggregate), app_states
     (what the application keeps with the position), prepared (checkpoints that are announced: sequence, sub-sequence,
-    state): only of leases that have any. parents: of shards that have any, and are named for ever. ends: of shards that
-    take no more records, one past the last.
+    state), ahead (what is finished beyond a checkpoint): only of leases that have any. parents: of shards that have
+    any, and are named for ever. ends: of shards that take no more records, one past the last.
     """
 
     def __init__(self, name: str, created_ms: int, sessions: int) -> None:
@@ -43,6 +43,7 @@ class Application:
         self.sub_sequences: dict[bytes, int] = {}
         self.app_states: dict[bytes, bytes] = {}
         self.prepared: dict[bytes, tuple[int, int, bytes]] = {}
+        self.ahead: dict[bytes, bytes] = {}
         self.created_ms_of: dict[str, int] = {}            # stream → its creation; two of one name differ
         self.parents: dict[bytes, tuple[bytes, ...]] = {}
         self.children: dict[bytes, list[bytes]] = {}
@@ -80,6 +81,7 @@ class Application:
             self.sub_sequences.pop(shard, None)
             self.app_states.pop(shard, None)
             self.prepared.pop(shard, None)
+            self.ahead.pop(shard, None)
             self.stream_of.pop(shard, None)
             self.ends.pop(shard, None)
             self.children.pop(shard, None)
@@ -154,6 +156,7 @@ class Table:
                 {shard: application.attempts[shard] for shard in shards_here if shard in application.attempts},
                 {shard: application.reasons[shard] for shard in shards_here if shard in application.reasons},
                 {shard: inside[shard] for shard in shards_here if shard in inside},
+                {shard: application.ahead[shard] for shard in shards_here if shard in application.ahead},
             )
         for shard in sorted({*application.app_states, *application.prepared}):
             yield facts.StateKept(
@@ -241,6 +244,7 @@ class Table:
         _note(application.sub_sequences, fact.sub_sequences)
         _note(application.app_states, fact.app_states)
         _note(application.prepared, fact.prepared)
+        _note(application.ahead, fact.ahead)
 
     def _paused(self, fact: facts.LeasePaused) -> None:
         application = self.applications[fact.application]
@@ -259,6 +263,7 @@ class Table:
         application.attempts.update(fact.attempts)
         application.reasons.update(fact.reasons)
         application.sub_sequences.update(fact.sub_sequences)
+        application.ahead.update(fact.ahead)
 
     def _kept(self, fact: facts.StateKept) -> None:
         application = self.applications[fact.application]

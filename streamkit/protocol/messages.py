@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import msgspec
 
 _Saved = Annotated[bytes, msgspec.Meta(max_length=64 * 1024)]
+Ahead = Annotated[bytes, msgspec.Meta(max_length=4096)]
 _Whole = Annotated[int, msgspec.Meta(ge=0)]     # 0 … 2⁶⁴ - 1: what kernels and files have room for
 
 
@@ -233,6 +234,7 @@ class LeaseGrant(_Message, tag=30, frozen=True):
     application_ms: int = 0                # when the application was created: one that was made again is another
     app_state: bytes = b""                 # as in CheckpointItem
     prepared: tuple[int, int, bytes] | None = None
+    ahead: bytes = b""                     # as in CheckpointItem
 
 
 class JoinApplication(_Message, tag=31, frozen=True):
@@ -283,6 +285,7 @@ class CheckpointItem(_Message, tag=34, frozen=True):
     sub_sequence: _Whole = 0               # as in LeaseGrant
     app_state: _Saved | None = None        # what the application keeps with this position; None: as before
     prepared: tuple[_Whole, _Whole, _Saved] | None = None      # (sequence, sub_sequence, state), to be checkpointed
+    ahead: Ahead = b""                     # what lanes finished beyond it, as `consumer.ahead` packs it
 
 
 class Checkpoint(_Message, tag=35, frozen=True):

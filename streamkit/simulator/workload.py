@@ -12,15 +12,17 @@ import random
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 from streamkit._core.batch import Batch
 from streamkit.client.client import AsyncClient
 from streamkit.client.config import ClientConfig
-from streamkit.consumer.checkpointer import HeldLease
+from streamkit.consumer.checkpointer import Track
 from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Outcome
 from streamkit.consumer.member import Member
+from streamkit.consumer.ordering import Ordering
 from streamkit.consumer.stage import Stages
 from streamkit.errors import DataError, NotFound, PutFailed, StreamExists, StreamkitError, TimedOut, Unavailable
 from streamkit.model.sequence import parse_sequence_number
@@ -37,6 +39,7 @@ STREAM = "orders"
 APPLICATION = "billing"
 MEMBERSHIP_MS = 1_000
 DELIVERY_MS = 40_000
+_ORDERINGS = (Ordering.SHARD, Ordering.SHARD, Ordering.by_key(3), Ordering.none(2))      # by the name of a worker
 CLIENT = ClientConfig(connect_timeout_ms=1_000, request_timeout_ms=2_000, reconnect_first_ms=20, reconnect_most_ms=200)
 
 
@@ -142,6 +145,7 @@ class Workload:
                 streams=(STREAM,), application=APPLICATION, start="trim_horizon", worker=process.name, codec="bytes",
                 membership_ms=MEMBERSHIP_MS, checkpoint_interval_ms=200, batch_records_max=50, drain_seconds=1,
                 retry=RetryPolicy(first_ms=10, last_ms=100), stall_seconds=0,
+                ordering=_ORDERINGS[crc32(process.name.encode()) % len(_ORDERINGS)],
             )  # fmt: skip
             await _find_stream(client)
             handlers = asyncio.get_running_loop()
@@ -338,7 +342,7 @@ class Processing:
 
     whole = True
 
-    def __init__(self, workload: Workload, lease: HeldLease, worker: str) -> None:
+    def __init__(self, workload: Workload, lease: Track, worker: str) -> None:
         self._workload = workload
         self._lease = lease
         self._worker = worker

@@ -24,7 +24,7 @@ from typing import Any
 from streamkit._core.batch import Record
 from streamkit.client.client import AsyncClient
 from streamkit.client.config import ClientConfig
-from streamkit.consumer.checkpointer import HeldLease
+from streamkit.consumer.checkpointer import Track
 from streamkit.consumer.consumer import Consumer
 from streamkit.consumer.handler import Context, Driver, FunctionDriver, Handler
 from streamkit.consumer.member import Member
@@ -225,7 +225,7 @@ class _Chaos:
         client = AsyncClient(ADDRESS, runtime, config=_CLIENT)
         loop = asyncio.get_running_loop()
 
-        def make_driver(lease: HeldLease, context: Context, stages: Stages) -> Driver:
+        def make_driver(lease: Track, context: Context, stages: Stages) -> Driver:
             handler = dataclasses.replace(self.handler, function=self._watched(worker, context))
             return FunctionDriver(handler, context, stages.coroutines if handler.is_async else stages.threads)
 

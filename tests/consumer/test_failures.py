@@ -17,7 +17,7 @@ from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Context
 from streamkit.consumer.processor import RecordProcessor
 from streamkit.consumer.reader import AsyncReader
-from streamkit.consumer.shard_consumer import Stopped
+from streamkit.consumer.surroundings import Stopped
 from streamkit.errors import BatchFailure, InvalidUse
 from streamkit.simulator.cluster import ADDRESS
 from tests.consumer.bottle import Bottle, consumer, worker

@@ -28,6 +28,7 @@ class Item:
     sub_sequence: int = 0
     app_state: bytes | None = None
     prepared: tuple[int, int, bytes] | None = None
+    ahead: bytes = b""
 
 
 def stream(name: str, shards: int, start: int = 0) -> events.FoundStream:
@@ -363,6 +364,23 @@ def test_attempts_travel_with_the_lease_and_end_when_the_record_is_finished(mach
     assert second.granted[0].attempts == {5: 3} and second.granted[0].checkpoint == 5
     machine.step(events.Checkpoints("app", [Item(shard, lease_epoch + 1, 1, 6)], 0))
     assert machine.table.applications["app"].attempts == {}
+
+
+def test_what_lanes_finished_ahead_travels_with_the_lease_and_through_a_snapshot(machine):
+    first = join(machine, "w1", found=[stream("s", 1)])
+    shard, lease_epoch = owned(first)[0]
+    machine.step(events.Checkpoints("app", [Item(shard, lease_epoch, 1, 5, ahead=b"far")], 0))
+    machine.step(events.Checkpoints("app", [Item(shard, lease_epoch, 2, 5, ahead=b"farther")], 0))
+    machine.step(events.Leave("app", first.session, 0))
+    second = join(machine, "w2")
+
+    assert (second.granted[0].checkpoint, second.granted[0].ahead) == (5, b"farther")
+    rebuilt = Table()
+    for fact in machine.table.snapshot():
+        rebuilt.replay(facts.decode(facts.encode(fact)))
+    assert rebuilt.applications["app"].ahead == {shard: b"farther"}
+    machine.step(events.Checkpoints("app", [Item(shard, lease_epoch + 1, 1, 9)], 0))
+    assert machine.table.applications["app"].ahead == {}
 
 
 def test_a_checkpoint_inside_an_aggregate_travels_with_the_lease_and_through_a_snapshot(machine):

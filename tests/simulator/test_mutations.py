@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 from streamkit.broker.coordinator import Coordinator
 from streamkit.broker.fetch import Fetches
+from streamkit.consumer.lane import Lane
 from streamkit.consumer.lease_keeper import LeaseKeeper
-from streamkit.consumer.shard_consumer import ShardConsumer
 from streamkit.producer.outbox import Outbox
 from streamkit.producer.sender import NOBODY
 from streamkit.protocol import messages as m
@@ -154,6 +154,6 @@ def test_passing_over_a_record_that_failed_is_caught(monkeypatch):
     async def careless(self, part, error):
         self._finish(part, 1)
 
-    monkeypatch.setattr(ShardConsumer, "_alone", careless)
+    monkeypatch.setattr(Lane, "_alone", careless)
 
     assert caught("never processed")

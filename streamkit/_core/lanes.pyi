@@ -1,0 +1,6 @@
+from typing import Any
+
+from streamkit._core.batch import Batch
+
+def deal(batch: Batch[Any], count: int, by_key: bool) -> list[Batch[Any] | None]: ...
+def unfinished(batch: Batch[Any], marks: list[int], by_key: bool) -> Batch[Any]: ...
