@@ -6,10 +6,10 @@ payload or secrets. `code` is stable on the wire; a retired code is never given 
 
     StreamkitError
     ├── InvalidRequest ── InvalidUse ── MissingLibrary · InvalidConfig ── UnsafeListener · InvalidPosition
-    │                   · InvalidQuery · RecordTooLarge
+    │                   · InvalidQuery · RecordTooLarge · InvalidTable · NotMapped
     ├── NotFound ── StreamNotFound · ShardNotFound · ApplicationNotFound · NodeNotFound
     ├── Conflict ── StreamExists · StreamBusy · LimitReached · DataDirectoryLocked · CannotPlace · NodeInUse · LastCopy
-    │              · NodeRefused ── WrongCluster · DuplicateNode · StaleDirectory
+    │              · ApplicationExists · NodeRefused ── WrongCluster · DuplicateNode · StaleDirectory
     ├── Throttled ── BufferFull
     ├── Unavailable ── ConnectionFailed · NotLeader · NodeDraining · DiskFull · DiskFailed · StoreUnavailable
     ├── ProtocolMismatch
@@ -89,6 +89,18 @@ class InvalidQuery(InvalidRequest):
     code = "invalid_query"
 
 
+class InvalidTable(InvalidRequest):
+    """What was given is no lease table of the KCL; facts: item (its number, from 1; 0: the whole)."""
+
+    code = "invalid_table"
+
+
+class NotMapped(InvalidRequest):
+    """Leases of the KCL that mean nothing here, so none was taken over; facts: shards ("stream/shard: why")."""
+
+    code = "not_mapped"
+
+
 class RecordTooLarge(InvalidRequest):
     """A record above the stream's limit; facts: size_bytes, limit_bytes."""
 
@@ -135,6 +147,12 @@ class StreamExists(Conflict):
     """A stream of that name exists; facts: stream."""
 
     code = "stream_exists"
+
+
+class ApplicationExists(Conflict):
+    """An application of that name exists, with positions of its own; facts: application."""
+
+    code = "application_exists"
 
 
 class StreamBusy(Conflict):

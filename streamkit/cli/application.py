@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamkit.cli.invocation import Invocation, common, pass_invocation
+from streamkit.cli.migrate import import_leases
 from streamkit.cli.rendering import count, duration, emit, table
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 @click.group("app", no_args_is_help=True)
 def application() -> None:
     """List, describe, resume and delete applications."""
+
+
+application.add_command(import_leases)
 
 
 async def describe_all(client: AsyncClient, names: tuple[str, ...] = ()) -> list[ApplicationDescribed]:

@@ -61,6 +61,17 @@ ENTRIES: dict[str, Entry] = {
         "correct the marked place; streamkit tail STREAM --where CONDITION tries one",
         'unknown name "totl" (line 1, column 1)',
     ),
+    "invalid_table": Entry(
+        "What was given as the KCL's lease table is something else, or holds a lease that makes no sense.",
+        "aws dynamodb scan --table-name APPLICATION --output json",
+        "this is not a KCL's lease table: there is no lease in it",
+    ),
+    "not_mapped": Entry(
+        "Leases of the KCL name places that this node's stream does not have. Nothing was changed: an application that "
+        "begins at a guess would lose records, or repeat them.",
+        "streamkit app import NAME --kcl-table FILE --from POSITION, for shards that the table does not know",
+        "1 of 2 shards cannot go on here: orders/shardId-000000000001: the table has no lease of it",
+    ),
     "record_too_large": Entry(
         "Key, headers and value of one record exceed what the stream takes. The other records of the batch go through.",
         "store the body elsewhere and put a reference, or streamkit stream alter STREAM --record-bytes-max BYTES",
@@ -100,6 +111,11 @@ ENTRIES: dict[str, Entry] = {
         "A stream of that name exists already; its records stay as they are.",
         "streamkit stream describe STREAM",
         'stream "orders" exists already, with 4 shards',
+    ),
+    "application_exists": Entry(
+        "Positions are imported for new applications only; this one has positions of its own.",
+        "streamkit app delete NAME, or choose another name",
+        'application "billing" exists, and has positions of its own',
     ),
     "stream_busy": Entry(
         "The stream is being created or deleted at this moment.",
