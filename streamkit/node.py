@@ -189,7 +189,8 @@ class Node:
     ) -> Server:
         service = Service(
             streams=streams, coordinator=coordinator, counters=self.counters, clock=self.runtime.clock,
-            node=self.name, notes=notes, describe_node=self.describe, on_application=self._keep_time,
+            node=self.name, notes=notes, executor=self.runtime.executor, describe_node=self.describe,
+            on_application=self._keep_time,
         )
         self._server = server = Server(
             node=self.name, service=service, counters=self.counters, config=self._server_config()

@@ -3,6 +3,7 @@
     begin ──▶ serve ──▶ from memory or the page cache: answered at once
                  │ ──▶ the disk would have to be waited for: read on a thread, then answered
                  │ ──▶ nothing readable yet: waits for the high watermark, at most wait_ms
+                 ├──▶ it carries a condition: batches in which nothing matches are left out (matching.py)
                  └──▶ the peer has not taken what it asked for: held until it does
 """
 
@@ -11,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
+from streamkit.broker.matching import Fetch, Matcher, MatchingFetch
 from streamkit.broker.shard_server import ShardServer
 from streamkit.broker.streams import unknown_shard
 from streamkit.errors import InternalError, StreamkitError
-from streamkit.protocol.frames import FETCH_BYTES_MAX, FetchFrame
+from streamkit.protocol.frames import FETCH_BYTES_MAX
+from streamkit.protocol.messages import FetchMatching
 from streamkit.runtime.interfaces import Buffer
 
 if TYPE_CHECKING:
@@ -48,14 +51,32 @@ def next_sequence(batches: Sequence[Buffer], start: int) -> int:
 class Fetches:
     """All fetches of a node; a fetch that waits is a Waiting, and nothing else remembers it."""
 
-    def __init__(self, streams: Streams, guard: FetchGuard) -> None:
+    def __init__(self, streams: Streams, guard: FetchGuard, matcher: Matcher) -> None:
         self._streams = streams
         self._guard = guard
+        self._matcher = matcher
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[Waiting, None] = {}        # in the order they came, so that a run can be had again
         self.draining = False
 
-    def begin(self, link: Link, frame: FetchFrame) -> None:
+    def begin_matching(self, link: Link, request_id: int, message: FetchMatching) -> None:
+        """A fetch with a condition: parsed first, unless it was lately."""
+        link.requests += 1
+        self._start(self._parse(link, request_id, message))
+
+    async def _parse(self, link: Link, request_id: int, message: FetchMatching) -> None:
+        try:
+            condition = await self._matcher.condition(message.where, message.codec)
+        except StreamkitError as error:
+            link.requests -= 1
+            link.refuse(request_id, "fetch", error)
+        else:
+            link.requests -= 1
+            if not link.closed:
+                self.begin(link, MatchingFetch.of(request_id, message, condition))
+        link.flush_soon()
+
+    def begin(self, link: Link, frame: Fetch) -> None:
         if link.held or not link.has_room():
             link.held.append(frame)
             link.requests += 1
@@ -69,7 +90,7 @@ class Fetches:
             self._serve(link, link.held.popleft(), 0)
         link.balance()
 
-    def _serve(self, link: Link, frame: FetchFrame, wait_ms: int) -> None:
+    def _serve(self, link: Link, frame: Fetch, wait_ms: int) -> None:
         try:
             if frame.application:
                 self._guard.check_fetch(frame.application, frame.session, frame.shard, frame.lease_epoch)
@@ -90,14 +111,17 @@ class Fetches:
         except StreamkitError as error:
             link.refuse(frame.request_id, "fetch", error)
 
-    def _read_cold(self, link: Link, frame: FetchFrame, shard: ShardServer, bytes_max: int) -> None:
+    def _read_cold(self, link: Link, frame: Fetch, shard: ShardServer, bytes_max: int) -> None:
         link.reading_bytes += bytes_max
         link.requests += 1
-        task = asyncio.get_running_loop().create_task(self._cold(link, frame, shard, bytes_max))
+        self._start(self._cold(link, frame, shard, bytes_max))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _cold(self, link: Link, frame: FetchFrame, shard: ShardServer, bytes_max: int) -> None:
+    async def _cold(self, link: Link, frame: Fetch, shard: ShardServer, bytes_max: int) -> None:
         try:
             batches = await shard.log.read_cold(frame.start, shard.high_watermark, bytes_max)
             self._answer(link, frame, shard, batches)
@@ -115,12 +139,36 @@ class Fetches:
         self.resume(link)
         link.flush_soon()
 
-    def _answer(self, link: Link, frame: FetchFrame, shard: ShardServer, batches: Sequence[Buffer]) -> None:
+    def _answer(self, link: Link, frame: Fetch, shard: ShardServer, batches: Sequence[Buffer]) -> None:
+        if batches and isinstance(frame, MatchingFetch):
+            held = sum(map(len, batches))
+            link.reading_bytes += held
+            link.requests += 1
+            self._start(self._match(link, frame, shard, batches, held))
+        else:
+            self._send(link, frame, shard, batches, next_sequence(batches, frame.start))
+
+    async def _match(
+        self, link: Link, frame: MatchingFetch, shard: ShardServer, batches: Sequence[Buffer], held: int
+    ) -> None:
+        try:
+            wanted = await self._matcher.matching(batches, frame.condition)
+            self._send(link, frame, shard, wanted, next_sequence(batches, frame.start))
+        except Exception:                              # ours: the client is told, instead of waiting for ever
+            logger.exception("fetch.failed", extra={"facts": {"shard": shard.shard.id}})
+            link.refuse(frame.request_id, "fetch", InternalError("a condition failed unexpectedly"))
+        finally:
+            link.reading_bytes -= held
+            link.requests -= 1
+        self.resume(link)
+        link.flush_soon()
+
+    def _send(self, link: Link, frame: Fetch, shard: ShardServer, batches: Sequence[Buffer], end: int) -> None:
+        """end: where the peer goes on; past the batches, and past what was left out after them."""
         if link.closed:
             return
         size = sum(map(len, batches))
         assert size <= FETCH_BYTES_MAX, "an answer fits a frame"
-        end = next_sequence(batches, frame.start)
         assert end <= max(shard.high_watermark, frame.start), "nothing above the high watermark leaves"
         if batches:
             shard.handed_out(frame.application, end - frame.start, size)
@@ -169,7 +217,7 @@ class Waiting:
 
     __slots__ = ("_fetches", "_shard", "_timer", "frame", "link")
 
-    def __init__(self, fetches: Fetches, link: Link, frame: FetchFrame, shard: ShardServer, seconds: float) -> None:
+    def __init__(self, fetches: Fetches, link: Link, frame: Fetch, shard: ShardServer, seconds: float) -> None:
         self.link, self.frame = link, frame
         link.waiting += 1
         self._fetches, self._shard = fetches, shard

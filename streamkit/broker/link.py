@@ -21,11 +21,11 @@ from streamkit.model.limits import FRAME_BYTES_MAX
 from streamkit.protocol.connection import Connection as Wire
 from streamkit.protocol.connection import Side, State
 from streamkit.protocol.conversion import failure_to_wire
-from streamkit.protocol.frames import FetchFrame
 from streamkit.protocol.messages import Message
 from streamkit.runtime.interfaces import Connection
 
 if TYPE_CHECKING:
+    from streamkit.broker.matching import Fetch
     from streamkit.broker.server import Server
 
 
@@ -56,7 +56,7 @@ class Link(asyncio.BufferedProtocol):
         self.unacknowledged_bytes = 0
         self.requests = 0                          # messages under way, fetches held or reading the disk
         self.waiting = 0                           # fetches that wait for records
-        self.held: deque[FetchFrame] = deque()     # fetches that wait until the peer takes what it asked for
+        self.held: deque[Fetch] = deque()     # fetches that wait until the peer takes what it asked for
         self.reading_bytes = 0                     # asked of the disk, not in the writer yet
         self.frames = 0
         self.closed = False

@@ -16,6 +16,7 @@ from streamkit.broker.coordination import Coordination
 from streamkit.broker.coordinator import Coordinator
 from streamkit.broker.counters import Counters
 from streamkit.broker.fetch import Fetches
+from streamkit.broker.matching import Matcher
 from streamkit.broker.producers import give_producer
 from streamkit.broker.reshard import Reshards
 from streamkit.broker.shard_server import ShardServer
@@ -26,7 +27,7 @@ from streamkit.protocol import messages as m
 from streamkit.protocol.connection import Received
 from streamkit.protocol.conversion import altered, create_from_wire, stream_to_wire
 from streamkit.protocol.frames import FetchFrame, Frame, PutFrame
-from streamkit.runtime.interfaces import Clock
+from streamkit.runtime.interfaces import Clock, Executor
 
 if TYPE_CHECKING:
     from streamkit.broker.link import Link
@@ -48,12 +49,13 @@ class Service:
 
     def __init__(
         self, *, streams: Streams, coordinator: Coordinator | Coordination, counters: Counters, clock: Clock, node: str,
-        notes: Notes, describe_node: Callable[[], m.NodeDescribed], on_application: Callable[[], None],
+        notes: Notes, executor: Executor, describe_node: Callable[[], m.NodeDescribed],
+        on_application: Callable[[], None],
     ) -> None:
         """on_application: called when a worker joined; from then on the coordinator needs its ticks."""
         self.streams = streams
         self.coordinator = coordinator
-        self.fetches = Fetches(streams, coordinator)
+        self.fetches = Fetches(streams, coordinator, Matcher(executor))
         self.draining = False
         self._counters = counters
         self._clock = clock
@@ -133,6 +135,10 @@ class Service:
             return                                     # answers still leave; the peer closes when it has them
         operation = type(received.message).__name__
         self._counters.messages[operation] += 1
+        if isinstance(received.message, m.FetchMatching):
+            self._counters.fetches += 1
+            self.fetches.begin_matching(link, received.request_id, received.message)
+            return
         if self.draining and isinstance(received.message, m.JoinApplication | m.Heartbeat):
             link.refuse(received.request_id, operation, self._is_draining())
             return

@@ -70,7 +70,10 @@ class ShardTail:
         """Fetches once; the buffer may stay empty when only control batches were there."""
         from streamkit._core.batch import Batch, RecordContext
 
-        fetched = await self.client.fetch(self.shard, self.next_sequence, wait_ms=wait_ms)
+        fetched = await self.client.fetch(
+            self.shard, self.next_sequence, wait_ms=wait_ms, where=None if self.where is None else self.where.text,
+            codec="auto" if self.where is None else str(self.where.codec),
+        )
         context = RecordContext(self.stream, self.shard.id, self.shard.ordinal, self.shard.created_ms)
         for raw in fetched.batches:
             batch = Batch(raw, context, self.next_sequence)

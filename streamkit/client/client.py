@@ -318,14 +318,23 @@ class AsyncClient:
         application: str = "",
         session: int = 0,
         lease_epoch: int = 0,
+        where: str | None = None,
+        codec: str = "auto",
     ) -> Fetched:
         """Whole batches that hold sequence `start` and after, below the high watermark; empty after wait_ms.
 
-        The first batch may begin before `start`. Raises SequenceTrimmed, ShardNotFound, LeaseLost, ConnectionFailed.
+        The first batch may begin before `start`. where: a condition; batches in which nothing matches may be left out
+        (an earlier version's broker sends them), `next_sequence` is past them. codec: how it reads payloads, by name.
+        Raises SequenceTrimmed, ShardNotFound, LeaseLost, ConnectionFailed, InvalidQuery.
         """
         for last in (*[False] * _FOLLOWS_MAX, True):
             connection = await self._link(shard).ready()
             try:
+                if where is not None and "where" in connection.features:
+                    return await connection.fetch_matching(m.FetchMatching(
+                        shard.uuid, start, min(bytes_max, FETCH_BYTES_MAX), wait_ms, where, codec, application, session,
+                        lease_epoch,
+                    ))  # fmt: skip
                 return await connection.fetch(
                     shard.uuid, start, min(bytes_max, FETCH_BYTES_MAX), wait_ms, lease_epoch, session, application
                 )

@@ -20,7 +20,7 @@ from streamkit.errors import BufferFull, Closed, ConnectionFailed, ProtocolMisma
 from streamkit.protocol.connection import Connection, Received, Side, State
 from streamkit.protocol.conversion import failure_from_wire
 from streamkit.protocol.frames import Fetched, PutReceipt
-from streamkit.protocol.messages import DescribeNode, Failure, Goodbye, Message
+from streamkit.protocol.messages import DescribeNode, Failure, FetchMatching, Goodbye, Message
 from streamkit.runtime.interfaces import Buffer
 from streamkit.runtime.interfaces import Connection as Transport
 
@@ -83,6 +83,11 @@ class BrokerConnection(asyncio.BufferedProtocol):
         return self._wire.peer_addresses
 
     @property
+    def features(self) -> frozenset[str]:
+        """What it answers beyond the first version."""
+        return self._wire.peer_features
+
+    @property
     def pending(self) -> int:
         return len(self._pending)
 
@@ -112,6 +117,15 @@ class BrokerConnection(asyncio.BufferedProtocol):
         timeout_ms = self.config.request_timeout_ms + wait_ms
         request_id = self._register(timeout_ms, Fetched, partial(settle, future), shard)
         self._writer.fetch(request_id, shard, start, bytes_max, wait_ms, lease_epoch, session, application)
+        self._flush_soon()
+        return future
+
+    def fetch_matching(self, message: FetchMatching) -> asyncio.Future[Fetched]:
+        """The same where batches without a match may be left out; only of a broker that has the feature "where"."""
+        future: asyncio.Future[Fetched] = self._loop.create_future()
+        timeout_ms = self.config.request_timeout_ms + message.wait_ms
+        request_id = self._register(timeout_ms, Fetched, partial(settle, future), message.shard)
+        self._wire.send(message, request_id)
         self._flush_soon()
         return future
 

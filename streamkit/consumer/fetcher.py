@@ -12,11 +12,13 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
-from streamkit._core.batch import Batch, RecordContext
+from streamkit._core.batch import Batch, RecordContext, control_batch, read_header, stamped
 from streamkit.client.client import AsyncClient
 from streamkit.errors import SequenceTrimmed, StreamkitError, TimedOut, Unavailable
+from streamkit.expressions.condition import Condition
 from streamkit.model.shard import Shard
 from streamkit.runtime.backoff import Backoff
 
@@ -76,8 +78,9 @@ class Fetcher:
     def __init__(
         self, client: AsyncClient, shard: Shard, context: RecordContext, start: int, budget: Budget, *,
         application: str = "", session: int = 0, lease_epoch: int = 0, bytes_max: int = 4 << 20, wait_ms: int = 500,
-        records_lost_ok: bool = True,
+        records_lost_ok: bool = True, where: Condition | None = None, on_left_out: Callable[[int], None] | None = None,
     ) -> None:
+        """where: batches in which nothing matches may be left out at the broker; on_left_out: with how many records."""
         self.position = start              # where the next fetch begins
         self.high_watermark = 0
         self.lost_to_retention = 0
@@ -99,6 +102,11 @@ class Fetcher:
         self._room = asyncio.Event()
         self._failed: Exception | None = None
         self._seeks = 0
+        # A codec that is an object is known to this process alone.
+        self._condition: dict[str, str] = {}
+        if where is not None and isinstance(where.codec, str):
+            self._condition = {"where": where.text, "codec": where.codec}
+        self._on_left_out = on_left_out
 
     def seek(self, sequence: int) -> None:
         """Fetch from there instead; before any batch was taken."""
@@ -181,6 +189,7 @@ class Fetcher:
             fetched = await self._client.fetch(
                 self._shard, self.position, bytes_max=ask_bytes, wait_ms=self._wait_ms,
                 application=self._application, session=self._session, lease_epoch=self._lease_epoch,
+                **self._condition,
             )
         finally:
             budget.asked_bytes -= asked_bytes
@@ -189,26 +198,49 @@ class Fetcher:
             return                         # records from where nobody reads any more
         self.high_watermark = fetched.high_watermark
         arrived_bytes = 0
+        left_out = False
         held_before = self._held_bytes
         for buffer in fetched.batches:
             batch: Batch[Any] = Batch(buffer, self._context, self.position)
-            assert batch.base_sequence <= self.position, "a fetch leaves no record out"
+            if batch.base_sequence > self.position:
+                left_out = True
+                self._left_out(batch.base_sequence)
             if batch.end_sequence <= self.position:
                 continue
-            self.position = batch.end_sequence
-            self._queue.append(batch)
-            size = held_bytes(batch)
-            self._held_bytes += size
-            self._budget.take(size)
+            self._hold(batch)
             arrived_bytes += batch.batch_bytes
+        if fetched.next_sequence > self.position:
+            left_out = True
+            self._left_out(fetched.next_sequence)
+            self._hold(self._marker())
         if self._queue:
             self._arrived.set()
         if arrived_bytes:
             self._ratio = max(1.0, (self._held_bytes - held_before) / arrived_bytes)
         if 2 * arrived_bytes > ask_bytes:
             self._ask_bytes = min(2 * self._ask_bytes, self._bytes_max)
-        elif 8 * arrived_bytes < ask_bytes:
+        elif 8 * arrived_bytes < ask_bytes and not left_out:
             self._ask_bytes = max(self._ask_bytes // 2, min(_FETCH_BYTES_MIN, self._bytes_max))
+
+    def _hold(self, batch: Batch[Any]) -> None:
+        self.position = batch.end_sequence
+        self._queue.append(batch)
+        size = held_bytes(batch)
+        self._held_bytes += size
+        self._budget.take(size)
+
+    def _left_out(self, end: int) -> None:
+        assert self._condition, "a fetch without a condition leaves no record out"
+        if self._on_left_out is not None:
+            self._on_left_out(end - self.position)
+        self.position = end
+
+    def _marker(self) -> Batch[Any]:
+        """A control batch that ends where reading goes on: whoever takes it knows that nothing before it is to come."""
+        control = control_batch("epoch_start")
+        at = self.position - 1
+        whole = stamped(control, flags=read_header(control).flags, base_sequence=at, shard_uuid=self._shard.uuid)
+        return Batch(whole, self._context, at)
 
     def _go_on_after_retention(self, error: SequenceTrimmed) -> None:
         log_start = int(error.facts.get("log_start", 0))

@@ -135,6 +135,9 @@ class Member:
 
     # ---- leases come and go --------------------------------------------------------------------------------
 
+    def _on_left_out(self, records: int) -> None:
+        self.statistics.filtered += records
+
     def _on_granted(self, grant: LeaseGrant) -> None:
         if self._stop.is_set():
             self._tasks.start(self._keeper.release(grant.shard.uuid, grant.lease_epoch), "refusal")
@@ -151,7 +154,7 @@ class Member:
         fetcher = Fetcher(
             self._client, shard, records, grant.checkpoint, self.budget, application=config.application,
             session=self._keeper.session, lease_epoch=grant.lease_epoch, bytes_max=config.fetch_bytes_max,
-            wait_ms=config.fetch_wait_ms,
+            wait_ms=config.fetch_wait_ms, where=self._around.where, on_left_out=self._on_left_out,
         )
         stages: list[Stages] = []
 

@@ -197,7 +197,7 @@ class AsyncReader:
         )
         try:
             if not (start >= end if end is not None else shard.end is not None and start >= shard.end):
-                fetcher = Fetcher(client, shard, context, start, self._budget, records_lost_ok=False)
+                fetcher = Fetcher(client, shard, context, start, self._budget, records_lost_ok=False, where=self._where)
                 fetching = asyncio.get_running_loop().create_task(fetcher.run())
                 try:
                     await self._copy(fetcher, shard, end, arrived)

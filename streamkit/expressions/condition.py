@@ -24,13 +24,18 @@ class Condition:
         from streamkit.expressions.grammar import parse  # the grammar's library takes a while to load
 
         self.text = text
+        self.codec = codec
         self.undecided = 0
         self.tree: Tree = parse(text)
         self.decode, self.decode_for = payload_readers(codec)
 
+    def judged(self, batch: Batch[Any]) -> tuple[bytes, int]:
+        """(uint8[len(batch)]: 0 for a record that matches, else NO_ROUTE; how many could not be judged), uncounted."""
+        return route(batch, (self.tree,), self.decode, self.decode_for)
+
     def routes(self, batch: Batch[Any]) -> bytes:
-        """uint8[len(batch)]: 0 for a record that matches."""
-        found, undecided = route(batch, (self.tree,), self.decode, self.decode_for)
+        """uint8[len(batch)]: 0 for a record that matches, else NO_ROUTE."""
+        found, undecided = self.judged(batch)
         self.undecided += undecided
         return found
 

@@ -65,7 +65,7 @@ class Received:
 
 REQUESTS: tuple[type, ...] = (
     m.CreateStream, m.DescribeStream, m.ListStreams, m.DeleteStream, m.DescribeShards, m.SplitShard, m.MergeShards,
-    m.ScaleStream, m.AlterStream, m.ResolvePosition,
+    m.ScaleStream, m.AlterStream, m.ResolvePosition, m.FetchMatching,
     m.NewProducer, m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication,
     m.ListApplications, m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.DescribeNode,
     m.DescribeCluster, m.DrainNode, m.MoveShard, m.AddNode, m.RemoveNode, m.DescribeCopies,
@@ -99,6 +99,7 @@ _KINDS = {
     Side.BROKER: 1 << MESSAGE | 1 << PUT | 1 << FETCH,
     Side.CLIENT: 1 << MESSAGE | 1 << PUT_OK | 1 << FETCH_OK,
 }
+FEATURES = ("where",)                      # what this build's brokers answer beyond the first version
 _ONE_WAY = frozenset({m.Hello, m.Welcome, m.Goodbye})
 _EITHER_WAY = frozenset({m.Failure})       # of a request, or of the connection
 
@@ -107,7 +108,7 @@ class Connection:
     """One side of one connection.
 
     name: what this side calls itself to the other (Hello.client or Welcome.node).
-    addresses: a broker's Welcome.addresses, and as a client got them `peer_addresses`.
+    addresses: a broker's Welcome.addresses, and as a client got them `peer_addresses`; likewise `peer_features`.
     keep_bytes: the receive buffer's size at rest under load; see FrameReader.
     failure: why the state is CLOSED, when the peer or a Failure for the whole connection closed it.
     """
@@ -125,6 +126,7 @@ class Connection:
         self.name = name
         self.peer = ""
         self.peer_addresses: tuple[str, ...] = ()
+        self.peer_features: frozenset[str] = frozenset()
         self.version = 0
         self.peer_frame_bytes_max = FRAME_BYTES_MAX
         self.failure: StreamkitError | None = None
@@ -220,12 +222,13 @@ class Connection:
         if isinstance(message, m.Hello):
             self.version = negotiate(message.version_min, message.version_max)
             self.peer = message.client[:200]
-            self._write(m.Welcome(self.version, self.name, self._frame_bytes_max, self._addresses))
+            self._write(m.Welcome(self.version, self.name, self._frame_bytes_max, self._addresses, FEATURES))
         elif isinstance(message, m.Welcome):
             self.version = check_version(message.version)
             self.peer = message.node[:200]
             self.peer_frame_bytes_max = message.frame_bytes_max
             self.peer_addresses = tuple(address[:300] for address in message.addresses[:1_000])
+            self.peer_features = frozenset(message.features[:1_000])
         elif isinstance(message, m.Failure) and (frame.request_id == 0 or self.state is State.GREETING):
             self.fail(failure_from_wire(message))
             return None

@@ -46,6 +46,7 @@ class Welcome(_Message, tag=2, frozen=True):
     node: str
     frame_bytes_max: int
     addresses: tuple[str, ...] = ()        # where clients reach the nodes that live now; (): this one is alone
+    features: tuple[str, ...] = ()         # requests that came later: clients make them only of brokers that name them
 
 
 class Failure(_Message, tag=3, frozen=True):
@@ -215,6 +216,23 @@ class NewProducer(_Message, tag=22, frozen=True):
 class ProducerGiven(_Message, tag=23, frozen=True):
     producer_id: int
     producer_epoch: int
+
+
+class FetchMatching(_Message, tag=28, frozen=True):
+    """A fetch, answered like every fetch; batches in which no record matches may be left out. Feature "where".
+
+    codec: how payloads are read: "auto", "json", "msgpack", "text" or "bytes".
+    """
+
+    shard: bytes
+    start: _Whole
+    bytes_max: _Whole
+    wait_ms: _Whole
+    where: str
+    codec: str = "auto"
+    application: str = ""
+    session: _Whole = 0
+    lease_epoch: _Whole = 0
 
 
 # ---- applications ----------------------------------------------------------------------------------------
@@ -573,7 +591,7 @@ Message = (
     Hello | Welcome | Failure | Goodbye | Done
     | CreateStream | DescribeStream | StreamDescribed | ListStreams | StreamsListed | DeleteStream
     | DescribeShards | ShardsDescribed | SplitShard | MergeShards | ScaleStream | AlterStream
-    | ResolvePosition | PositionResolved | NewProducer | ProducerGiven
+    | FetchMatching | ResolvePosition | PositionResolved | NewProducer | ProducerGiven
     | JoinApplication | Heartbeat | Membership | Checkpoint | Checkpointed | ReleaseLeases | LeaveApplication
     | ListApplications | ApplicationsListed | DescribeApplication | ApplicationDescribed | DeleteApplication
     | PauseLease | ResumeLeases | DescribeNode | NodeDescribed
