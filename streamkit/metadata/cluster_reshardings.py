@@ -67,6 +67,7 @@ class ClusterReshardings(Reshardings):
         for _ in range(_TRIES + len(entry.children) // most):
             value, revision = await self._store.read(key)
             shards = decode_stream(key, value).shards if value is not None else ()
+            await self._cluster.replica_sets.look_again(_uuids(entry))     # others made them, a moment ago perhaps
             removals = self._cluster.replica_sets.delete_many(_uuids(entry))[:most]
             if not removals or not {shard.uuid for shard in shards}.isdisjoint(_uuids(entry)):
                 return

@@ -149,12 +149,13 @@ class Reshardings:
         if entry is None:
             return True
         key = _STREAMS + name
-        value, _ = await self._store.read(key)
+        value, read_at = await self._store.read(key)
         if value is not None and fits(decode_stream(key, value), entry):
             return False
         if self._revisions.get(name) != revision:
             return name not in self.entries                    # carried out meanwhile: its children are in use
-        await self.abandon(name)
+        # Reads may be older than they should: a plan goes only while the stream is as it was read.
+        await self._commit((Swap(PREFIX + name, revision, None), Swap(key, read_at, value)), name)
         await self.remove_children(entry)
         return True
 

@@ -161,3 +161,34 @@ async def test_children_of_a_plan_that_came_to_nothing_are_removed(two):
 
     await two.a.remove_children(entry)
     assert {shard.uuid for shard in two.catalog.stream("orders").shards} == set(two.nodes[0].sets.entries)
+
+
+async def test_a_read_that_is_older_than_the_plan_does_not_make_it_a_dead_one(two, monkeypatch):
+    store = two.nodes[0].store
+    before, at = await store.read("streams/orders")
+    await two.b.begin("orders", lambda stream: split(stream, 0))
+    await two.b.note_ends("orders", {0: 10})
+    await settle()
+    await two.b.begin("orders", lambda stream: split(stream, 2))
+    await settle()
+    entry = two.a.entries["orders"]
+    read = store.read
+
+    async def stale(key):
+        return (before, at) if key == "streams/orders" else await read(key)
+
+    monkeypatch.setattr(store, "read", stale)
+    with pytest.raises(StreamBusy):
+        await two.a.discard_dead("orders")
+    assert two.a.entries["orders"] == entry
+
+
+async def test_children_that_another_node_has_made_go_with_a_dead_plan_before_they_are_heard_of(two, monkeypatch):
+    entry = await two.b.begin("orders", lambda stream: split(stream, 0))
+    await two.b.make_children(entry)
+    sets = two.nodes[0].sets
+    for child in entry.children:
+        sets.entries.pop(bytes.fromhex(child.uuid), None)
+    await two.a.remove_children(entry)
+    left = {key for key, *_ in await two.nodes[1].store.list("replicas/")}
+    assert not left & {f"replicas/{child.uuid}" for child in entry.children}
