@@ -108,6 +108,12 @@ class Outbox:
         await self._drain(timeout_s)
         self.raise_failures()
 
+    def push(self, stream: str | None = None) -> None:
+        """Send what waits for company now."""
+        for name, target in self.targets.items():
+            if stream in (None, name):
+                target.sender.push()
+
     async def close(self, timeout_s: float | None) -> None:
         """As Producer.close; safe to call twice."""
         self._closed = True

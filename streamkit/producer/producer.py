@@ -240,6 +240,11 @@ class Producer(_Base):
         self._check_open()
         self._thread.run(self._outbox.flush(timeout_s))
 
+    def start_flush(self, stream: str | None = None) -> None:
+        """Send what waits for company now, of one stream or of all; returns at once."""
+        self._check_open()
+        self._thread.call(self._outbox.push, stream)
+
     def close(self, timeout_s: float = 30.0) -> None:
         """Flush, then end; records not acknowledged by then fail. Raises PutFailed. Safe to call twice."""
         if self._begin_close() and self._thread.alive:

@@ -18,7 +18,7 @@ _MICROSECOND = 1e-6
 
 def snapshot(outbox: Outbox) -> dict[str, Any]:
     """As Producer.stats: counts and histograms since the producer was made, and what it holds now."""
-    senders = [target.sender for target in outbox.targets.values()]
+    senders = [target.sender for target in list(outbox.targets.values())]        # from any thread
     figures = outbox.figures()
     lanes = [lane for sender in senders for lane in sender.lanes()]
     return {

@@ -12,6 +12,12 @@ def variable(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
+def file_text(path: str) -> str:
+    """A file that a user named, as UTF-8. Raises OSError, UnicodeDecodeError."""
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
 def process_id() -> int:
     return os.getpid()
 

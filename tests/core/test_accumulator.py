@@ -7,6 +7,7 @@ import random
 import threading
 from typing import Any
 
+import lz4.block
 import pyarrow
 import pytest
 from hypothesis import given
@@ -199,6 +200,35 @@ def test_shards_that_compress_badly_are_left_alone_for_a_while() -> None:
     assert {codec_of(noise) for _ in range(16)} == {"none"}
     assert {codec_of(b"v" * 2_000) for _ in range(256)} == {"none"}
     assert codec_of(b"v" * 2_000) == "lz4"
+
+
+def test_incompressible_data_cost_next_to_nothing_and_are_sampled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acceptance: with data that compression gains nothing from, nearly all batches are not even tried."""
+    tried: list[int] = []
+    compress = lz4.block.compress
+
+    def counted(body: Any, **options: Any) -> bytes:
+        tried.append(len(body))
+        packed: bytes = compress(body, **options)
+        return packed
+
+    monkeypatch.setattr(lz4.block, "compress", counted)
+    accumulator = made(1, batch_records_max=1, codec=1)
+    noise = random.Random(7).randbytes(2_000)
+
+    def batches(value: bytes, count: int) -> int:
+        smaller = 0
+        for _ in range(count):
+            accumulator.put("k", value)
+            sealed = accumulator.take(0, close_open=True)
+            assert sealed is not None
+            smaller += len(sealed) < sealed.raw_bytes
+            sealed.stored(PutReceipt(0, 1_000, 1))
+        return smaller
+
+    assert batches(noise, 2_000) == 0
+    assert len(tried) <= 16 + 2_000 // 256 + 1       # 1.2 % of them: what trying costs is lost in the noise
+    assert batches(b"v" * 2_000, 600) > 600 - 257    # one sample that gains brings it back
 
 
 def test_wrong_records_are_refused_and_cost_nothing() -> None:

@@ -76,6 +76,22 @@ async def test_a_receipt_says_where_the_record_is(node: Node, compression: Any) 
         assert not any(result.duplicate for result in results)
 
 
+async def test_records_without_a_key_are_read_with_an_empty_one(node: Node) -> None:
+    async with AsyncClient(node.addresses.native) as client:
+        await client.create_stream("orders", StreamConfig(shards=3))
+        async with AsyncProducer("orders", client=client, batch_bytes_max=4_000) as producer:
+            handles = [await producer.put({"id": i}, key=None if i % 2 else f"k{i}") for i in range(1_000)]
+            columns = await producer.put_columns(None, pyarrow.array([b"c"] * 100))
+            results = [await handle for handle in handles]
+            await columns
+
+        stored = await read_all(client, "orders")
+        assert len(stored) == 1_100
+        for i, result in enumerate(results):
+            assert stored[result.sequence_number] == ("" if i % 2 else f"k{i}", b'{"id":%d}' % i)
+        assert len({result.shard for result in results[1::2]}) > 1
+
+
 async def test_columns_are_stored_row_by_row(node: Node) -> None:
     async with AsyncClient(node.addresses.native) as client:
         stream = await client.create_stream("orders", StreamConfig(shards=2))
