@@ -78,10 +78,8 @@ def kcl(
     )  # fmt: skip
     if not invocation.quiet:
         note(f"processing {stream} as {application}   (Ctrl-C: children checkpoint, finish, leave)")
-    try:
-        running.run()
-    finally:
-        children.stop()
+    children.running = running
+    running.run()
     if invocation.json:
         emit("processed", {"stream": stream, "application": application, "records": running.statistics.records})
 

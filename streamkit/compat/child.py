@@ -16,6 +16,7 @@ from streamkit.compat import multilang
 from streamkit.compat.checkpoints import KclCheckpoints
 from streamkit.compat.processors import KclProcessor
 from streamkit.consumer.failure import Surrendered
+from streamkit.consumer.running import Running
 from streamkit.consumer.stage import Stopping
 from streamkit.errors import TimedOut
 from streamkit.runtime.backoff import Backoff
@@ -27,6 +28,7 @@ log = logging.getLogger("streamkit.compat")
 
 _WAIT_FIRST_MS = 200.0
 _WAIT_MOST_MS = 30_000.0
+_LOOK_S = 0.2                              # how often a wait looks whether the worker ends
 _SHOWN_BYTES_MAX = 2_000
 
 
@@ -40,6 +42,7 @@ class Children:
     """Makes a child for each shard: `Worker(processor=children.processor)`.
 
     timeout_s: longest wait for an answer; None: no bound. grace_s: how long a child may take to end when its input has.
+    `running`, once the worker is known, says whether it is still worth waiting for a new child.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Children:
         self.command = tuple(command)
         self.timeout_s = timeout_s
         self.grace_s = grace_s
-        self.stopping = Stopping()
+        self.running: Running | None = None
         self._random = random or RealRandom()
         self._backoffs: dict[str, Backoff] = {}
 
@@ -60,9 +63,12 @@ class Children:
         """Of that shard's children, one after the other."""
         return self._backoffs.setdefault(shard, Backoff(self._random, _WAIT_FIRST_MS, _WAIT_MOST_MS))
 
-    def stop(self) -> None:
-        """Nobody waits for a new child any more."""
-        self.stopping.set()
+    def rest(self, seconds: float) -> None:
+        """In a thread: so long, or until the worker is asked to end."""
+        never = Stopping()
+        while seconds > 0 and not (self.running is not None and self.running.stopping):
+            never.wait(min(seconds, _LOOK_S))
+            seconds -= _LOOK_S
 
 
 class ChildTarget:
@@ -78,7 +84,7 @@ class ChildTarget:
         self._shard = shard
         backoff = self._children.backoff(shard)
         if backoff.tries and not self._failing:
-            self._children.stopping.wait(backoff.next_ms() / 1000)
+            self._children.rest(backoff.next_ms() / 1000)
         self._child = LineChild(self._children.command, wanted=self._is_answer, on_error_line=self._on_error_line)
         log.info("child.started shard=%s pid=%d", shard, self._child.process_id)
         self._ask(multilang.INITIALIZE, multilang.initialize(shard, number, sub_number), None)

@@ -159,6 +159,11 @@ class Running:
         return self._url
 
     @property
+    def stopping(self) -> bool:
+        """It was asked to end since it was started."""
+        return self._stop_asked
+
+    @property
     def running(self) -> bool:
         return self._ending is not None and not self._ending.done()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ KINDS = {
 
 def start(session, command, **options):
     children = Children(command, timeout_s=options.pop("timeout_s", None), grace_s=5)
-    return worker(session, children.processor, **options)
+    children.running = worker(session, children.processor, **options)
+    return children.running
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -147,3 +149,22 @@ def test_a_command_that_is_not_there_is_told_and_tried_again(session, tmp_path, 
         command.write_text("#!/bin/sh\nexec " + " ".join(shell_child(tmp_path)))
         command.chmod(0o755)
         until_noted(tmp_path, range(1))
+
+
+def test_who_waits_for_a_new_child_can_be_stopped(session, tmp_path, monkeypatch):
+    monkeypatch.setattr("streamkit.compat.child._WAIT_FIRST_MS", 60_000.0)
+    monkeypatch.setattr("streamkit.compat.child._WAIT_MOST_MS", 60_000.0)
+    body = """
+    def before(message): pass
+    def during(records): os._exit(1)
+    """
+    put(session, 5)
+    running = start(session, python_child(tmp_path, THIRD, body))
+    running.start()
+    until(lambda: running.running and len(pids(tmp_path)) == 1 and not alive(int(pids(tmp_path)[0])))
+    time.sleep(1.5)                        # its lease comes back after a second, and then the wait begins
+
+    began = time.monotonic()
+    running.stop(30)
+
+    assert time.monotonic() - began < 15 and len(pids(tmp_path)) <= 2
