@@ -304,6 +304,12 @@ class ProducerFenced(ProducerError):
     code = "producer_fenced"
 
 
+class NameInUse(ProducerError):
+    """The producer's name belongs to the process that this one was forked from; facts: name, parent_pid."""
+
+    code = "name_in_use"
+
+
 class UnknownProducer(ProducerError):
     """The shard holds no state for this producer and its sequence is not 0; facts: producer_id."""
 

@@ -9,7 +9,7 @@ from collections import deque
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -25,11 +25,11 @@ from streamkit._core.segment cimport (RUN_BYTES, RUN_EPOCH, RUN_GAP, RUN_OVERLAP
                                       STOP_END, STOP_SHORT, Run, Stop, check_run, look)
 
 from streamkit._core.batch import seal
-from streamkit.errors import (CorruptBatch, CorruptFile, InvalidUse, LimitReached, NotLeader, ProducerFenced,
-                              SequenceCorrupt, SequenceGap, SequenceTrimmed, ShardClosed, UnknownProducer, WrongShard)
+from streamkit.errors import (CorruptBatch, CorruptFile, InvalidRequest, InvalidUse, LimitReached, NotLeader,
+                              ProducerFenced, SequenceCorrupt, SequenceGap, SequenceTrimmed, ShardClosed, UnknownProducer, WrongShard)
 
 cdef enum:
-    EPOCH_START_BYTES = HEADER_BYTES + 4 + 8      # one record without key, headers or value
+    CONTROL_BYTES = HEADER_BYTES + 4 + 8      # one record without key, headers or value
     STALE_TAILS = 256              # entries of tails that were given up; with fewer it is not worth looking
     READ_AHEAD_BYTES = 65536       # read beyond the index step, so that one read finds the batch
     RELEASE_GIL_BYTES = 65536      # below it, giving the GIL away costs more than the sum
@@ -544,7 +544,7 @@ cdef class ShardCore:
 
     def start_epoch(self, epoch: int, now_ms: int, synced: bool) -> None:
         """Append the epoch-start batch of a new leadership: one control record, so one sequence."""
-        cdef uint8_t[EPOCH_START_BYTES] raw
+        cdef uint8_t[CONTROL_BYTES] raw
         cdef BatchHeader* header = <BatchHeader*>raw
         cdef uint32_t table = 8
         cdef bytes batch
@@ -553,17 +553,17 @@ cdef class ShardCore:
         if epoch < self.epoch:
             raise NotLeader("the shard has a newer leader", try_="refresh the shard map", shard=self.uuid.hex(),
                             epoch=self.epoch, leader=None)
-        segment = self.place(EPOCH_START_BYTES, when)
-        memset(raw, 0, EPOCH_START_BYTES)
+        segment = self.place(CONTROL_BYTES, when)
+        memset(raw, 0, CONTROL_BYTES)
         header.magic[0], header.magic[1], header.version = 0x53, 0x4B, 1
-        header.batch_bytes = EPOCH_START_BYTES
+        header.batch_bytes = CONTROL_BYTES
         header.record_count = 1
-        header.raw_bytes = EPOCH_START_BYTES - HEADER_BYTES
+        header.raw_bytes = CONTROL_BYTES - HEADER_BYTES
         header.event_time_ms = <int64_t>when
         memcpy(&raw[HEADER_BYTES], &table, 4)
-        header.body_crc = body_crc(raw, EPOCH_START_BYTES)
+        header.body_crc = body_crc(raw, CONTROL_BYTES)
         stamp(raw, FLAG_CONTROL | FLAG_EPOCH_START, self.log_end, <uint32_t>epoch, when, self.seed)
-        batch = PyBytes_FromStringAndSize(<char*>raw, EPOCH_START_BYTES)
+        batch = PyBytes_FromStringAndSize(<char*>raw, CONTROL_BYTES)
         if epoch > self.epoch or not self.epochs:
             self.epochs.append((epoch, self.log_end))
             self.epoch = <uint32_t>epoch
@@ -592,6 +592,62 @@ cdef class ShardCore:
         self.store(segment, batch, 1, now_ms, synced)
         self.closing, self.closing_end = payload, self.log_end
         return make_appended(base, self.log_end, now_ms, 0)
+
+    def open_producer(self, uint64_t producer_id, uint32_t producer_epoch, *, uint64_t now_ms, uint32_t epoch,
+                      durability) -> int:
+        """Let in the instance of a named producer that has this epoch, and nothing of its elders from now on.
+
+        A control batch takes the epoch's number 0, so that copies and restarts know of it as they know of any batch.
+        The number that comes next; it holds once the high watermark passes the log's end. A shard that is closed takes
+        nothing of anybody, and answers 0. Raises ProducerFenced, LimitReached, NotLeader, DiskFull, DiskFailed.
+        """
+        cdef BatchHeader header
+        cdef uint32_t known = 0
+        cdef uint32_t table = RECORD_HEADER_BYTES
+        cdef uint64_t expected = 0
+        cdef uint8_t[CONTROL_BYTES] raw
+        cdef bytes batch
+        cdef Segment segment
+        cdef uint64_t base
+        cdef bint synced = durability == "fsync"
+        if not producer_id or producer_epoch > 65535:
+            raise InvalidRequest("such an identity was never given to a producer", try_="ask for one by name",
+                                 field="producer_epoch")
+        if self.producers.find(producer_id, &known, &expected):
+            if known > producer_epoch:
+                raise ProducerFenced("a newer instance of this producer exists", try_="stop this one", newest=known,
+                                     epoch=producer_epoch, producer_id=producer_id, shard=self.uuid.hex())
+            if known == producer_epoch:
+                return expected
+        if self.closing is not None:
+            return 0
+        if not self.producers.has_room(producer_id, now_ms):
+            raise LimitReached("the shard follows as many producers as it may", try_="close producers that are done",
+                               limit=self.producers.producers_max, scope="producers of a shard")
+        if self.node.refusal is not None:
+            raise self.node.refusal()
+        assert not self.changing, "nothing is appended while the log is being cut"
+        if epoch != self.epoch:
+            self.start_epoch(epoch, now_ms, synced)
+        now_ms = max(now_ms, self.last_append_ms)
+        segment = self.place(CONTROL_BYTES, now_ms)
+        memset(&header, 0, HEADER_BYTES)
+        header.magic[0], header.magic[1], header.version = 0x53, 0x4B, 1
+        header.batch_bytes = CONTROL_BYTES
+        header.producer_id, header.producer_epoch = producer_id, <uint16_t>producer_epoch
+        header.record_count = 1
+        header.raw_bytes = CONTROL_BYTES - HEADER_BYTES
+        header.event_time_ms = <int64_t>now_ms
+        memset(raw, 0, CONTROL_BYTES)
+        memcpy(raw, &header, HEADER_BYTES)
+        memcpy(&raw[HEADER_BYTES], &table, 4)
+        (<BatchHeader*>raw).body_crc = body_crc(raw, CONTROL_BYTES)
+        base = self.log_end
+        stamp(raw, FLAG_CONTROL, base, epoch, now_ms, self.seed)
+        batch = PyBytes_FromStringAndSize(<char*>raw, CONTROL_BYTES)
+        self.store(segment, batch, 1, now_ms, synced)
+        self.producers.note(&header, base, now_ms)
+        return 1
 
     # ------------------------------------------------------------------------------------------ tail
 

@@ -34,4 +34,5 @@ cdef class ProducerTable:
     cdef readonly Py_ssize_t producers_max
     cdef Verdict judge(self, BatchHeader* header, KeptBatch* kept, uint64_t* expected)
     cdef int note(self, BatchHeader* header, uint64_t base_sequence, uint64_t append_time_ms) except -1
+    cdef bint find(self, uint64_t producer_id, uint32_t* epoch, uint64_t* expected)
     cdef bint has_room(self, uint64_t producer_id, uint64_t now_ms)

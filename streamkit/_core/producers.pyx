@@ -117,6 +117,14 @@ cdef class ProducerTable:
         producer.kept[i] = late
         producer.count += 1
 
+    cdef bint find(self, uint64_t producer_id, uint32_t* epoch, uint64_t* expected):
+        # Whether the producer is known: its newest epoch, and the number that comes next under it.
+        cdef Producer producer = <Producer>self.producers.get(producer_id)
+        if producer is None:
+            return False
+        epoch[0], expected[0] = producer.epoch, producer.next
+        return True
+
     cdef bint has_room(self, uint64_t producer_id, uint64_t now_ms):
         # Whether a batch of this producer may be noted; forgets the longest silent ones when the table is full.
         cdef Producer producer

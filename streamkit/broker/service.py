@@ -17,7 +17,7 @@ from streamkit.broker.coordinator import Coordinator
 from streamkit.broker.counters import Counters
 from streamkit.broker.fetch import Fetches
 from streamkit.broker.matching import Matcher
-from streamkit.broker.producers import give_producer
+from streamkit.broker.producers import give_producer, open_producer
 from streamkit.broker.reshard import Reshards
 from streamkit.broker.shard_server import ShardServer
 from streamkit.broker.streams import Streams
@@ -77,6 +77,7 @@ class Service:
             m.ScaleStream: self._scale_stream,
             m.ResolvePosition: self._resolve_position,
             m.NewProducer: self._new_producer,
+            m.OpenProducer: self._open_producer,
             m.DescribeNode: self._node_described,
             m.ReadNote: self._read_note,
             m.SwapNotes: self._swap_notes,
@@ -239,6 +240,17 @@ class Service:
 
     async def _new_producer(self, message: m.NewProducer, _: int) -> m.ProducerGiven:
         return await give_producer(self.streams.catalog, message)
+
+    async def _open_producer(self, message: m.OpenProducer, _: int) -> m.ProducerOpened:
+        if self.draining:
+            raise self._is_draining()
+        shard = self.streams.public.get(message.shard)
+        if shard is None:
+            raise self.streams.missing(message.shard)
+        try:
+            return await open_producer(self.streams.catalog, shard, message, self._clock.now_ms())
+        except StreamkitError as error:
+            raise self.streams.refusal(message.shard, error) from error
 
     async def _join(self, message: m.JoinApplication, connection: int) -> m.Message:
         answer = await self.coordinator.handle(message, connection)

@@ -147,6 +147,31 @@ class ShardServer:
         await self._safe(appended.end_sequence)
         return appended.base_sequence
 
+    async def open_producer(self, producer_id: int, producer_epoch: int, now_ms: int) -> int:
+        """The producer's next number here, once nothing of its elder instances can be stored any more.
+
+        Raises ProducerFenced, NotLeader, LimitReached, DiskFull, DiskFailed.
+        """
+        self._check_leading()
+        before = self.log.log_end
+        try:
+            following = self.log.open_producer(
+                producer_id, producer_epoch, now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability
+            )
+        except ProducerError as error:
+            if self.high_watermark < self._confirmed_at:
+                raise self._unconfirmed() from error
+            raise
+        if self.log.log_end > before and self._leader.epoch_start is None:
+            self._leader.step(EpochStarted(self.epoch, before))
+        for feed in self.feeds:
+            feed.ready()
+        if self.immediate:
+            for link in self.progressed() or ():
+                link.flush_soon()
+        await self._safe(max(self.log.log_end, self._confirmed_at))
+        return following
+
     def _check_leading(self) -> None:
         # Whoever kept hold of a former leader would write into a log that follows another, or is being compared.
         if self.retired is not None:

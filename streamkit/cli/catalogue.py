@@ -238,6 +238,11 @@ ENTRIES: dict[str, Entry] = {
         "run one producer a name, or leave the name out",
         "producer 17 of epoch 3 was replaced by epoch 4",
     ),
+    "name_in_use": Entry(
+        "A forked process used a producer's name that its parent has open; it would have shut the parent out.",
+        "give the child a name of its own, or close the parent's producer before the fork",
+        'the name "importer" belongs to the process that this one was forked from',
+    ),
     "unknown_producer": Entry(
         "The shard has forgotten this producer, so it cannot tell whether the batch is a repeat.",
         "make a new Producer, and check what was stored with streamkit tail STREAM",

@@ -205,10 +205,14 @@ class AsyncClient:
     async def resolve_position(self, shard: Shard, position: str | datetime | Position) -> m.PositionResolved:
         """The first sequence to read. Raises InvalidPosition, ShardNotFound, NotLeader while a leader is sought."""
         kind, value = position_to_wire(parse_position(position))
-        message = m.ResolvePosition(shard.uuid, kind, value)
+        return await self._ask_leader(shard, m.ResolvePosition(shard.uuid, kind, value), m.PositionResolved)
+
+    async def _ask_leader(
+        self, shard: Shard, message: m.Message, expected: type[A], timeout_ms: int | None = None
+    ) -> A:
         for last in (*[False] * _FOLLOWS_MAX, True):
             try:
-                return _expect(await self._call_at(self._link(shard), message), m.PositionResolved)
+                return _expect(await self._call_at(self._link(shard), message, timeout_ms), expected)
             except NotLeader as error:
                 self._note_refusal(shard.uuid, error)
                 if last or not error.facts.get("address"):
@@ -225,9 +229,23 @@ class AsyncClient:
         if name := self._routes.name_of(shard.uuid) or stream:
             await self._routes.stream(name, refresh=True)
 
-    async def new_producer(self, name: str = "") -> m.ProducerGiven:
-        """An identity for idempotent puts; a name raises its epoch and fences elder holders of the name."""
-        return await self._ask(m.NewProducer(name), m.ProducerGiven)
+    async def new_producer(self, name: str = "", instance: bytes = b"", *, renew: bool = False) -> m.ProducerGiven:
+        """An identity for idempotent puts; a name raises its epoch and fences elder holders of the name.
+
+        instance: 16 random bytes, whose the name is from then on. renew: raise the epoch only if it still is; else
+        ProducerFenced. Elder holders are kept out of a shard by `open_producer`.
+        """
+        return await self._ask(m.NewProducer(name, instance, renew), m.ProducerGiven)
+
+    async def open_producer(
+        self, shard: Shard, name: str, instance: bytes, given: m.ProducerGiven, *, timeout_ms: int | None = None
+    ) -> m.ProducerOpened:
+        """Begin with a shard as the newest holder of a name: nothing of elder ones is stored there afterwards.
+
+        Raises ProducerFenced (somebody opened the name later), ShardNotFound, NotLeader while a leader is sought.
+        """
+        message = m.OpenProducer(shard.uuid, name, instance, given.producer_id, given.producer_epoch)
+        return await self._ask_leader(shard, message, m.ProducerOpened, timeout_ms)
 
     async def lag(self, application: str) -> Lag:
         """How far the application is behind; needs no running worker. Raises ApplicationNotFound."""

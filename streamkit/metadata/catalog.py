@@ -1,7 +1,7 @@
 """What exists: streams with their shards and epochs, and producer identities.
 
     streams/<name>        the stream, with its shards, as JSON
-    producers/<name>      {producer_id, epoch} of a named producer
+    producers/<name>      {producer_id, epoch, instance} of a named producer
     counters/producer     the last producer id given
 
 A stream is CREATING until its shard logs exist, and DELETING until they are gone; a node that finds one of
@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import msgspec
 
-from streamkit.errors import CorruptFile, LimitReached, StreamBusy, StreamExists, StreamNotFound
+from streamkit.errors import CorruptFile, LimitReached, ProducerFenced, StreamBusy, StreamExists, StreamNotFound
 from streamkit.metadata.certainty import swap_certainly
 from streamkit.metadata.store import Store, Swap
 from streamkit.model.shard import Shard, even_ranges
@@ -70,6 +70,7 @@ class StreamEntry(msgspec.Struct, frozen=True):
 class ProducerEntry(msgspec.Struct, frozen=True):
     producer_id: int
     epoch: int
+    instance: str = ""                     # hexadecimal: who opened the name last
 
 
 def to_entry(stream: StreamDescription) -> StreamEntry:
@@ -318,24 +319,39 @@ class Catalog:
 
     # -- producers -----------------------------------------------------------------------------------------
 
-    async def new_producer(self, name: str = "") -> tuple[int, int]:
-        """(producer_id, producer_epoch): a new id, or for a known name its id with the next epoch."""
-        async with self._giving:
-            return await self._new_producer(name)
+    async def new_producer(self, name: str = "", instance: bytes = b"") -> tuple[int, int]:
+        """(producer_id, producer_epoch): a new id, or for a known name its id with the next epoch.
 
-    async def _new_producer(self, name: str) -> tuple[int, int]:
+        instance: whose the name is from now on.
+        """
+        async with self._giving:
+            return await self._new_producer(name, instance.hex(), renew=False)
+
+    async def renew_producer(self, name: str, instance: bytes) -> tuple[int, int]:
+        """The next epoch of a name for whoever opened it last. Raises ProducerFenced when that was another."""
+        async with self._giving:
+            return await self._new_producer(name, instance.hex(), renew=True)
+
+    async def holds_name(self, name: str, instance: bytes) -> bool:
+        """Whether nobody opened the name after `instance`, as the store has it now. Raises StoreUnavailable."""
+        known, _ = await self._store.read(_PRODUCERS + name)
+        return known is not None and _producer_decoder.decode(known).instance == instance.hex()
+
+    async def _new_producer(self, name: str, instance: str, *, renew: bool) -> tuple[int, int]:
         while True:
             key = _PRODUCERS + name
             known, revision = await self._store.read(key) if name else (None, 0)
-            if known is not None:
-                entry = _producer_decoder.decode(known)
-                if entry.epoch < _PRODUCER_EPOCH_MAX:
-                    raised = ProducerEntry(entry.producer_id, entry.epoch + 1)
-                    if await self._store.compare_and_swap(key, revision, _encode(raised)) is not None:
-                        return raised.producer_id, raised.epoch
-                    continue
+            entry = _producer_decoder.decode(known) if known is not None else None
+            if renew and (entry is None or entry.instance != instance):
+                raise ProducerFenced(f'"{name}" was opened again, by a newer instance of this producer',
+                                     try_="stop this one", newest=entry.epoch if entry else None)  # fmt: skip
+            if entry is not None and entry.epoch < _PRODUCER_EPOCH_MAX:
+                raised = ProducerEntry(entry.producer_id, entry.epoch + 1, instance)
+                if await self._store.compare_and_swap(key, revision, _encode(raised)) is not None:
+                    return raised.producer_id, raised.epoch
+                continue
             last, counter_revision = await self._store.read(_PRODUCER_COUNTER)
-            given = ProducerEntry(int(last or b"0") + 1, 0)
+            given = ProducerEntry(int(last or b"0") + 1, 0, instance)
             swaps = [Swap(_PRODUCER_COUNTER, counter_revision, str(given.producer_id).encode())]
             if name:
                 swaps.append(Swap(key, revision, _encode(given)))

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
@@ -244,15 +245,22 @@ class ClusterCatalog(Catalog):
             stream=name, status="changing",
         )
 
-    async def new_producer(self, name: str = "") -> tuple[int, int]:
+    async def new_producer(self, name: str = "", instance: bytes = b"") -> tuple[int, int]:
         """As in one node; an answer that was lost costs an id or an epoch, and nothing else."""
+        return await self._again(partial(super().new_producer, name, instance))
+
+    async def renew_producer(self, name: str, instance: bytes) -> tuple[int, int]:
+        """As in one node."""
+        return await self._again(partial(super().renew_producer, name, instance))
+
+    async def _again(self, ask: Callable[[], Awaitable[tuple[int, int]]]) -> tuple[int, int]:
         for _ in range(_TRIES - 1):
             try:
-                return await super().new_producer(name)
+                return await ask()
             except StoreUnavailable as error:
                 if error.facts["outcome"] != "unknown":
                     raise
-        return await super().new_producer(name)
+        return await ask()
 
     def _changed(self, key: str, value: bytes | None, revision: int) -> None:
         name = key.removeprefix(STREAMS)

@@ -24,6 +24,7 @@ class ProducerConfig:
     fail_if_throttled: bool = False          # a throttled record fails at once instead of waiting
     compression: Literal["none", "lz4", "zstd"] = "lz4"
     idempotent: bool = True
+    name: str | None = None                  # of which there is one instance at a time; None: nobody asks
     in_flight_max: int = 5                   # batches a shard; a shard recognises the last limits.PRODUCER_WINDOW
     delivery_timeout_ms: int = 120_000       # from put to an outcome: waiting, sending and retrying
     request_timeout_ms: int = 10_000
@@ -43,6 +44,12 @@ class ProducerConfig:
         self._within("shard_share", 0.01, 1.0)
         self._one_of("on_full", ("wait", "raise", "drop_new"))
         self._one_of("compression", COMPRESSIONS)
+        if self.name is not None and not (0 < len(self.name) <= 256 and self.name.isprintable()):
+            raise InvalidConfig(f"name must be 1..256 printable characters, got {len(self.name)}",
+                                try_="choose a shorter name, or None", key="name", value=self.name[:80])  # fmt: skip
+        if self.name is not None and not self.idempotent:
+            raise InvalidConfig("a named producer is idempotent", try_="leave idempotent as it is", key="idempotent",
+                                value=False)  # fmt: skip
         require_codec(COMPRESSIONS.index(self.compression))
 
     def _within(self, name: str, low: float, high: float) -> None:

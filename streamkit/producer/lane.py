@@ -124,6 +124,7 @@ class Lane:
         self.told_closed = False           # the shard said that it takes nothing any more
         self.closed = shard.closed_ms is not None    # the map says so, and who the children are
         self.moving = False                # its records are being given to the children
+        self.opened = True                 # False: elder instances of the producer's name may still be stored here
         self.finished = False              # closed, and nothing is left of it here
         self.tried = _place(shard)         # where the last batch was sent
         self.parents: list[Lane] = []      # closed, with records that come before ours
@@ -267,9 +268,14 @@ class Lane:
                 sequence += flight.batch.count
         self.next_sequence = sequence
 
-    def rename(self, identity: ProducerGiven) -> None:
+    def rename(self, identity: ProducerGiven, sequence: int = 0) -> None:
         self.identity = identity
-        self.renumber(0)
+        self.renumber(sequence)
+
+    @property
+    def held(self) -> bool:
+        """Nothing may be sent yet, whatever waits here."""
+        return bool(self.parents) or not self.opened
 
     def _end_doubt(self) -> None:
         # Numbers are stored in order: behind a batch that a closed shard will never store none is stored either.

@@ -14,14 +14,16 @@ from typing import Any
 from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.histogram import Histogram
 from streamkit._core.outcome import PutHandle, forked, refused, set_latch
-from streamkit.errors import BufferFull, Closed, InvalidUse, PutFailed, StreamkitError, TimedOut
+from streamkit.errors import BufferFull, Closed, InvalidUse, NameInUse, PutFailed, StreamkitError, TimedOut
 from streamkit.model.codec import Codec, find_codec
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.entry import content_type_of, hash_key_bytes, pack_headers, payload_encoder, time_to_ms
 from streamkit.producer.figures import Figures, total
+from streamkit.producer.naming import Name
 from streamkit.producer.pressure import Pressure, Room
 from streamkit.producer.sender import NOBODY, Owner, Sender, Sending
 from streamkit.protocol.messages import ProducerGiven
+from streamkit.runtime import fork
 from streamkit.runtime.latch import Latch
 
 set_latch(Latch)
@@ -83,6 +85,7 @@ class Outbox:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = client
         self._owns_client = owns_client
+        self.name = None if config.name is None else Name(config.name, client.runtime.random.uuid())
         self._identity: ProducerGiven | None = None
         self._opening = asyncio.Lock()
         self._closed = False
@@ -96,10 +99,24 @@ class Outbox:
             self.loop = asyncio.get_running_loop()
             description = await self._client.stream(stream)
             if self._identity is None:
-                self._identity = await self._client.new_producer() if self.config.idempotent else NOBODY
+                if self.name is not None:
+                    self._identity = await self._client.new_producer(*self.name)
+                else:
+                    self._identity = await self._client.new_producer() if self.config.idempotent else NOBODY
             if self._closed:                         # while the stream was looked up
                 raise Closed("the producer is closed", try_="make another one", what="producer")
-            sender = Sender(self._client, description, self._identity, self.config, self.budget, self._owner)
+            sender = Sender(self._client, description, self._identity, self.config, self.budget, self._owner, self.name)
+            if self.name is not None:
+                try:
+                    async with asyncio.timeout(2 * self.config.delivery_timeout_ms / 1000):
+                        await sender.open()
+                except TimeoutError:
+                    await sender.close()
+                    raise TimedOut(f"the shards of {stream} were not opened in time", try_="try again", sent=True,
+                                   timeout_ms=2 * self.config.delivery_timeout_ms) from None  # fmt: skip
+                except BaseException:
+                    await sender.close()
+                    raise
             self.targets[stream] = made = Target(sender, self.codec)
             return made
 
@@ -253,7 +270,14 @@ class Outbox:
                            timeout_ms=int((timeout_s or 0) * 1000), outstanding=self.outstanding())  # fmt: skip
 
 
-def closed_in_child() -> InvalidUse:
+def closed_in_child(name: str | None = None) -> InvalidUse | NameInUse:
+    """Why a producer that came with a fork is not to be used; name: its name."""
+    if name is not None:
+        return NameInUse(
+            f'the name "{name}" belongs to the process that this one was forked from',
+            try_="give the child a name of its own, or let the parent close its producer before the fork",
+            name=name, parent_pid=fork.parent_id(),
+        )  # fmt: skip
     return InvalidUse(
         "this producer was made before a fork; its records and connections belong to the parent process",
         try_="make the producer in the process that uses it",

@@ -39,6 +39,8 @@ _log = logging.getLogger("streamkit.producer")
 Compression = Literal["none", "lz4", "zstd"]
 Handle = PutHandle[PutResult]
 
+_inherited: dict[str, int] = {}            # names whose producers were open when this process was forked: parent's id
+
 
 class _Base:
     """State and settings that both faces share."""
@@ -63,8 +65,10 @@ class _Base:
         request_timeout_ms: int = 10_000,
         fail_if_throttled: bool = False,
         idempotent: bool = True,
+        name: str | None = None,
     ) -> None:
         self.stream = stream
+        self.name = name
         self._state: Literal["open", "closed", "inherited"] = "closed"     # until everything below succeeded
         config = ProducerConfig(
             compression=compression,
@@ -78,7 +82,10 @@ class _Base:
             request_timeout_ms=request_timeout_ms,
             delivery_timeout_ms=delivery_timeout_ms,
             idempotent=idempotent,
+            name=name,
         )
+        if name is not None and _inherited.get(name) == fork.parent_id():
+            raise closed_in_child(name)
         self._outbox = Outbox(client or AsyncClient(url), client is None, codec, config, on_pressure, on_error)
         self._default: Target | None = None          # of `stream`, while puts are allowed
         self._state = "open"
@@ -109,10 +116,12 @@ class _Base:
         if in_child:
             self._state = "inherited"
             self._default = None
+            if self.name is not None:
+                _inherited[self.name] = fork.parent_id()
 
     def _check_open(self) -> None:
         if self._state == "inherited":
-            raise closed_in_child()
+            raise closed_in_child(self.name)
         if self._state == "closed":
             raise Closed("the producer is closed", try_="make another one", what="producer")
 
@@ -144,7 +153,9 @@ class Producer(_Base):
     stream: where put() goes when it names none. url: as Client's; client: an AsyncClient on `loop_thread` instead,
     which stays open. codec: "json" (bytes go as they are), "msgpack", "text", "bytes" or a Codec. linger_ms: longest a
     record waits for company while earlier batches travel; an idle producer sends at once. idempotent: a retry is never
-    stored twice. Connects with the first put.
+    stored twice. name: there is one producer of a name at a time, cluster-wide. Whoever opens it again shuts the former
+    one out of each stream with its first put there: nothing more of that one is stored, it gets ProducerFenced.
+    Connects with the first put.
 
     on_full: a put that finds no room waits max_block_ms and then raises BufferFull ("wait"), raises at once ("raise"),
     or gives a handle that has failed with BufferFull ("drop_new": counted in stats, logged, not raised by flush).

@@ -13,6 +13,7 @@ in one step (`_adopt`): from then on records go to the children, which are not s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.framing import PutReceipt
 from streamkit._core.hashing import ShardTable
 from streamkit._core.outcome import ColumnsHandle, Delivery
-from streamkit.errors import Closed, NotFound, StreamkitError, StreamNotFound, Throttled, WrongShard
+from streamkit.errors import Closed, NotFound, ProducerFenced, StreamkitError, StreamNotFound, Throttled, WrongShard
 from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamDescription
 from streamkit.producer.config import COMPRESSIONS, ProducerConfig
 from streamkit.producer.entry import PutResult, result_maker
 from streamkit.producer.figures import Figures
 from streamkit.producer.lane import Flight, Flush, Lane, Moved, answer_as_error
+from streamkit.producer.naming import Asking, Name, Naming
 from streamkit.producer.pace import Window, pause_ms
 from streamkit.producer.verdict import Verdict, judge
 from streamkit.protocol.messages import ProducerGiven
@@ -50,7 +52,7 @@ _SLOW_LOOK_MS = 100                        # … which is looked at so often
 FAILURES_KEPT_MAX = 10_000                 # batches whose failure nobody looked at, kept for flush to raise
 
 
-class Sending(Protocol):
+class Sending(Asking, Protocol):
     """What a Sender needs of client.AsyncClient."""
 
     runtime: Runtime
@@ -59,7 +61,6 @@ class Sending(Protocol):
         self, shard: Shard, batch: Any, on_done: Callable[[Any], None], timeout_ms: int | None = None
     ) -> None: ...
     async def stream(self, name: str, refresh: bool = False) -> StreamDescription: ...
-    async def new_producer(self, name: str = "") -> ProducerGiven: ...
 
 
 @dataclass(slots=True)
@@ -86,8 +87,10 @@ class Sender:
         config: ProducerConfig,
         budget: Budget,
         owner: Owner,
+        name: Name | None = None,
     ) -> None:
         self.stream = stream
+        self.halted: StreamkitError | None = None      # why nothing is sent any more
         self.config = config
         self.failures: list[Delivery | ColumnsHandle] = []
         self.failures_dropped = 0
@@ -105,9 +108,11 @@ class Sender:
         self._tasks = Tasks("producer")
         self._closed = False
         self._identity = identity
+        self._naming = Naming(client, name, config.request_timeout_ms)
         self._lanes = [self._lane(index, shard) for index, shard in enumerate(stream.shards)]
         for lane in self._lanes:
             lane.finished = lane.closed
+            lane.opened = lane.finished or name is None
         # Without idempotence nothing restores the order of overtaken batches, so one travels at a time.
         self._in_flight_max = config.in_flight_max if config.idempotent else 1
         self.accumulator = Accumulator(
@@ -150,7 +155,7 @@ class Sender:
     async def flush(self) -> None:
         """Everything accepted before the call has an outcome."""
         self._turn()
-        while not self._closed and any(lane.parents or lane.moving for lane in self._lanes):
+        while not self._closed and any(lane.held or lane.moving for lane in self._lanes):
             unheld: asyncio.Future[None] = self._loop.create_future()
             self._unheld.append(unheld)
             await unheld                   # what waits behind closed shards can not be told apart from later records
@@ -238,7 +243,10 @@ class Sender:
 
     def _pump(self, lane: Lane) -> None:
         """Seal what is due and send what may travel."""
-        if self._closed or lane.parents:
+        if self._closed or (lane.held and self.halted is None):
+            return
+        if self.halted is not None:
+            self._empty(lane)
             return
         if lane.winding_up:
             self._wind_up(lane)
@@ -282,7 +290,7 @@ class Sender:
                 lane.waiting_since_ms = None
 
     def _send(self, lane: Lane) -> None:
-        if lane.stopped or self._closed or lane.parents:
+        if lane.stopped or self._closed or lane.held:
             return
         now_ms, now_s = self._clock.monotonic_ms(), self._loop.time()
         for flight in lane.window:
@@ -333,19 +341,27 @@ class Sender:
         else:
             self.figures.refused(error)
             lane.refused(flight, error)
-        if not lane.stopped:
+        if self.halted is not None:
+            if error is not None:
+                self._fail(lane, flight, self._why_halted(lane, flight))
+        elif not lane.stopped:
             self._pump(lane)
         elif lane.in_flight == 0:
             self._recover(lane)
 
     def _recover(self, lane: Lane) -> None:
         """A stopped lane has nothing in flight: end what must end, then send the rest again after a pause."""
+        if self.halted is not None:
+            self._empty(lane)
+            return
         errors = [flight.error for flight in lane.window if flight.error is not None]
         asked_ms = max((e.facts["retry_after_ms"] for e in errors if "retry_after_ms" in e.facts), default=None)
         plan = lane.plan(self._clock.monotonic_ms())
         first = min((flight.batch.sequence for flight, _ in plan.fail), default=0)
         for flight, error in plan.fail:
             self._fail(lane, flight, self._gone if self._gone and isinstance(error, NotFound) else error)
+        if self.halted is not None:
+            return                         # by one of these; the rest of every lane ends in a moment
         if plan.rename and self.config.idempotent:
             self._start(self._rename(lane), "rename")
             return
@@ -389,7 +405,8 @@ class Sender:
         while True:
             try:
                 async with asyncio.timeout(self.config.request_timeout_ms / 1000):
-                    identity = await self._client.new_producer()
+                    identity, sequence = await self._naming.renew(lane)
+                self._identity = identity if self._naming.name is not None else self._identity
                 break
             except (StreamkitError, TimeoutError) as error:
                 cause = error if isinstance(error, StreamkitError) else None
@@ -399,10 +416,81 @@ class Sender:
             now_ms = self._clock.monotonic_ms()
             for flight in [flight for flight in lane.window if hopeless or now_ms >= flight.deadline_ms]:
                 self._fail(lane, flight, hopeless or lane.timed_out(flight, cause))
+            if isinstance(cause, ProducerFenced):
+                self.halt(cause)
+                return
             await asyncio.sleep(backoff.next_ms() / 1000)
         self.figures.identities += 1
-        lane.rename(identity)
+        lane.rename(identity, sequence)
         self._resume(lane)
+
+    # ---- named producers ---------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Shut elder instances of the producer's name out of every shard, before anything is put.
+
+        Raises ProducerFenced, or what stood in the way until the delivery time-out.
+        """
+        await asyncio.gather(*[self._open(lane, patient=False) for lane in self._lanes if not lane.opened])
+        while self.halted is None and any(lane.held or lane.told_closed > lane.closed for lane in self._lanes):
+            unheld: asyncio.Future[None] = self._loop.create_future()
+            self._unheld.append(unheld)
+            await unheld                   # shards were split or merged meanwhile: until their children are open
+        if self.halted is not None:
+            raise self.halted
+
+    async def _open(self, lane: Lane, *, patient: bool = True) -> None:
+        """Open one shard, however long it takes; what waits for it meanwhile ends with the delivery time-out."""
+        began_ms = self._clock.monotonic_ms()
+        backoff = self._backoff()
+        while True:
+            try:
+                await self._naming.open(lane)
+                break
+            except StreamkitError as error:
+                if isinstance(error, ProducerFenced):
+                    self.halt(error)
+                    return
+                cause = error
+            if judge(cause) is Verdict.FAIL or self._clock.monotonic_ms() - began_ms >= self.config.delivery_timeout_ms:
+                if not patient:
+                    raise cause
+                self._take(lane, "close")
+                for flight in list(lane.window):
+                    self._fail(lane, flight, lane.timed_out(flight, cause))
+            with contextlib.suppress(StreamkitError):      # it may be led elsewhere by now
+                self._adopt(await self._client.stream(self.stream.name, refresh=True))
+            await asyncio.sleep(backoff.next_ms() / 1000)
+        self._pump(lane)
+        self._release_flushes()
+
+    def halt(self, error: StreamkitError) -> None:
+        """Nothing is sent any more: what is left fails, and whatever is put later."""
+        if self.halted is None:
+            self.halted = error
+            self._loop.call_soon(self._empty_all)
+
+    def _empty_all(self) -> None:
+        for lane in self._lanes:
+            self._empty(lane)
+        self._release_flushes()
+
+    def _empty(self, lane: Lane) -> None:
+        if self._closed:
+            return
+        lane.stopped = True
+        for timer in (lane.linger_timer, lane.retry_timer):
+            if timer is not None:
+                timer.cancel()
+        lane.linger_timer = lane.retry_timer = None
+        self._take(lane, "close")
+        for flight in list(lane.window):
+            if not flight.in_flight:
+                self._fail(lane, flight, self._why_halted(lane, flight))
+
+    def _why_halted(self, lane: Lane, flight: Flight) -> StreamkitError:
+        assert self.halted is not None, "a halt has a reason"
+        return lane.timed_out(flight, self.halted) if flight.in_doubt else self.halted
 
     # ---- where the shards are ----------------------------------------------------------------------------
 
@@ -467,6 +555,9 @@ class Sender:
             lane.lost = False
         by_ordinal = {lane.shard.ordinal: lane for lane in self._lanes}
         for lane in fresh:
+            lane.opened = self._naming.name is None
+            if not lane.opened:
+                self._start(self._open(lane), "open")
             parents = [by_ordinal[ordinal] for ordinal in lane.shard.parents if ordinal in by_ordinal]
             lane.parents = [parent for parent in parents if parent.closed and not parent.finished]
         self.accumulator.replace_map(self._ranges(), origins=self._origins(), map_version=found.map_version)
@@ -572,6 +663,8 @@ class Sender:
             except Exception:              # the caller's code; it must not stop the sender
                 _log.exception("producer.on_error_failed")
         self._settle(flight)
+        if isinstance(error, ProducerFenced):
+            self.halt(error)
 
     def _settle(self, flight: Flight) -> None:
         for flush in flight.flushes:

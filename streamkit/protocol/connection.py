@@ -66,13 +66,14 @@ class Received:
 REQUESTS: tuple[type, ...] = (
     m.CreateStream, m.DescribeStream, m.ListStreams, m.DeleteStream, m.DescribeShards, m.SplitShard, m.MergeShards,
     m.ScaleStream, m.AlterStream, m.ResolvePosition, m.FetchMatching,
-    m.NewProducer, m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication,
+    m.NewProducer, m.OpenProducer, m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication,
     m.ListApplications, m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.DescribeNode,
     m.DescribeCluster, m.DrainNode, m.MoveShard, m.AddNode, m.RemoveNode, m.DescribeCopies,
     m.AcceptLoss, m.ReadNote, m.SwapNotes, m.ListNotes,
 )  # fmt: skip
 ANSWERS: tuple[type, ...] = (
     m.Failure, m.Done, m.StreamDescribed, m.StreamsListed, m.ShardsDescribed, m.PositionResolved, m.ProducerGiven,
+    m.ProducerOpened,
     m.Membership, m.Checkpointed, m.ApplicationsListed, m.ApplicationDescribed, m.NodeDescribed,
     m.ClusterDescribed, m.ShardsMoving, m.CopiesDescribed, m.NoteRead, m.NotesSwapped, m.NotesListed,
 )  # fmt: skip

@@ -211,6 +211,8 @@ class NewProducer(_Message, tag=22, frozen=True):
     """A producer identity of one's own; name "" is anonymous, a name raises its epoch and fences elders."""
 
     name: str = ""
+    instance: bytes = b""                  # drawn by each that opens the name
+    renew: bool = False                    # only if that instance is still the newest; else refused as fenced
 
 
 class ProducerGiven(_Message, tag=23, frozen=True):
@@ -233,6 +235,24 @@ class FetchMatching(_Message, tag=28, frozen=True):
     application: str = ""
     session: _Whole = 0
     lease_epoch: _Whole = 0
+
+
+class OpenProducer(_Message, tag=26, frozen=True):
+    """The newest instance of a name begins with a shard: nothing of elder ones is stored there once this is answered.
+
+    Answered with ProducerOpened when the shard's copies know.
+    """
+
+    shard: bytes
+    name: str
+    instance: bytes                        # as in NewProducer
+    producer_id: _Whole
+    producer_epoch: _Whole
+
+
+class ProducerOpened(_Message, tag=27, frozen=True):
+    next: int                              # the producer's number of its next record in the shard
+    closed: bool = False                   # the shard takes no more records
 
 
 # ---- applications ----------------------------------------------------------------------------------------
@@ -591,7 +611,7 @@ Message = (
     Hello | Welcome | Failure | Goodbye | Done
     | CreateStream | DescribeStream | StreamDescribed | ListStreams | StreamsListed | DeleteStream
     | DescribeShards | ShardsDescribed | SplitShard | MergeShards | ScaleStream | AlterStream
-    | FetchMatching | ResolvePosition | PositionResolved | NewProducer | ProducerGiven
+    | FetchMatching | ResolvePosition | PositionResolved | NewProducer | ProducerGiven | OpenProducer | ProducerOpened
     | JoinApplication | Heartbeat | Membership | Checkpoint | Checkpointed | ReleaseLeases | LeaveApplication
     | ListApplications | ApplicationsListed | DescribeApplication | ApplicationDescribed | DeleteApplication
     | PauseLease | ResumeLeases | DescribeNode | NodeDescribed

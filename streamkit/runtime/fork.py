@@ -39,6 +39,11 @@ def watch_fork(member: Forking) -> None:
     _forking.add(member)
 
 
+def parent_id() -> int:
+    """The process that this one came from, or that adopted it."""
+    return os.getppid()
+
+
 def watch_exit(member: Ending) -> None:
     """`member.at_exit()` will be called. The first call must come after LoopThread.shared(): exit goes backwards."""
     if not _ending:

@@ -27,7 +27,7 @@ from streamkit.model.limits import PRODUCER_WINDOW
 from streamkit.model.shard import Shard, even_ranges
 from streamkit.model.stream import StreamConfig, StreamDescription, StreamStatus
 from streamkit.protocol.frames import PutReceipt
-from streamkit.protocol.messages import ProducerGiven
+from streamkit.protocol.messages import ProducerGiven, ProducerOpened
 from streamkit.runtime.real import real_runtime
 
 LOSE = "lose"                              # the request is lost
@@ -58,6 +58,7 @@ class FakeBroker:
         self.faults: Callable[[int], Any] = lambda number: None
         self.number = 0
         self.producers = 0
+        self.opened: list[tuple[str, bytes]] = []              # by whom, which shard
         self.refreshes = 0
         self.stale: StreamDescription | None = None            # what the next look at the stream finds instead
         self.names_leaders = True                              # a refusal says who leads
@@ -113,9 +114,15 @@ class FakeBroker:
             self.description, shards=tuple(shards), map_version=self.description.map_version + reshaped
         )
 
-    async def new_producer(self, name: str = "") -> ProducerGiven:
+    async def new_producer(self, name: str = "", instance: bytes = b"", *, renew: bool = False) -> ProducerGiven:
         self.producers += 1
         return ProducerGiven(self.producers, 0)
+
+    async def open_producer(
+        self, shard: Shard, name: str, instance: bytes, given: ProducerGiven, *, timeout_ms: int | None = None
+    ) -> ProducerOpened:
+        self.opened.append((name, shard.uuid))
+        return ProducerOpened(0, self.shard(shard.uuid).closed_ms is not None)
 
     async def close(self) -> None:
         self.closed = True
