@@ -224,7 +224,10 @@ class Throttled(StreamkitError):
 
 
 class BufferFull(Throttled):
-    """The producer's own buffer is full; facts: buffered_bytes, limit_bytes."""
+    """The producer's own buffer is full, or a shard's share of it; facts: buffered_bytes, limit_bytes, and of the
+
+    shard that holds most of it shard, shard_bytes, oldest_ms, cause (code of its last refusal, or None).
+    """
 
     code = "buffer_full"
 
