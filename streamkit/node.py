@@ -422,6 +422,7 @@ class Node:
             shards=len(self._streams.public) if started else 0,
             free_bytes=self.runtime.disk.free_bytes(self.data_dir) if started else 0, data_dir=self.data_dir,
             durability_note="every put is on disk before it is acknowledged, unless its stream says otherwise",
+            put_ms=self.counters.put_ms(0.99),
         )
 
     # -- configuration, for the rooms ----------------------------------------------------------------------

@@ -119,6 +119,7 @@ class Coordinator:
         self._since_snapshot = 0
         self._waiting: dict[tuple[str, int], list[asyncio.Future[None]]] = {}
         self._told: dict[tuple[str, int], tuple[frozenset[bytes], tuple[str, ...]]] = {}
+        self._reports: dict[tuple[str, int], tuple[messages.WorkerReport, int]] = {}   # and how far its clock is ahead
         self._streams_checked_ms = 0
         self._maps_seen: dict[tuple[str, str], tuple[int, int]] = {}   # (application, stream) → creation, map version
         self._handlers: dict[type, Callable[[Any, int], Awaitable[messages.Message]]] = {
@@ -210,6 +211,7 @@ class Coordinator:
                 self._look_at_streams(application)
             self.lag.look(self.machine.table.applications)
             self._told = {member: told for member, told in self._told.items() if self._is_member(*member)}
+            self._reports = {member: told for member, told in self._reports.items() if self._is_member(*member)}
         if self._since_snapshot > max(self._config.snapshot_bytes_min, 4 * self._snapshot_bytes):
             self._snapshot_wanted = True
             self._start_writer()
@@ -387,6 +389,8 @@ class Coordinator:
         ))
         view = effects.view
         assert view is not None, "a heartbeat is answered with a view"
+        if message.report is not None:
+            self._reports[member] = message.report, message.report.wall_ms - self._clock.now_ms()
         if message.wait_ms > 0 and not self._news(member, view):
             await self._wait_for_news(member, min(message.wait_ms, heartbeat_ms(view.membership_ms)))
             view = self._step(events.Look(message.application, message.session, message.owned)).view
@@ -513,6 +517,21 @@ class Coordinator:
             tuple(sorted(member.worker for member in application.members.values())),
             tuple(self.lag.states(application)),
             self.lag.trends(application.name),
+            tuple(self._report(application, session) for session in sorted(application.members)
+                  if (application.name, session) in self._reports),
+        )
+
+    def _report(self, application: Application, session: int) -> messages.WorkerReport:
+        # What the worker told last, with the names that its bytes stand for.
+        told, clock_ms = self._reports[application.name, session]
+        shards = []
+        for pace in told.shards:
+            stream = application.stream_of.get(pace.shard)
+            if stream is not None:
+                ordinal = application.streams[stream][pace.shard]
+                shards.append(msgspec.structs.replace(pace, stream=stream, ordinal=ordinal))
+        return msgspec.structs.replace(
+            told, shards=tuple(shards), worker=application.members[session].worker, clock_ms=clock_ms
         )
 
     # ---- streams that come and go --------------------------------------------------------------------------

@@ -35,5 +35,15 @@ class Counters:
         self.connections_refused = 0
         self.streams: defaultdict[str, StreamCounters] = defaultdict(StreamCounters)     # of streams that are served
 
+    def put_ms(self, share: float) -> float:
+        """A bound that this share of all puts stays below: the bucket's lower end; 0.0 before the first."""
+        counts = [sum(column) for column in zip(*(each.put_latency for each in self.streams.values()), strict=True)]
+        wanted, seen = sum(counts) * share, 0
+        for index, count in enumerate(counts):
+            seen += count
+            if count and seen >= wanted:
+                return 1000 * LATENCY_BOUNDS[index - 1] if index else 0.0
+        return 0.0
+
     def requests(self) -> dict[str, int]:
         return {"put": self.puts, "fetch": self.fetches, **self.messages}

@@ -24,6 +24,7 @@ COMMANDS = {
     "tail": ("tail", "tail", "Show records, the newest last; follow them live."),
     "consume": ("consume", "consume", "Run a handler for every record, as a worker of an application."),
     "lag": ("lag", "lag", "Show how far applications are behind."),
+    "why": ("why", "why", "Say why an application is behind, and what to do."),
     "kcl": ("kcl", "kcl", "Run a KCL record processor, in any language, as a worker of an application."),
     "app": ("application", "application", "List, describe, resume and delete applications."),
     "cluster": ("cluster", "cluster", "Show a cluster's nodes, and move shards between them."),

@@ -22,6 +22,7 @@ from streamkit.client.lag import Lag, lag_of
 from streamkit.client.pool import Connector, Link, Pool
 from streamkit.client.routing import Routes
 from streamkit.client.url import parse_url, resolve_addresses, warn_if_readable
+from streamkit.client.why import Facts
 from streamkit.errors import (
     ConnectionFailed,
     InvalidConfig,
@@ -250,6 +251,11 @@ class AsyncClient:
     async def lag(self, application: str) -> Lag:
         """How far the application is behind; needs no running worker. Raises ApplicationNotFound."""
         return lag_of(await self._ask(m.DescribeApplication(application), m.ApplicationDescribed))
+
+    async def facts_about(self, application: str) -> Facts:
+        """What `streamkit.client.why.explain` looks at. Raises ApplicationNotFound."""
+        described = await self._ask(m.DescribeApplication(application), m.ApplicationDescribed)
+        return Facts(described, (await self.describe_node()).put_ms)
 
     async def list_applications(self) -> tuple[str, ...]:
         """Every application that ever joined and was not deleted."""

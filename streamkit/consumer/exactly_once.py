@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from streamkit._core.batch import Batch
@@ -283,7 +283,7 @@ class SinkDriver:
             # Rolled back with the record that failed: these are handled again, and leave it alone at the head.
             failed, outcome = outcome, await self._one(batch.part(0, outcome.done), start)
             if outcome.error is None and outcome.done == failed.done:
-                return Outcome(outcome.done, failed.error, exact=True)
+                return replace(outcome, error=failed.error, exact=True)
         if outcome.error is not None:
             return Outcome(0, outcome.error, exact=self._user.exact and not outcome.done)
         return outcome

@@ -17,7 +17,7 @@ from typing import Any
 
 from streamkit._core.batch import Batch, RecordContext, control_batch, read_header, stamped
 from streamkit.client.client import AsyncClient
-from streamkit.errors import SequenceTrimmed, StreamkitError, TimedOut, Unavailable
+from streamkit.errors import SequenceTrimmed, StreamkitError, Throttled, TimedOut, Unavailable
 from streamkit.expressions.condition import Condition
 from streamkit.model.shard import Shard
 from streamkit.runtime.backoff import Backoff
@@ -84,6 +84,7 @@ class Fetcher:
         self.position = start              # where the next fetch begins
         self.high_watermark = 0
         self.lost_to_retention = 0
+        self.throttled = 0                 # fetches that were refused for now
         self._client = client
         self._shard = shard
         self._context = context
@@ -123,7 +124,8 @@ class Fetcher:
             try:
                 await self._fetch()
                 backoff.reset()
-            except (Unavailable, TimedOut) as error:
+            except (Unavailable, TimedOut, Throttled) as error:
+                self.throttled += isinstance(error, Throttled)
                 log.log(logging.WARNING if backoff.tries == _TRIES_QUIET else logging.DEBUG,
                         "fetch.retrying stream=%s shard=%s error=%s", self._context.stream, self._shard.id, error)
                 with contextlib.suppress(StreamkitError):      # the fetch itself says what is wrong for good

@@ -16,6 +16,7 @@ from streamkit.consumer.aggregates import Place, place_of
 from streamkit.consumer.checkpointer import HeldLease, Track
 from streamkit.consumer.failure import DeadRecord, PauseAsked, ProcessDied, RetryLater, is_permanent, reason_of
 from streamkit.consumer.handler import Context, Driver, Outcome
+from streamkit.consumer.pace import Pace
 from streamkit.consumer.surroundings import Ended, Stopped, Surroundings
 from streamkit.errors import StreamkitError
 
@@ -32,6 +33,7 @@ class Lane:
     def __init__(
         self, track: Track, lease: HeldLease, context: Context, driver: Driver, around: Surroundings, *,
         draining: asyncio.Event, halting: asyncio.Event, on_pause: Callable[[], None],
+        pace: Pace,
     ) -> None:
         self.track = track
         self.lease = lease
@@ -47,6 +49,7 @@ class Lane:
         self._draining = draining
         self._halting = halting
         self._on_pause = on_pause
+        self._pace = pace
         self._failed_first_ms: dict[Place, int] = {}
 
     def halt(self) -> None:
@@ -78,14 +81,16 @@ class Lane:
     async def _run(self, part: Batch[Any]) -> Outcome:
         if self.track.lost or not self._around.alive():
             raise self.track.lease_lost()  # a process that was stopped: nothing more is handed out when it goes on
-        self.busy_since_s = asyncio.get_running_loop().time()
+        began_s = self.busy_since_s = asyncio.get_running_loop().time()
         self.track.live = None if self._driver.whole else self._context.in_hand
+        self._pace.begins(part)
         try:
             outcome = await self._driver.run(part)
         finally:
             self.busy_since_s = None
             self._context.attempt_counted = False
             self.track.live = None
+        self._pace.ran(outcome.done, asyncio.get_running_loop().time() - began_s)
         statistics = self._around.statistics
         statistics.records += outcome.done - outcome.unhandled
         statistics.unhandled += outcome.unhandled

@@ -32,6 +32,7 @@ from streamkit.protocol.messages import (
     LeaveApplication,
     Membership,
     ReleaseLeases,
+    WorkerReport,
 )
 from streamkit.runtime.backoff import Backoff
 
@@ -50,7 +51,10 @@ class Listeners:
 class LeaseKeeper:
     """One membership. `run` as a task until it is cancelled; then `leave`."""
 
-    def __init__(self, client: AsyncClient, join: JoinApplication, listeners: Listeners) -> None:
+    def __init__(
+        self, client: AsyncClient, join: JoinApplication, listeners: Listeners,
+        report: Callable[[], WorkerReport | None] = lambda: None,
+    ) -> None:
         self.session = 0
         self.joined = asyncio.Event()
         self.leaving = False               # releases say so: what is given up must not come back
@@ -58,6 +62,7 @@ class LeaseKeeper:
         self._clock = client.runtime.clock
         self._join = join
         self._listeners = listeners
+        self._report = report
         self._owned: dict[bytes, int] = {}
         self._done_with: dict[bytes, int] = {}     # lease epochs released here; a late answer may still name them
         self._missing: tuple[str, ...] = ()
@@ -143,7 +148,8 @@ class LeaseKeeper:
         sent_ms = self._clock.monotonic_ms()
         wait_ms = self._membership_ms * 3 // 10
         answer = await self._client.call(
-            Heartbeat(self._join.application, self._join.worker, session, tuple(self._owned.items()), wait_ms),
+            Heartbeat(self._join.application, self._join.worker, session, tuple(self._owned.items()), wait_ms,
+                      self._report()),
             timeout_ms=self._membership_ms,
         )
         assert isinstance(answer, Membership), "a heartbeat is answered with a membership"

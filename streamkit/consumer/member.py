@@ -29,7 +29,7 @@ from streamkit.errors import LeaseLost, StreamkitError, TimedOut, Unavailable
 from streamkit.model.codec import Decoding
 from streamkit.model.position import parse_position
 from streamkit.protocol.conversion import position_to_wire, shard_from_wire
-from streamkit.protocol.messages import JoinApplication, LeaseGrant, PauseLease
+from streamkit.protocol.messages import JoinApplication, LeaseGrant, PauseLease, WorkerReport
 from streamkit.runtime.backoff import Backoff
 from streamkit.runtime.tasks import Tasks
 
@@ -78,7 +78,8 @@ class Member:
         )
         self._writer.on_lost = self._on_fenced
         self._keeper = LeaseKeeper(
-            client, join_message(config), Listeners(self._on_granted, self._on_draining, self._on_lost)
+            client, join_message(config), Listeners(self._on_granted, self._on_draining, self._on_lost),
+            self._report,
         )
         self._around = Surroundings(
             config=config, clock=client.runtime.clock, random=random, statistics=self.statistics,
@@ -216,6 +217,16 @@ class Member:
         await self._keeper.release(lease.shard.uuid, lease.lease_epoch)
         if not lease.lost:
             log.info("lease.released stream=%s shard=%s position=%d", lease.stream, lease.shard.id, lease.stored[0])
+
+    def _report(self) -> WorkerReport:
+        now_s = asyncio.get_running_loop().time()
+        return WorkerReport(
+            self._client.runtime.clock.now_ms(), self.budget.used_bytes, self.budget.bytes_max,
+            tuple(
+                held.consumer.pace.report(shard, now_s, held.consumer.busy_since_s, held.fetcher.throttled)
+                for shard, held in self._held.items()
+            ),
+        )
 
     async def _pause(self, lease: HeldLease, reason: str) -> None:
         message = PauseLease(

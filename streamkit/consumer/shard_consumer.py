@@ -29,6 +29,7 @@ from streamkit.consumer.fetcher import held_bytes
 from streamkit.consumer.handler import Context, Driver
 from streamkit.consumer.lane import Lane
 from streamkit.consumer.lanes import Lanes, LaneTrack
+from streamkit.consumer.pace import Pace
 from streamkit.consumer.surroundings import Ended, Source, Stopped, Surroundings
 from streamkit.errors import LeaseLost
 from streamkit.runtime.backoff import Backoff
@@ -66,6 +67,8 @@ class ShardConsumer:
         self._working: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._halting = asyncio.Event()                # lanes begin nothing more
+        lanes = around.config.ordering.lanes if around.config.ordering.within != "shard" else 1
+        self.pace = Pace(asyncio.get_running_loop().time(), lanes)
         self._before = unpack(lease.grant.ahead, lease.grant.checkpoint)
         lease.ahead = self._ahead
         self._lane = self._new_lane(lease, context, driver)
@@ -84,7 +87,7 @@ class ShardConsumer:
         alone = track is self.lease
         return Lane(
             track, self.lease, context, driver, self._around, draining=self._draining,
-            halting=self._draining if alone else self._halting, on_pause=self._halt_lanes,
+            halting=self._draining if alone else self._halting, on_pause=self._halt_lanes, pace=self.pace,
         )
 
     def _new_lanes(self, lane_for: LaneFor) -> Lanes:
@@ -390,8 +393,10 @@ class ShardConsumer:
         # None: the shard is to be given up.
         coming = asyncio.ensure_future(self._source.next())
         drained = asyncio.ensure_future(self._draining.wait())
+        began_s = asyncio.get_running_loop().time()
         try:
             await asyncio.wait([coming, drained], return_when=asyncio.FIRST_COMPLETED)
+            self.pace.waited(asyncio.get_running_loop().time() - began_s)
             return None if self._draining.is_set() else await coming
         finally:
             coming.cancel()

@@ -293,6 +293,36 @@ class JoinApplication(_Message, tag=31, frozen=True):
     drain_ms: _Whole = 30_000              # how long the worker may take to finish a lease it must hand over
 
 
+class ShardPace(_Part, frozen=True):
+    """Where a worker's time goes in one shard, over the last quarter of a minute or so; shares are 0 to 1.
+
+    busy: inside user code. waiting: with no batch to hand out. record_ms: of user code; 0: unknown. top_key_share: of
+    the records looked at. throttled: fetches refused since the lease began. stream, ordinal: filled in by the
+    coordinator.
+    """
+
+    shard: bytes
+    busy: float
+    waiting: float
+    record_ms: float
+    top_key: str = ""
+    top_key_share: float = 0.0
+    throttled: int = 0
+    stream: str = ""
+    ordinal: int = 0
+
+
+class WorkerReport(_Part, frozen=True):
+    """wall_ms: the worker's clock as it sent this. worker, clock_ms (ahead of the coordinator's): filled in there."""
+
+    wall_ms: int
+    prefetch_bytes: int
+    prefetch_bytes_max: int
+    shards: tuple[ShardPace, ...]
+    worker: str = ""
+    clock_ms: int = 0
+
+
 class Heartbeat(_Message, tag=32, frozen=True):
     """I am alive, and I believe I own these. owned: (shard uuid, lease epoch)."""
 
@@ -301,6 +331,7 @@ class Heartbeat(_Message, tag=32, frozen=True):
     session: _Whole
     owned: tuple[tuple[bytes, _Whole], ...]
     wait_ms: _Whole = 0                    # the answer may wait that long for news; the sign of life counts at once
+    report: WorkerReport | None = None
 
 
 class Membership(_Message, tag=33, frozen=True):
@@ -401,6 +432,7 @@ class ApplicationDescribed(_Message, tag=43, frozen=True):
     workers: tuple[str, ...]
     leases: tuple[LeaseState, ...]
     trends: tuple[StreamTrend, ...] = ()
+    reports: tuple[WorkerReport, ...] = ()
 
 
 class DeleteApplication(_Message, tag=44, frozen=True):
@@ -438,6 +470,7 @@ class NodeDescribed(_Message, tag=51, frozen=True):
     free_bytes: int
     data_dir: str
     durability_note: str
+    put_ms: float = 0.0                    # one put in a hundred takes at least that long, since the node started
 
 
 # ---- notes -----------------------------------------------------------------------------------------------
