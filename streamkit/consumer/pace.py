@@ -23,6 +23,7 @@ class Pace:
         self._since_s = now_s
         self._wall_s = 0.0
         self._busy_s = 0.0
+        self._told_s = 0.0                 # of the call under way, in reports before
         self._waiting_s = 0.0
         self._records = 0.0
         self._keys: Counter[str] = Counter()
@@ -35,7 +36,8 @@ class Pace:
 
     def ran(self, done: int, seconds: float) -> None:
         """It had it for that long, and finished so many of its records."""
-        self._busy_s += seconds
+        self._busy_s += max(0.0, seconds - self._told_s)
+        self._told_s = 0.0
         self._records += done
 
     def waited(self, seconds: float) -> None:
@@ -46,10 +48,12 @@ class Pace:
         """busy_since_s: when the call under way began. throttled: fetches that were refused, since the start."""
         self._wall_s += now_s - self._since_s
         under_way_s = now_s - max(busy_since_s, self._since_s) if busy_since_s is not None else 0.0
+        self._busy_s += under_way_s * self._lanes
+        self._told_s += under_way_s * self._lanes
         wall_s = max(self._wall_s, 1e-3)
         key, count = self._keys.most_common(1)[0] if self._keys else ("", 0)
         told = ShardPace(
-            shard=shard, busy=min(1.0, (self._busy_s / self._lanes + under_way_s) / wall_s),
+            shard=shard, busy=min(1.0, self._busy_s / self._lanes / wall_s),
             waiting=min(1.0, self._waiting_s / wall_s),
             record_ms=1000 * self._busy_s / self._records if self._records >= 0.5 else 0.0,
             top_key=key[:128], top_key_share=count / self._keys.total() if count else 0.0, throttled=throttled,

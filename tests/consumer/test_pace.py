@@ -27,7 +27,9 @@ def test_a_call_that_has_not_come_back_counts() -> None:
     pace = Pace(100.0)
 
     assert pace.report(b"s", 110.0, 102.0, 0).busy == 0.8
-    assert pace.report(b"s", 115.0, 102.0, 0).busy > 0.4
+    assert pace.report(b"s", 115.0, 102.0, 0).busy == 0.9
+    pace.ran(1, 14.0)
+    assert 0.7 < pace.report(b"s", 117.0, None, 0).busy < 0.8
 
 
 def test_what_was_long_ago_fades() -> None:
