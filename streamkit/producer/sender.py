@@ -283,7 +283,8 @@ class Sender:
             flight = lane.admit(batch, now_ms)
             flight.opened_s = flight.ended_s = lane.opened_s
             lane.opened_s = now_s
-            self.figures.batch("full" if waiting == 2 else reason, batch.count, batch.raw_bytes, len(batch))
+            why = "full" if waiting == 2 or not reason else reason     # threads may fill it after we looked
+            self.figures.batch(why, batch.count, batch.raw_bytes, len(batch))
             waiting = self.accumulator.waiting(lane.index)
             if not waiting:
                 lane.overdue = False
