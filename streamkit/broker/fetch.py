@@ -16,11 +16,13 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from streamkit.broker.matching import Fetch, Matcher, MatchingFetch
+from streamkit.broker.pushing import CREDIT_BYTES_MAX, SUBSCRIPTIONS_MAX, PushedFetch
 from streamkit.broker.shard_server import ShardServer
 from streamkit.broker.streams import unknown_shard
-from streamkit.errors import InternalError, StreamkitError
-from streamkit.protocol.frames import FETCH_BYTES_MAX
-from streamkit.protocol.messages import FetchMatching
+from streamkit.errors import InternalError, LimitReached, NodeDraining, StreamkitError
+from streamkit.expressions.condition import Condition
+from streamkit.protocol.frames import FETCH_BYTES_MAX, FetchFrame
+from streamkit.protocol.messages import Done, FetchMatching, Subscribe
 from streamkit.runtime.interfaces import Buffer
 
 if TYPE_CHECKING:
@@ -76,6 +78,73 @@ class Fetches:
                 self.begin(link, MatchingFetch.of(request_id, message, condition))
         link.flush_soon()
 
+    def subscribe(self, link: Link, request_id: int, message: Subscribe) -> None:
+        """Answers follow one another from here on."""
+        if len(link.subscriptions) >= SUBSCRIPTIONS_MAX or request_id in link.subscriptions:
+            link.refuse(request_id, "subscribe", LimitReached(
+                f"a connection has at most {SUBSCRIPTIONS_MAX} subscriptions", try_="use a second connection",
+                limit=SUBSCRIPTIONS_MAX,
+            ))  # fmt: skip
+            return
+        frame = PushedFetch.of(request_id, message)
+        link.subscriptions[request_id] = frame
+        if message.where:
+            link.requests += 1
+            self._start(self._parse_pushed(link, frame, message))
+        else:
+            self._again(link, frame)
+
+    async def _parse_pushed(self, link: Link, frame: PushedFetch, message: Subscribe) -> None:
+        try:
+            frame.condition = await self._matcher.condition(message.where, message.codec)
+        except StreamkitError as error:
+            self._refuse(link, frame, error)
+        finally:
+            link.requests -= 1
+        self._again(link, frame)
+        link.flush_soon()
+
+    def give_credit(self, link: Link, request_id: int, byte_count: int) -> None:
+        """0 ends the subscription; one that is over already is none."""
+        frame = link.subscriptions.get(request_id)
+        if frame is None:
+            return
+        if not byte_count:
+            self._end(link, frame)
+            link.answer(request_id, Done())
+            return
+        frame.credit_bytes = min(frame.credit_bytes + byte_count, CREDIT_BYTES_MAX)
+        if frame.resting and frame.credit_bytes > 0:
+            frame.resting = False
+            self._again(link, frame)
+
+    def _again(self, link: Link, frame: PushedFetch) -> None:
+        if frame.over or link.closed:
+            return
+        if self.draining:
+            self._refuse(link, frame, NodeDraining("the node is stopping", try_="try again at another node"))
+        elif frame.credit_bytes <= 0:
+            frame.resting = True
+        else:
+            self.begin(link, frame)
+        link.flush_soon()
+
+    def _end(self, link: Link, frame: PushedFetch) -> None:
+        frame.over = True
+        link.subscriptions.pop(frame.request_id, None)
+        if frame.waiting is not None:
+            frame.waiting.cancel()
+            self._waiting.pop(frame.waiting, None)
+            frame.waiting = None
+            link.waiting -= 1
+
+    def _refuse(self, link: Link, frame: Fetch, error: BaseException) -> None:
+        if isinstance(frame, PushedFetch):
+            if frame.over:
+                return
+            self._end(link, frame)
+        link.refuse(frame.request_id, "fetch", error)
+
     def begin(self, link: Link, frame: Fetch) -> None:
         if link.held or not link.has_room():
             link.held.append(frame)
@@ -91,14 +160,19 @@ class Fetches:
         link.balance()
 
     def _serve(self, link: Link, frame: Fetch, wait_ms: int) -> None:
+        pushed = isinstance(frame, PushedFetch)
+        if isinstance(frame, PushedFetch) and frame.over:
+            return
         try:
             if frame.application:
                 self._guard.check_fetch(frame.application, frame.session, frame.shard, frame.lease_epoch)
             shard = self._streams.shard(frame.shard)
             if frame.start >= shard.high_watermark and shard.log.log_start <= frame.start:
-                if wait_ms and not self.draining and link.waiting < WAITING_MAX:
+                if wait_ms and not self.draining and (pushed or link.waiting < WAITING_MAX):
                     waiting = Waiting(self, link, frame, shard, min(wait_ms, WAIT_MS_MAX) / 1000)
                     self._waiting[waiting] = None
+                    if isinstance(frame, PushedFetch):
+                        frame.waiting = waiting
                 else:
                     self._answer(link, frame, shard, [])
                 return
@@ -109,7 +183,7 @@ class Fetches:
             else:
                 self._answer(link, frame, shard, batches)
         except StreamkitError as error:
-            link.refuse(frame.request_id, "fetch", error)
+            self._refuse(link, frame, error)
 
     def _read_cold(self, link: Link, frame: Fetch, shard: ShardServer, bytes_max: int) -> None:
         link.reading_bytes += bytes_max
@@ -132,7 +206,7 @@ class Fetches:
             elif not isinstance(cause, StreamkitError | OSError):
                 logger.exception("fetch.failed", extra={"facts": {"shard": shard.shard.id}})
                 error = InternalError("a read failed unexpectedly")
-            link.refuse(frame.request_id, "fetch", error)
+            self._refuse(link, frame, error)
         finally:
             link.reading_bytes -= bytes_max
             link.requests -= 1
@@ -140,23 +214,25 @@ class Fetches:
         link.flush_soon()
 
     def _answer(self, link: Link, frame: Fetch, shard: ShardServer, batches: Sequence[Buffer]) -> None:
-        if batches and isinstance(frame, MatchingFetch):
+        condition = None if isinstance(frame, FetchFrame) else frame.condition
+        if batches and condition is not None:
             held = sum(map(len, batches))
             link.reading_bytes += held
             link.requests += 1
-            self._start(self._match(link, frame, shard, batches, held))
+            self._start(self._match(link, frame, shard, batches, condition))
         else:
             self._send(link, frame, shard, batches, next_sequence(batches, frame.start))
 
     async def _match(
-        self, link: Link, frame: MatchingFetch, shard: ShardServer, batches: Sequence[Buffer], held: int
+        self, link: Link, frame: Fetch, shard: ShardServer, batches: Sequence[Buffer], condition: Condition
     ) -> None:
+        held = sum(map(len, batches))
         try:
-            wanted = await self._matcher.matching(batches, frame.condition)
+            wanted = await self._matcher.matching(batches, condition)
             self._send(link, frame, shard, wanted, next_sequence(batches, frame.start))
         except Exception:                              # ours: the client is told, instead of waiting for ever
             logger.exception("fetch.failed", extra={"facts": {"shard": shard.shard.id}})
-            link.refuse(frame.request_id, "fetch", InternalError("a condition failed unexpectedly"))
+            self._refuse(link, frame, InternalError("a condition failed unexpectedly"))
         finally:
             link.reading_bytes -= held
             link.requests -= 1
@@ -165,7 +241,7 @@ class Fetches:
 
     def _send(self, link: Link, frame: Fetch, shard: ShardServer, batches: Sequence[Buffer], end: int) -> None:
         """end: where the peer goes on; past the batches, and past what was left out after them."""
-        if link.closed:
+        if link.closed or (isinstance(frame, PushedFetch) and frame.over):
             return
         size = sum(map(len, batches))
         assert size <= FETCH_BYTES_MAX, "an answer fits a frame"
@@ -176,11 +252,17 @@ class Fetches:
         link.wire.writer.fetch_ok(
             frame.request_id, shard.high_watermark, shard.log.log_start, shard.log.log_end, end, batches
         )
+        if isinstance(frame, PushedFetch):
+            frame.start = end
+            frame.credit_bytes -= size
+            asyncio.get_running_loop().call_soon(self._again, link, frame)
 
     def woken(self, waiting: Waiting) -> None:
         self._waiting.pop(waiting, None)
         link = waiting.link
         link.waiting -= 1
+        if isinstance(waiting.frame, PushedFetch):
+            waiting.frame.waiting = None
         if link.closed:
             return
         if link.held or not link.has_room():

@@ -26,6 +26,7 @@ from streamkit.runtime.interfaces import Connection
 
 if TYPE_CHECKING:
     from streamkit.broker.matching import Fetch
+    from streamkit.broker.pushing import PushedFetch
     from streamkit.broker.server import Server
 
 
@@ -57,6 +58,7 @@ class Link(asyncio.BufferedProtocol):
         self.requests = 0                          # messages under way, fetches held or reading the disk
         self.waiting = 0                           # fetches that wait for records
         self.held: deque[Fetch] = deque()     # fetches that wait until the peer takes what it asked for
+        self.subscriptions: dict[int, PushedFetch] = {}            # by request number
         self.reading_bytes = 0                     # asked of the disk, not in the writer yet
         self.frames = 0
         self.closed = False
@@ -130,6 +132,7 @@ class Link(asyncio.BufferedProtocol):
             self._greeting.cancel()
         self.closed = True
         self.held.clear()
+        self.subscriptions.clear()
         self._server.forget(self)
 
     # -- answers -------------------------------------------------------------------------------------------
@@ -237,7 +240,8 @@ class Link(asyncio.BufferedProtocol):
         elif now_s - self._stalled_since > self._config.stall_seconds:
             self.abort()                           # it asked for answers and takes none
             return
-        busy = self._paused or self.requests or self.unacknowledged_bytes or self._greeting is not None
+        asking = self.requests or self.subscriptions or self.unacknowledged_bytes
+        busy = self._paused or asking or self._greeting is not None
         if self.frames != self.seen_frames or busy:
             self.seen_frames, self.quiet_since, self.partial_since = self.frames, now_s, now_s
             return

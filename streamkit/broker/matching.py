@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from streamkit._core.batch import Batch
 from streamkit._core.conditions import NO_ROUTE
+from streamkit.broker.pushing import PushedFetch
 from streamkit.errors import CorruptBatch, InvalidUse
 from streamkit.expressions.condition import Condition
 from streamkit.protocol.frames import FetchFrame
@@ -48,7 +49,7 @@ class MatchingFetch:
         )
 
 
-Fetch = FetchFrame | MatchingFetch
+Fetch = FetchFrame | MatchingFetch | PushedFetch
 
 
 class Matcher:

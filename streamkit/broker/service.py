@@ -140,6 +140,13 @@ class Service:
             self._counters.fetches += 1
             self.fetches.begin_matching(link, received.request_id, received.message)
             return
+        if isinstance(received.message, m.Subscribe):
+            self._counters.fetches += 1
+            self.fetches.subscribe(link, received.request_id, received.message)
+            return
+        if isinstance(received.message, m.GiveCredit):
+            self.fetches.give_credit(link, received.request_id, received.message.bytes)
+            return
         if self.draining and isinstance(received.message, m.JoinApplication | m.Heartbeat):
             link.refuse(received.request_id, operation, self._is_draining())
             return

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from streamkit.client.config import ClientConfig
 from streamkit.client.connection import OnDone, settle
@@ -366,6 +366,23 @@ class AsyncClient:
                 if last or not error.facts.get("address"):
                     raise
         raise AssertionError("the last try returns or raises")
+
+    async def subscribe(
+        self, shard: Shard, start: int, on_push: Callable[[Any], None], *, credit_bytes: int, application: str = "",
+        session: int = 0, lease_epoch: int = 0, where: str | None = None, codec: str = "auto",
+    ) -> Callable[[int], None] | None:
+        """Batches from `start` on as they are committed: on_push(Fetched) each time, then on_push(error) once.
+
+        What is returned takes more credit, in bytes, and 0 to end it. None: the broker does not push. where, codec: as
+        for fetch. Raises ConnectionFailed; everything else comes as the error.
+        """
+        connection = await self._link(shard).ready()
+        if "push" not in connection.features:
+            return None
+        number = connection.subscribe(
+            m.Subscribe(shard.uuid, start, credit_bytes, where or "", codec, application, session, lease_epoch), on_push
+        )
+        return lambda byte_count: connection.give_credit(number, byte_count)
 
     # ---- everything else ---------------------------------------------------------------------------------
 

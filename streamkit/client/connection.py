@@ -20,7 +20,7 @@ from streamkit.errors import BufferFull, Closed, ConnectionFailed, ProtocolMisma
 from streamkit.protocol.connection import Connection, Received, Side, State
 from streamkit.protocol.conversion import failure_from_wire
 from streamkit.protocol.frames import Fetched, PutReceipt
-from streamkit.protocol.messages import DescribeNode, Failure, FetchMatching, Goodbye, Message
+from streamkit.protocol.messages import DescribeNode, Failure, FetchMatching, GiveCredit, Goodbye, Message, Subscribe
 from streamkit.runtime.interfaces import Buffer
 from streamkit.runtime.interfaces import Connection as Transport
 
@@ -60,6 +60,7 @@ class BrokerConnection(asyncio.BufferedProtocol):
         self._transport: Transport | None = None
         self._pending: dict[int, tuple[float, type | None, OnDone, bytes]] = {}
         self._abandoned: set[int] = set()
+        self._subscriptions: dict[int, tuple[OnDone, bytes]] = {}
         self._last_id = 0
         self._last_heard_s = 0.0
         self._flush_due = False
@@ -128,6 +129,28 @@ class BrokerConnection(asyncio.BufferedProtocol):
         self._wire.send(message, request_id)
         self._flush_soon()
         return future
+
+    def subscribe(self, message: Subscribe, on_push: OnDone) -> int:
+        """Fetched after Fetched go to on_push, then the StreamkitError that ended them; the number is for give_credit.
+
+        Only of a broker that has the feature "push".
+        """
+        request_id = self._new_id()
+        self._subscriptions[request_id] = (on_push, message.shard)
+        self._wire.send(message, request_id)
+        self._keep_sweeping()
+        self._flush_soon()
+        return request_id
+
+    def give_credit(self, subscription: int, byte_count: int) -> None:
+        """0 ends it: on_push is not called again. Nothing happens when it is over already."""
+        if subscription not in self._subscriptions:
+            return
+        if not byte_count:
+            self._subscriptions[subscription] = (_heard, b"")      # until the broker says that it is done
+        if self._wire.state is State.OPEN:
+            self._wire.send(GiveCredit(byte_count), subscription)
+            self._flush_soon()
 
     def call(self, message: Message, timeout_ms: int) -> asyncio.Future[Message]:
         """Send a message; the future gets the answer, or the error that the broker names."""
@@ -204,16 +227,23 @@ class BrokerConnection(asyncio.BufferedProtocol):
 
     def _register(self, timeout_ms: int, expected: type | None, on_done: OnDone, shard: bytes) -> int:
         assert self._wire.state is State.OPEN, "requests go through Link, which waits for the greeting"
+        request_id = self._new_id()
+        self._pending[request_id] = (self._loop.time() + timeout_ms / 1000, expected, on_done, shard)
+        self._keep_sweeping()
+        return request_id
+
+    def _new_id(self) -> int:
         request_id = self._last_id % 0xFFFFFFFF + 1
-        while request_id in self._pending or request_id in self._abandoned:
+        while request_id in self._pending or request_id in self._abandoned or request_id in self._subscriptions:
             request_id = request_id % 0xFFFFFFFF + 1       # after four billion requests the numbers start over
         self._last_id = request_id
-        self._pending[request_id] = (self._loop.time() + timeout_ms / 1000, expected, on_done, shard)
+        return request_id
+
+    def _keep_sweeping(self) -> None:
         if self._sweep is None:
             self._silent_sweeps = 0
             self._was_heard = True
             self._sweep = self._loop.call_later(_SWEEP_S, self._sweep_late)
-        return request_id
 
     def _flush_soon(self) -> None:
         if not self._flush_due:
@@ -231,6 +261,8 @@ class BrokerConnection(asyncio.BufferedProtocol):
         if waiting is None:
             if isinstance(answer, Goodbye):
                 _log.info("connection.draining address=%s reason=%s", self.address, answer.reason)
+            elif frame.request_id in self._subscriptions:
+                self._pushed(frame.request_id, answer)
             elif frame.request_id in self._abandoned:
                 self._abandoned.discard(frame.request_id)  # too late; whoever asked has been told
             else:
@@ -248,6 +280,18 @@ class BrokerConnection(asyncio.BufferedProtocol):
             error = self._strange(f"answers a request with {type(answer).__name__}")
             self._hand_out(on_done, error)
             self._wire.fail(error)
+
+    def _pushed(self, request_id: int, answer: object) -> None:
+        on_push, shard = self._subscriptions[request_id]
+        if isinstance(answer, Fetched):
+            self._hand_out(on_push, answer)
+            return
+        del self._subscriptions[request_id]
+        if isinstance(answer, Failure):
+            error = failure_from_wire(answer)
+            if shard:
+                self._on_refused(shard, error)
+            self._hand_out(on_push, error)
 
     def _hand_out(self, on_done: OnDone, answer: object) -> None:
         try:
@@ -269,13 +313,14 @@ class BrokerConnection(asyncio.BufferedProtocol):
             self._end(self._broken(), graceful=False)      # most likely gone without a word
             return
         self._sweep = None
-        if self._pending and self._lost is None:
+        if (self._pending or self._subscriptions) and self._lost is None:
             self._sweep = self._loop.call_later(_SWEEP_S, self._sweep_late)
 
     def _is_dead(self) -> bool:
         # Counted in sweeps, not in seconds: an event loop that stood still for a while has heard nothing either. Times
         # are not compared: on some loops what is heard in the turn of a sweep has the sweep's own.
-        self._silent_sweeps = 0 if self._was_heard or not self._pending else self._silent_sweeps + 1
+        expecting = self._pending or self._subscriptions
+        self._silent_sweeps = self._silent_sweeps + 1 if expecting and not self._was_heard else 0
         self._was_heard = False
         sweeps = max(1, round(self.config.silence_ms / 1000 / _SWEEP_S))
         if self._silent_sweeps == sweeps and self.usable:
@@ -307,6 +352,9 @@ class BrokerConnection(asyncio.BufferedProtocol):
         pending, self._pending = self._pending, {}
         for _, _, on_done, _ in pending.values():
             self._hand_out(on_done, again(error))
+        subscriptions, self._subscriptions = self._subscriptions, {}
+        for on_push, _ in subscriptions.values():
+            self._hand_out(on_push, again(error))
         if self._room is not None:
             self._room.set()
             self._room = None

@@ -29,6 +29,7 @@ class ConsumerConfig:
     ordering: one record after the other, or lanes beside each other; see `Ordering`.
     deaggregate: whether user records inside the KPL's aggregates are handed out one by one, see `aggregates`.
     processes: how many workers `run` makes, each a process with bounds of its own and "-0", "-1" … after its name.
+    fan_out: brokers push batches as they are committed, instead of being asked for them.
     where: a condition; records that do not match are passed over and counted. unhandled: "skip" passes over records
     that no handler's condition holds for; None leaves them to on_exhausted.
     """
@@ -53,6 +54,7 @@ class ConsumerConfig:
     deaggregate: Deaggregate = True
     where: str | None = None
     unhandled: Literal["skip"] | None = None
+    fan_out: bool = False
     leases_max: int | None = None
     processes: int = 1
     membership_ms: int = 10_000

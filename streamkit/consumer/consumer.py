@@ -70,6 +70,7 @@ class Consumer(Running):
         prefetch_bytes_max: int = 64 * 1024 * 1024,
         deaggregate: Deaggregate = True,
         where: str | None = None,
+        fan_out: bool = False,
         unhandled: Literal["skip"] | None = None,
         sink: SinkPosition | None = None,
         processes: int = 1,
@@ -87,7 +88,7 @@ class Consumer(Running):
             codec=codec, ordering=ordering, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
-            processes=processes, deaggregate=deaggregate, where=where, unhandled=unhandled,
+            processes=processes, deaggregate=deaggregate, where=where, fan_out=fan_out, unhandled=unhandled,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
         )
         super().__init__(config, url, runtime, loop_thread)

@@ -20,6 +20,7 @@ from streamkit.client.client import AsyncClient
 from streamkit.errors import SequenceTrimmed, StreamkitError, Throttled, TimedOut, Unavailable
 from streamkit.expressions.condition import Condition
 from streamkit.model.shard import Shard
+from streamkit.protocol.frames import Fetched
 from streamkit.runtime.backoff import Backoff
 
 log = logging.getLogger("streamkit.consumer")
@@ -79,8 +80,12 @@ class Fetcher:
         self, client: AsyncClient, shard: Shard, context: RecordContext, start: int, budget: Budget, *,
         application: str = "", session: int = 0, lease_epoch: int = 0, bytes_max: int = 4 << 20, wait_ms: int = 500,
         records_lost_ok: bool = True, where: Condition | None = None, on_left_out: Callable[[int], None] | None = None,
+        fan_out: bool = False,
     ) -> None:
-        """where: batches in which nothing matches may be left out at the broker; on_left_out: with how many records."""
+        """where: batches in which nothing matches may be left out at the broker; on_left_out: with how many records.
+
+        fan_out: batches are pushed as they are committed, where the broker can; else each is asked for.
+        """
         self.position = start              # where the next fetch begins
         self.high_watermark = 0
         self.lost_to_retention = 0
@@ -108,6 +113,7 @@ class Fetcher:
         if where is not None and isinstance(where.codec, str):
             self._condition = {"where": where.text, "codec": where.codec}
         self._on_left_out = on_left_out
+        self._fan_out = fan_out
 
     def seek(self, sequence: int) -> None:
         """Fetch from there instead; before any batch was taken."""
@@ -122,7 +128,7 @@ class Fetcher:
         while self._failed is None:
             await self._wait_for_room()
             try:
-                await self._fetch()
+                await (self._follow(backoff) if self._fan_out else self._fetch())
                 backoff.reset()
             except (Unavailable, TimedOut, Throttled) as error:
                 self.throttled += isinstance(error, Throttled)
@@ -198,6 +204,58 @@ class Fetcher:
             budget.wake()
         if seeks != self._seeks:
             return                         # records from where nobody reads any more
+        self._take(fetched, ask_bytes)
+
+    async def _follow(self, backoff: Backoff) -> None:
+        """Take what is pushed until it ends. Credit is what the budget leaves, and never more than bytes_max."""
+        pushed: deque[Any] = deque()
+
+        def on_push(answer: Any) -> None:
+            pushed.append(answer)
+            self._room.set()
+
+        open_bytes = self._credit(0)       # credit that the broker has not used
+        seeks = self._seeks
+        give = await self._client.subscribe(
+            self._shard, self.position, on_push, credit_bytes=open_bytes, application=self._application,
+            session=self._session, lease_epoch=self._lease_epoch, **self._condition,
+        )
+        if give is None:
+            self._fan_out = False
+            return
+        asked_bytes = 0                    # what the open credit counts for in the budget
+        try:
+            while seeks == self._seeks:
+                while pushed:
+                    answer = pushed.popleft()
+                    if isinstance(answer, StreamkitError):
+                        raise answer
+                    open_bytes -= sum(map(len, answer.batches))
+                    self._take(answer, self._ask_bytes)
+                    backoff.reset()
+                if more := self._credit(open_bytes):
+                    open_bytes += more
+                    give(more)
+                self._budget.asked_bytes -= asked_bytes
+                asked_bytes = max(0, int(open_bytes * self._ratio) - _FETCH_BYTES_MIN)
+                self._budget.asked_bytes += asked_bytes
+                self._room.clear()
+                await self._room.wait()
+        finally:
+            give(0)
+            self._budget.asked_bytes -= asked_bytes
+            self._budget.wake()
+
+    def _credit(self, open_bytes: int) -> int:
+        """How much more may come now, beside what may come already."""
+        window = self._bytes_max - self._held_bytes
+        if 2 * open_bytes > window:
+            return 0                       # given in large pieces
+        more = min(window - open_bytes, int(self._budget.left_bytes / self._ratio))
+        least = 0 if self._held_bytes or open_bytes > 0 else _FETCH_BYTES_MIN
+        return max(more, least - open_bytes if least else 0, 0)
+
+    def _take(self, fetched: Fetched, ask_bytes: int) -> None:
         self.high_watermark = fetched.high_watermark
         arrived_bytes = 0
         left_out = False

@@ -156,6 +156,7 @@ class Member:
             self._client, shard, records, grant.checkpoint, self.budget, application=config.application,
             session=self._keeper.session, lease_epoch=grant.lease_epoch, bytes_max=config.fetch_bytes_max,
             wait_ms=config.fetch_wait_ms, where=self._around.where, on_left_out=self._on_left_out,
+            fan_out=config.fan_out,
         )
         stages: list[Stages] = []
 

@@ -51,6 +51,7 @@ class Worker(Running):
         prefetch_bytes_max: int = 64 * 1024 * 1024,
         deaggregate: Deaggregate = True,
         where: str | None = None,
+        fan_out: bool = False,
         sink: SinkPosition | None = None,
         processes: int = 1,
         leases_max: int | None = None,
@@ -70,7 +71,7 @@ class Worker(Running):
             codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
-            processes=processes, deaggregate=deaggregate, where=where,
+            processes=processes, deaggregate=deaggregate, where=where, fan_out=fan_out,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
         )
         if not callable(processor):

@@ -66,6 +66,7 @@ class Received:
 REQUESTS: tuple[type, ...] = (
     m.CreateStream, m.DescribeStream, m.ListStreams, m.DeleteStream, m.DescribeShards, m.SplitShard, m.MergeShards,
     m.ScaleStream, m.AlterStream, m.ResolvePosition, m.FetchMatching,
+    m.Subscribe, m.GiveCredit,
     m.NewProducer, m.OpenProducer, m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication,
     m.ListApplications, m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.DescribeNode,
     m.DescribeCluster, m.DrainNode, m.MoveShard, m.AddNode, m.RemoveNode, m.DescribeCopies,
@@ -100,7 +101,7 @@ _KINDS = {
     Side.BROKER: 1 << MESSAGE | 1 << PUT | 1 << FETCH,
     Side.CLIENT: 1 << MESSAGE | 1 << PUT_OK | 1 << FETCH_OK,
 }
-FEATURES = ("where",)                      # what this build's brokers answer beyond the first version
+FEATURES = ("where", "push")               # what this build's brokers answer beyond the first version
 _ONE_WAY = frozenset({m.Hello, m.Welcome, m.Goodbye})
 _EITHER_WAY = frozenset({m.Failure})       # of a request, or of the connection
 

@@ -255,6 +255,29 @@ class ProducerOpened(_Message, tag=27, frozen=True):
     closed: bool = False                   # the shard takes no more records
 
 
+class Subscribe(_Message, tag=29, frozen=True):
+    """A fetch that goes on by itself: answers with this request's number follow one another until a Failure, or a Done
+    after GiveCredit(0). Feature "push".
+
+    credit_bytes: how many bytes of batches may be sent; GiveCredit adds to it. where: "" for everything.
+    """
+
+    shard: bytes
+    start: _Whole
+    credit_bytes: _Whole
+    where: str = ""
+    codec: str = "auto"
+    application: str = ""
+    session: _Whole = 0
+    lease_epoch: _Whole = 0
+
+
+class GiveCredit(_Message, tag=68, frozen=True):
+    """So many bytes more for the subscription whose request number this carries; 0 ends it. Not answered otherwise."""
+
+    bytes: _Whole
+
+
 # ---- applications ----------------------------------------------------------------------------------------
 
 
@@ -644,7 +667,8 @@ Message = (
     Hello | Welcome | Failure | Goodbye | Done
     | CreateStream | DescribeStream | StreamDescribed | ListStreams | StreamsListed | DeleteStream
     | DescribeShards | ShardsDescribed | SplitShard | MergeShards | ScaleStream | AlterStream
-    | FetchMatching | ResolvePosition | PositionResolved | NewProducer | ProducerGiven | OpenProducer | ProducerOpened
+    | FetchMatching | Subscribe | GiveCredit
+    | ResolvePosition | PositionResolved | NewProducer | ProducerGiven | OpenProducer | ProducerOpened
     | JoinApplication | Heartbeat | Membership | Checkpoint | Checkpointed | ReleaseLeases | LeaveApplication
     | ListApplications | ApplicationsListed | DescribeApplication | ApplicationDescribed | DeleteApplication
     | PauseLease | ResumeLeases | DescribeNode | NodeDescribed

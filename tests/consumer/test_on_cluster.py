@@ -37,13 +37,14 @@ async def put(nodes: Nodes, first: int, last: int) -> None:
     await client.close()
 
 
-async def test_a_worker_survives_the_stop_of_every_node_in_turn_with_its_session(nodes: Nodes) -> None:
+@pytest.mark.parametrize("fan_out", [False, True])
+async def test_a_worker_survives_the_stop_of_every_node_in_turn_with_its_session(nodes: Nodes, fan_out: bool) -> None:
     client = nodes.client()
     await client.create_stream("orders", shards=3)
     seen: list[int] = []
     expelled: list[str] = []
     consumer = Consumer("orders", application="billing", start="trim_horizon", url=url(nodes),
-                        checkpoint_interval_ms=100)  # fmt: skip
+                        checkpoint_interval_ms=100, fan_out=fan_out)  # fmt: skip
 
     @consumer.handler
     def note(record: Record[Any]) -> None:
