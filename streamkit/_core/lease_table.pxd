@@ -4,7 +4,7 @@
 #
 #   off size field
 #     0  16  shard              uuid
-#    16   8  lease_epoch        +1 at every change of owner; the fencing token
+#    16   8  lease_epoch        +1 at every change of owner or reset; the fencing token
 #    24   8  checkpoint         sequence of the first record not yet finished
 #    32   8  number             last checkpoint number of this lease epoch; 0: none yet
 #    40   8  session            owner; 0: nobody

@@ -243,6 +243,25 @@ cdef class LeaseTable:
         row.state = READY
         row.session = 0
 
+    def place(self, bytes shard not None, uint64_t checkpoint):
+        """→ READY at that checkpoint, whatever it was; the lease epoch grows, so that an owner is fenced."""
+        cdef Row* row = self.at(shard)
+        row.checkpoint = checkpoint
+        row.state = READY
+        row.session = 0
+        row.lease_epoch += 1
+        row.number = 0
+        row.result = RESULT_OK
+        row.progressed = 0
+        row.crashed = 0
+        row.takeovers = 0
+
+    def wait(self, bytes shard not None):
+        """READY → WAITING: its parents are to be processed first."""
+        cdef Row* row = self.at(shard)
+        assert row.state == READY, "only a lease that nobody owns is made to wait"
+        row.state = WAITING
+
     def holds(self, bytes shard not None, uint64_t session, uint64_t lease_epoch):
         """Whether the session owns the shard in that lease epoch; False for an unknown shard."""
         cdef Row* row = NULL

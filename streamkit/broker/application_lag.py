@@ -131,7 +131,7 @@ class LagWatch:
         return LeaseState(
             stream=stream,
             ordinal=ordinal,
-            state=state,
+            state="paused" if application.held and state == "ready" else state,
             owner=application.members[session].worker if session else "",
             lease_epoch=lease_epoch,
             checkpoint=checkpoint,
@@ -141,10 +141,11 @@ class LagWatch:
             checkpoint_age_ms=max(0, now_ms - (checkpointed_ms or application.created_ms)),
             takeovers_without_progress=takeovers,
             poisoned=len(application.attempts.get(shard, ())),
-            reason=application.reasons.get(shard, ""),
+            reason=application.reasons.get(shard, application.held),
             lag_bytes=lag_bytes if lag_records else 0,
             time_to_trim_ms=max(0, retention_ms - lag_ms) if lag_records else -1,
             records_lost=self._count_lost(application.name, shard, checkpoint, log_start),
+            sub_sequence=application.sub_sequences.get(shard, 0),
         )
 
 

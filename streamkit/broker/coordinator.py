@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from streamkit.broker.application_admin import Administration
 from streamkit.broker.application_lag import LagWatch
 from streamkit.broker.found_streams import found_stream, is_older, is_same, start_of
 from streamkit.errors import (
-    Conflict,
     CorruptFile,
     DiskFull,
     InvalidRequest,
@@ -122,17 +122,18 @@ class Coordinator:
         self._reports: dict[tuple[str, int], tuple[messages.WorkerReport, int]] = {}   # and how far its clock is ahead
         self._streams_checked_ms = 0
         self._maps_seen: dict[tuple[str, str], tuple[int, int]] = {}   # (application, stream) → creation, map version
+        self.administration = Administration(
+            self.machine, streams, self.lag, clock, self._step, self._settled, self._reports_of
+        )
         self._handlers: dict[type, Callable[[Any, int], Awaitable[messages.Message]]] = {
             messages.JoinApplication: self._join,
             messages.Heartbeat: self._heartbeat,
             messages.Checkpoint: self._checkpoint,
             messages.ReleaseLeases: self._release,
             messages.LeaveApplication: self._leave,
-            messages.ListApplications: self._list,
-            messages.DescribeApplication: self._describe,
-            messages.DeleteApplication: self._delete,
             messages.PauseLease: self._pause,
             messages.ResumeLeases: self._resume,
+            **self.administration.handlers,
         }
 
     # ---- for the broker ------------------------------------------------------------------------------------
@@ -155,6 +156,7 @@ class Coordinator:
             self._store(self.machine.genesis())
         self._step(events.Restarted(self._clock.monotonic_ms()))
         await self._settled()
+        self.administration.warn_of_problems()
         log.info(
             "coordinator.opened facts=%d applications=%d members=%d", count, len(self.machine.table.applications),
             sum(len(application.members) for application in self.machine.table.applications.values()),
@@ -494,32 +496,9 @@ class Coordinator:
         await self._settled()
         return messages.Done()
 
-    # ---- administration ------------------------------------------------------------------------------------
-
-    async def _list(self, message: messages.ListApplications, connection_id: int) -> messages.Message:
-        return messages.ApplicationsListed(tuple(sorted(self.machine.table.applications)))
-
-    async def _delete(self, message: messages.DeleteApplication, connection_id: int) -> messages.Message:
-        application = self.machine.application(message.application)
-        if application.members:
-            raise Conflict(
-                f'application "{message.application}" has {len(application.members)} running workers',
-                try_="stop them first", application=message.application, workers=len(application.members),
-            )
-        self._step(events.Delete(message.application))
-        await self._settled()
-        return messages.Done()
-
-    async def _describe(self, message: messages.DescribeApplication, connection_id: int) -> messages.Message:
-        application = self.machine.application(message.application)
-        return messages.ApplicationDescribed(
-            application.name,
-            tuple(sorted(member.worker for member in application.members.values())),
-            tuple(self.lag.states(application)),
-            self.lag.trends(application.name),
-            tuple(self._report(application, session) for session in sorted(application.members)
-                  if (application.name, session) in self._reports),
-        )
+    def _reports_of(self, application: Application) -> tuple[messages.WorkerReport, ...]:
+        return tuple(self._report(application, session) for session in sorted(application.members)
+                     if (application.name, session) in self._reports)
 
     def _report(self, application: Application, session: int) -> messages.WorkerReport:
         # What the worker told last, with the names that its bytes stand for.

@@ -38,7 +38,8 @@ _LIST_COUNT_MAX = 10_000
 _NOTES_BYTES_MAX = 2 * 1024 * 1024         # in one answer, and one note more
 COORDINATOR_MESSAGES = (
     m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication, m.ListApplications,
-    m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases,
+    m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.HoldApplication, m.SetPositions,
+    m.CheckApplication,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`streamkit app`: list, describe, resume and delete applications."""
+"""`streamkit app`: list, describe, pause, resume and delete applications; where they go on is in `positions`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group("app", no_args_is_help=True)
 def application() -> None:
-    """List, describe, resume and delete applications."""
+    """List, describe, pause, reset and delete applications."""
 
 
 application.add_command(import_leases)
@@ -114,7 +114,7 @@ def describe(invocation: Invocation, name: str) -> None:
 @common
 @pass_invocation
 def resume(invocation: Invocation, name: str) -> None:
-    """Resume the leases that a failure policy paused; each goes on at its checkpoint."""
+    """Resume what `app pause` or a failure policy paused; each shard goes on at its checkpoint."""
 
     async def work() -> None:
         from streamkit.protocol.messages import ResumeLeases
@@ -127,6 +127,51 @@ def resume(invocation: Invocation, name: str) -> None:
         emit("resumed", {"application": name})
     else:
         click.echo(name if invocation.quiet else f"resumed {name}")
+
+
+@application.command()
+@click.argument("name")
+@click.option("--reason", default="", metavar="TEXT", help="Shown by describe.")
+@common
+@pass_invocation
+def pause(invocation: Invocation, name: str, reason: str) -> None:
+    """Pause an application: its workers finish what is in hand, checkpoint, and wait."""
+
+    async def work() -> None:
+        async with invocation.client() as client:
+            await client.pause_application(name, reason)
+
+    invocation.run(work())
+    if invocation.json:
+        emit("paused", {"application": name})
+    else:
+        click.echo(name if invocation.quiet else f"paused {name}; to go on: streamkit app resume {name}")
+
+
+@application.command()
+@click.argument("name")
+@common
+@pass_invocation
+def doctor(invocation: Invocation, name: str) -> None:
+    """Check what the leases promise; exit 1 when something does not hold.
+
+    Every open shard has a lease, the leases cover every hash key once, no shard is handed out before its parents are
+    finished, and whoever owns one is a worker.
+    """
+
+    async def work() -> tuple[str, ...]:
+        async with invocation.client() as client:
+            return await client.check_application(name)
+
+    problems = invocation.run(work())
+    if invocation.json:
+        emit("checked", {"application": name, "problems": list(problems)})
+    elif problems:
+        click.echo("\n".join(problems))
+    elif not invocation.quiet:
+        click.echo(f"{name}: all promises hold")
+    if problems:
+        raise click.exceptions.Exit(1)
 
 
 @application.command()

@@ -26,7 +26,7 @@ COMMANDS = {
     "lag": ("lag", "lag", "Show how far applications are behind."),
     "why": ("why", "why", "Say why an application is behind, and what to do."),
     "kcl": ("kcl", "kcl", "Run a KCL record processor, in any language, as a worker of an application."),
-    "app": ("application", "application", "List, describe, resume and delete applications."),
+    "app": ("positions", "application", "List, describe, pause, reset and delete applications."),
     "cluster": ("cluster", "cluster", "Show a cluster's nodes, and move shards between them."),
     "segment": ("segment", "segment", "Read data files without a node."),
     "simulate": ("simulate", "simulate", "Run whole clusters on a simulated world, one seed after the other."),

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from streamkit.client.applications import ResetPlan, export_positions, plan_import, plan_reset
 from streamkit.client.config import ClientConfig
 from streamkit.client.connection import OnDone, settle
 from streamkit.client.lag import Lag, lag_of
@@ -56,11 +57,12 @@ A = TypeVar("A", bound=m.Message)
 # Asking these twice changes nothing, so a connection that breaks under one is made again once, silently.
 _REPEATABLE = (
     m.DescribeStream, m.ListStreams, m.DescribeShards, m.ResolvePosition, m.ListApplications, m.DescribeApplication,
-    m.DescribeNode, m.ReadNote, m.ListNotes,
+    m.DescribeNode, m.ReadNote, m.ListNotes, m.CheckApplication,
 )  # fmt: skip
 _COORDINATED = (
     m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication, m.ListApplications,
-    m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases,
+    m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.HoldApplication, m.SetPositions,
+    m.CheckApplication,
 )  # fmt: skip
 _FOLLOWS_MAX = 3                           # nodes in a row that name another one
 
@@ -200,6 +202,57 @@ class AsyncClient:
     async def describe_shards(self, name: str) -> tuple[m.ShardState, ...]:
         """How much each shard holds, in ordinal order. Raises StreamNotFound."""
         return (await self._ask(m.DescribeShards(name), m.ShardsDescribed)).shards
+
+    # ---- applications ------------------------------------------------------------------------------------
+
+    async def describe_application(self, name: str) -> m.ApplicationDescribed:
+        """Its workers and the state of each lease. Raises ApplicationNotFound."""
+        return await self._ask(m.DescribeApplication(name), m.ApplicationDescribed)
+
+    async def reset_application(
+        self, name: str, to: str | datetime | Position, *, shards: Sequence[str] = (), stream: str | None = None,
+        dry_run: bool = False,
+    ) -> ResetPlan:
+        """Go on at that position, in every shard or in those named; dry_run: only say what would come again.
+
+        Running workers are fenced and go on there by themselves; what a processor stored with its positions is put
+        aside. A position before a split is one in the parents: they are read first. Raises ApplicationNotFound,
+        InvalidPosition, InvalidRequest.
+        """
+        plan = await plan_reset(self, await self.describe_application(name), to, shards, stream)
+        return plan if dry_run else await self._carry_out(plan)
+
+    async def undo_reset(self, name: str) -> None:
+        """Back to the positions before the last reset, skip or import, with what was stored with them.
+
+        Within seven days; once more is back again. Raises ApplicationNotFound, Conflict.
+        """
+        await self._ask(m.SetPositions(name, undo=True), m.Done)
+
+    async def export_positions(self, name: str) -> dict[str, Any]:
+        """Where the application stands, as a document for JSON. Raises ApplicationNotFound."""
+        return await export_positions(self, await self.describe_application(name))
+
+    async def import_positions(self, name: str, document: Mapping[str, Any], *, dry_run: bool = False) -> ResetPlan:
+        """Go on where `export_positions` says. Raises ApplicationNotFound, InvalidPosition, InvalidRequest."""
+        plan = await plan_import(self, await self.describe_application(name), document)
+        return plan if dry_run else await self._carry_out(plan)
+
+    async def _carry_out(self, plan: ResetPlan) -> ResetPlan:
+        await self._ask(m.SetPositions(plan.application, plan.positions()), m.Done)
+        return plan
+
+    async def pause_application(self, name: str, reason: str = "") -> None:
+        """Workers finish what is in hand and wait. Raises ApplicationNotFound."""
+        await self._ask(m.HoldApplication(name, reason), m.Done)
+
+    async def resume_application(self, name: str) -> None:
+        """What was paused, by `pause_application` or by a failure policy, goes on. Raises ApplicationNotFound."""
+        await self._ask(m.ResumeLeases(name), m.Done)
+
+    async def check_application(self, name: str) -> tuple[str, ...]:
+        """Promises of the leases that do not hold, a line each; none as a rule. Raises ApplicationNotFound."""
+        return (await self._ask(m.CheckApplication(name), m.ApplicationChecked)).problems
 
     # ---- positions, producers, node ----------------------------------------------------------------------
 

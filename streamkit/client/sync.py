@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
+from streamkit.client.applications import ResetPlan
 from streamkit.client.client import AsyncClient
 from streamkit.client.config import ClientConfig
 from streamkit.client.lag import Lag
@@ -137,6 +138,33 @@ class Client:
     def describe_shards(self, name: str) -> tuple[m.ShardState, ...]:
         """How much each shard holds, in ordinal order. Raises StreamNotFound."""
         return self._run(self._client.describe_shards(name))
+
+    def describe_application(self, name: str) -> m.ApplicationDescribed:
+        return self._run(self._client.describe_application(name))
+
+    def reset_application(
+        self, name: str, to: str | datetime | Position, *, shards: Sequence[str] = (), stream: str | None = None,
+        dry_run: bool = False,
+    ) -> ResetPlan:
+        return self._run(self._client.reset_application(name, to, shards=shards, stream=stream, dry_run=dry_run))
+
+    def undo_reset(self, name: str) -> None:
+        self._run(self._client.undo_reset(name))
+
+    def export_positions(self, name: str) -> dict[str, Any]:
+        return self._run(self._client.export_positions(name))
+
+    def import_positions(self, name: str, document: Mapping[str, Any], *, dry_run: bool = False) -> ResetPlan:
+        return self._run(self._client.import_positions(name, document, dry_run=dry_run))
+
+    def pause_application(self, name: str, reason: str = "") -> None:
+        self._run(self._client.pause_application(name, reason))
+
+    def resume_application(self, name: str) -> None:
+        self._run(self._client.resume_application(name))
+
+    def check_application(self, name: str) -> tuple[str, ...]:
+        return self._run(self._client.check_application(name))
 
     def resolve_position(self, shard: Shard, position: str | datetime | Position) -> m.PositionResolved:
         return self._run(self._client.resolve_position(shard, position))

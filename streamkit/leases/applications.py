@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from streamkit.errors import ApplicationNotFound, LeaseLost
+from streamkit.errors import ApplicationNotFound, Conflict, InvalidRequest, LeaseLost
 from streamkit.leases import events, facts, lineage
-from streamkit.leases.assignment import Candidate, balance, place
+from streamkit.leases.assignment import Candidate, Plan, balance, place
 from streamkit.leases.membership import Membership
 from streamkit.leases.table import FACTS_VERSION, Application, Table
 from streamkit.model.shard import shard_id
 
+UNDO_MS = 7 * 24 * 3_600_000               # how long the positions before a reset are kept
 _KEPT_BYTES_MAX = 1024 * 1024              # of what applications keep with their leases, in one answer
 
 
@@ -113,6 +114,8 @@ class Applications:
 
     def _placed(self, application: Application, freed: Sequence[bytes], leaving: int) -> bool:
         # In the middle of many hand-overs only what was freed is looked at; the last of them balances everything.
+        if application.held:
+            return False
         held, draining = application.leases.loads()
         staying = self._staying(application)
         more = draining or (leaving and application.leases.count_of(leaving))
@@ -126,7 +129,10 @@ class Applications:
         return True
 
     def _balance(self, application: Application, now_ms: int) -> None:
-        plan = balance(application.holdings(), self._staying(application))
+        if application.held:
+            plan = Plan(drains=[shard for shard, _, state in application.leases.owners() if state == "owned"])
+        else:
+            plan = balance(application.holdings(), self._staying(application))
         self._grant(application, plan.grants)
         if plan.drains:
             self._decide(facts.LeasesDraining(application.name, tuple(plan.drains)))
@@ -317,11 +323,45 @@ class Applications:
 
     def _resume(self, event: events.Resume) -> None:
         application = self.application(event.application)
+        if application.held:
+            self._decide(facts.ApplicationHeld(application.name, ""))
+            self._balance(application, event.now_ms)
         paused = [(shard, session) for shard, session, state in application.leases.owners() if state == "paused"]
         if paused:
             self._decide(facts.LeasesResumed(application.name, tuple(shard for shard, _ in paused)))
             self._wake.update((application.name, session) for _, session in paused if session)
             self._balance(application, event.now_ms)
+
+    def _hold(self, event: events.Hold) -> None:
+        application = self.application(event.application)
+        self._decide(facts.ApplicationHeld(application.name, event.reason[:1000] or "paused"))
+        self._balance(application, event.now_ms)
+
+    def _set_positions(self, event: events.SetPositions) -> None:
+        application = self.application(event.application)
+        if event.undo:
+            if not application.before or event.wall_ms - application.before_ms > UNDO_MS:
+                raise Conflict(
+                    f'application "{application.name}" was not reset in the last seven days: there is nothing to undo',
+                    try_=f"streamkit app describe {application.name}", application=application.name,
+                )
+            places = {shard: (sequence, inside) for shard, (sequence, inside, _) in application.before.items()}
+        else:
+            places = {shard: (sequence, inside) for shard, sequence, inside in event.positions}
+            for shard in places:
+                if shard not in application.leases:
+                    raise InvalidRequest(
+                        f'application "{application.name}" has no shard {shard.hex()}',
+                        try_=f"streamkit app describe {application.name}", field="positions", value=shard.hex(),
+                    )
+        fact = lineage.positions_set(application, places, event.wall_ms, undone=event.undo)
+        for shard in dict.fromkeys([*places, *fact.waiting]):
+            self.membership.drains.pop((application.name, shard), None)
+            self._wake_owner(application, shard)
+        self._decide(fact)
+        for shards in application.streams.values():
+            self._settle(application, list(shards))
+        self._balance(application, event.now_ms)
 
     def _delete(self, event: events.Delete) -> None:
         application = self.application(event.application)
@@ -386,6 +426,8 @@ _STEPS: dict[type, Callable[..., Any]] = {
     events.Leave: Applications._leave,
     events.Pause: Applications._pause,
     events.Resume: Applications._resume,
+    events.Hold: Applications._hold,
+    events.SetPositions: Applications._set_positions,
     events.Delete: Applications._delete,
     events.StreamsSeen: Applications._streams_seen,
     events.ConnectionLost: Applications._connection_lost,

@@ -135,6 +135,26 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """An operator pauses the application: its leases are drained, and nobody gets one until it is resumed."""
+
+    application: str
+    reason: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetPositions:
+    """Go on there. positions: (shard, sequence, sub_sequence); undo: those before the last one, instead."""
+
+    application: str
+    positions: Sequence[tuple[bytes, int, int]]
+    now_ms: int
+    wall_ms: int
+    undo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     application: str
 
@@ -172,8 +192,8 @@ class Tick:
 
 
 Event = (
-    Join | Beat | Look | Checkpoints | Release | Leave | Pause | Resume | Delete | StreamsSeen | ConnectionLost
-    | Restarted | Tick
+    Join | Beat | Look | Checkpoints | Release | Leave | Pause | Resume | Hold | SetPositions | Delete | StreamsSeen
+    | ConnectionLost | Restarted | Tick
 )
 
 

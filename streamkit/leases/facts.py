@@ -159,10 +159,44 @@ class StateKept(_Fact, tag=19, frozen=True):
     prepared: tuple[int, int, bytes] | None
 
 
+class PositionsSet(_Fact, tag=20, frozen=True):
+    """Somebody said where to go on. positions: (shard, sequence, sub_sequence). Whoever owned one is fenced.
+
+    waiting: shards that wait for parents from now on, in `positions` or not. completed: shards of `positions` that are
+    at their end. undone: positions are those before the last such fact, with what was kept with them, not `positions`.
+    """
+
+    application: str
+    positions: tuple[tuple[bytes, int, int], ...]
+    waiting: tuple[bytes, ...]
+    completed: tuple[bytes, ...]
+    wall_ms: int
+    undone: bool = False
+
+
+class PositionBefore(_Fact, tag=21, frozen=True):
+    """Only in a snapshot: what the last PositionsSet put aside, shard by shard."""
+
+    application: str
+    wall_ms: int
+    shard: bytes
+    sequence: int
+    sub_sequence: int
+    app_state: bytes
+
+
+class ApplicationHeld(_Fact, tag=22, frozen=True):
+    """Nothing is handed out from now on; reason "": it is again."""
+
+    application: str
+    reason: str
+
+
 Fact = (
     Genesis | SnapshotStart | SnapshotEnd | ApplicationCreated | StreamAdded | StreamRemoved | MemberJoined | MemberGone
     | LeasesGranted | LeasesDraining | LeasesFreed | Checkpointed | LeasePaused | LeasesResumed | ApplicationDeleted
     | LeaseRows | MapChanged | LeasesCompleted | StateKept
+    | PositionsSet | PositionBefore | ApplicationHeld
 )
 
 _encoder = msgspec.msgpack.Encoder()

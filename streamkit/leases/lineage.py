@@ -6,12 +6,12 @@ is handed out before all that came before it in another shard are processed.
 
     waiting ──parents complete or gone──▶ ready ──▶ owned … ──checkpointed at the end──▶ complete
 
-Both functions decide; `Table.apply` carries out. Called by `applications`.
+All of it decides; `Table.apply` carries out. Called by `applications`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from streamkit.leases import events, facts
 from streamkit.leases.table import Application
@@ -58,6 +58,33 @@ def settled(application: Application, shards: Collection[bytes]) -> facts.Leases
                 for parent in application.parents.get(shard, ()))
     )
     return facts.LeasesCompleted(application.name, tuple(done), ready) if done or ready else None
+
+
+def positions_set(
+    application: Application, places: Mapping[bytes, tuple[int, int]], wall_ms: int, *, undone: bool
+) -> facts.PositionsSet:
+    """Go on at these (sequence, sub-sequence). A shard whose parents are to be processed again waits for them.
+
+    Also one that nobody named: else what came after in a key would be handed out before what came before. A shard that
+    was finished with and is not named stays so.
+    """
+    leases = application.leases
+    completed = {
+        shard for shard, place in places.items() if shard in application.ends and place[0] >= application.ends[shard]
+    }
+
+    def is_finished(shard: bytes) -> bool:
+        return shard in completed if shard in places else shard not in leases or _is_complete(application, shard)
+
+    waiting = tuple(
+        shard for shards in application.streams.values() for shard in shards
+        if not is_finished(shard) and (shard in places or leases.row(shard)[0] != "waiting")
+        and not all(is_finished(parent) for parent in application.parents.get(shard, ()))
+    )
+    return facts.PositionsSet(
+        application.name, () if undone else tuple((shard, *place) for shard, place in places.items()),
+        waiting, tuple(sorted(completed)), wall_ms, undone,
+    )
 
 
 def _is_complete(application: Application, shard: bytes) -> bool:

@@ -44,6 +44,9 @@ class Application:
         self.app_states: dict[bytes, bytes] = {}
         self.prepared: dict[bytes, tuple[int, int, bytes]] = {}
         self.ahead: dict[bytes, bytes] = {}
+        self.held = ""                      # why nothing is handed out; "": it is
+        self.before: dict[bytes, tuple[int, int, bytes]] = {}      # put aside by the last reset, with its state
+        self.before_ms = 0                 # when that was, wall clock; 0: never
         self.created_ms_of: dict[str, int] = {}            # stream → its creation; two of one name differ
         self.parents: dict[bytes, tuple[bytes, ...]] = {}
         self.children: dict[bytes, list[bytes]] = {}
@@ -82,6 +85,7 @@ class Application:
             self.app_states.pop(shard, None)
             self.prepared.pop(shard, None)
             self.ahead.pop(shard, None)
+            self.before.pop(shard, None)
             self.stream_of.pop(shard, None)
             self.ends.pop(shard, None)
             self.children.pop(shard, None)
@@ -162,6 +166,11 @@ class Table:
             yield facts.StateKept(
                 name, shard, application.app_states.get(shard, b""), application.prepared.get(shard)
             )
+
+        for shard, (sequence, sub_sequence, app_state) in application.before.items():
+            yield facts.PositionBefore(name, application.before_ms, shard, sequence, sub_sequence, app_state)
+        if application.held:
+            yield facts.ApplicationHeld(name, application.held)
 
     def _created(self, fact: facts.ApplicationCreated) -> None:
         assert fact.application not in self.applications, "an application is created once"
@@ -265,6 +274,44 @@ class Table:
         application.sub_sequences.update(fact.sub_sequences)
         application.ahead.update(fact.ahead)
 
+    def _positions_set(self, fact: facts.PositionsSet) -> None:
+        application = self.applications[fact.application]
+        leases = application.leases
+        if fact.undone:
+            places = application.before
+        else:
+            places = {shard: (sequence, sub_sequence, b"") for shard, sequence, sub_sequence in fact.positions}
+        application.before_ms = fact.wall_ms
+        application.before = {
+            shard: (
+                leases.row(shard)[3], application.sub_sequences.get(shard, 0), application.app_states.get(shard, b"")
+            )
+            for shard in places
+        }
+        for shard, (sequence, sub_sequence, app_state) in places.items():
+            leases.place(shard, sequence)
+            application.attempts.pop(shard, None)
+            application.reasons.pop(shard, None)
+            application.prepared.pop(shard, None)
+            application.ahead.pop(shard, None)         # it would be passed over, though it is to come again
+            _note(application.sub_sequences, {shard: sub_sequence})
+            _note(application.app_states, {shard: app_state})
+        for shard in fact.completed:
+            leases.complete(shard)
+        for shard in fact.waiting:
+            if shard not in places:
+                application.reasons.pop(shard, None)
+                leases.place(shard, leases.row(shard)[3])
+            leases.wait(shard)
+
+    def _position_before(self, fact: facts.PositionBefore) -> None:
+        application = self.applications[fact.application]
+        application.before_ms = fact.wall_ms
+        application.before[fact.shard] = (fact.sequence, fact.sub_sequence, fact.app_state)
+
+    def _held(self, fact: facts.ApplicationHeld) -> None:
+        self.applications[fact.application].held = fact.reason
+
     def _kept(self, fact: facts.StateKept) -> None:
         application = self.applications[fact.application]
         _note(application.app_states, {fact.shard: fact.app_state})
@@ -296,4 +343,7 @@ _APPLY: dict[type, Callable[..., None]] = {
     facts.MapChanged: Table._map_changed,
     facts.LeasesCompleted: Table._completed,
     facts.StateKept: Table._kept,
+    facts.PositionsSet: Table._positions_set,
+    facts.PositionBefore: Table._position_before,
+    facts.ApplicationHeld: Table._held,
 }

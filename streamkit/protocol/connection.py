@@ -69,13 +69,14 @@ REQUESTS: tuple[type, ...] = (
     m.Subscribe, m.GiveCredit,
     m.NewProducer, m.OpenProducer, m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication,
     m.ListApplications, m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.DescribeNode,
+    m.HoldApplication, m.SetPositions, m.CheckApplication,
     m.DescribeCluster, m.DrainNode, m.MoveShard, m.AddNode, m.RemoveNode, m.DescribeCopies,
     m.AcceptLoss, m.ReadNote, m.SwapNotes, m.ListNotes,
 )  # fmt: skip
 ANSWERS: tuple[type, ...] = (
     m.Failure, m.Done, m.StreamDescribed, m.StreamsListed, m.ShardsDescribed, m.PositionResolved, m.ProducerGiven,
     m.ProducerOpened,
-    m.Membership, m.Checkpointed, m.ApplicationsListed, m.ApplicationDescribed, m.NodeDescribed,
+    m.Membership, m.Checkpointed, m.ApplicationsListed, m.ApplicationDescribed, m.ApplicationChecked, m.NodeDescribed,
     m.ClusterDescribed, m.ShardsMoving, m.CopiesDescribed, m.NoteRead, m.NotesSwapped, m.NotesListed,
 )  # fmt: skip
 

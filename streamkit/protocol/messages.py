@@ -439,6 +439,7 @@ class LeaseState(_Message, tag=42, frozen=True):
     lag_bytes: int = 0                     # stored bytes of what is unfinished
     time_to_trim_ms: int = -1              # until retention may remove the first unfinished record; -1: there is none
     records_lost: int = 0                  # removed by retention before they were finished, since the coordinator began
+    sub_sequence: int = 0                  # as in LeaseGrant
 
 
 class StreamTrend(_Part, frozen=True):
@@ -456,6 +457,8 @@ class ApplicationDescribed(_Message, tag=43, frozen=True):
     leases: tuple[LeaseState, ...]
     trends: tuple[StreamTrend, ...] = ()
     reports: tuple[WorkerReport, ...] = ()
+    held: str = ""                         # why an operator paused it; "": nobody did
+    reset_ms: int = 0                      # of the last change of its positions that can be undone, 0: there is none
 
 
 class DeleteApplication(_Message, tag=44, frozen=True):
@@ -473,7 +476,37 @@ class PauseLease(_Message, tag=45, frozen=True):
 
 
 class ResumeLeases(_Message, tag=46, frozen=True):
+    """What policies paused, and what HoldApplication did, goes on."""
+
     application: str
+
+
+class HoldApplication(_Message, tag=47, frozen=True):
+    """Workers finish what is in hand, checkpoint and give their leases up; nobody gets one before ResumeLeases."""
+
+    application: str
+    reason: str = ""
+
+
+class SetPositions(_Message, tag=48, frozen=True):
+    """Go on there: whoever owns one of these leases is fenced, and what is kept with them is put aside.
+
+    positions: (shard uuid, sequence, sub_sequence as in LeaseGrant). undo: the positions before the last such request.
+    """
+
+    application: str
+    positions: tuple[tuple[bytes, _Whole, _Whole], ...] = ()
+    undo: bool = False
+
+
+class CheckApplication(_Message, tag=49, frozen=True):
+    application: str
+
+
+class ApplicationChecked(_Message, tag=69, frozen=True):
+    """problems: promises that do not hold, for people; none as a rule."""
+
+    problems: tuple[str, ...]
 
 
 # ---- node ------------------------------------------------------------------------------------------------
@@ -671,7 +704,8 @@ Message = (
     | ResolvePosition | PositionResolved | NewProducer | ProducerGiven | OpenProducer | ProducerOpened
     | JoinApplication | Heartbeat | Membership | Checkpoint | Checkpointed | ReleaseLeases | LeaveApplication
     | ListApplications | ApplicationsListed | DescribeApplication | ApplicationDescribed | DeleteApplication
-    | PauseLease | ResumeLeases | DescribeNode | NodeDescribed
+    | PauseLease | ResumeLeases | HoldApplication | SetPositions | CheckApplication
+    | ApplicationChecked | DescribeNode | NodeDescribed
     | DescribeCluster | ClusterDescribed | DrainNode | MoveShard | AddNode | RemoveNode | ShardsMoving | AcceptLoss
     | DescribeCopies | CopiesDescribed
     | ReadNote | NoteRead | SwapNotes | NotesSwapped | ListNotes | NotesListed

@@ -143,3 +143,44 @@ def test_simulate_replays_a_seed_to_the_same_digest():
     assert first["violations"] == []
     assert first["digest"] == second["digest"]
     assert first["command"] == "streamkit simulate --seed 7"
+
+
+def test_positions_are_shown_set_exported_and_taken_back(served, tmp_path):
+    served.run("stream", "create", "to-reset", "--shards", "2")
+    served.run("put", "to-reset", "--lines", stdin="".join(f'{{"id": {i}}}\n' for i in range(20)))
+    (tmp_path / "resets.py").write_text(
+        "import sys\n\ndef show(value: dict) -> None:\n    sys.stdout.write(f'{value}\\n')\n    sys.stdout.flush()\n"
+    )
+    process = consume(served, "to-reset", "--app", "resettable", "--from", "trim_horizon", "resets:show", cwd=tmp_path)
+    seen = [process.stdout.readline() for _ in range(20)]
+    stop(process)
+    assert len(set(seen)) == 20
+    (tmp_path / "positions.json").write_text(served.run("app", "export", "resettable"))
+
+    shown = served.run("app", "reset", "resettable", "--to", "trim_horizon", "--dry-run")
+    assert "records come again" in shown and "nothing was changed" in shown
+    assert served.json("lag", "--app", "resettable")[0]["lag_records"] == 0
+    shown = served.run("app", "reset", "resettable", "--to", "trim_horizon")
+    assert "streamkit app reset resettable --undo" in shown
+    whole = served.json("lag", "--app", "resettable")[0]["lag_records"]
+    assert 20 <= whole <= 24, "records, and marks of leaders"
+    served.run("app", "skip", "resettable", "--shard", "shardId-000000000000", "--to", "3")
+    assert served.json("lag", "--app", "resettable")[0]["lag_records"] < whole
+    served.run("app", "reset", "resettable", "--undo")
+    assert served.json("lag", "--app", "resettable")[0]["lag_records"] == whole
+    *changes, total = served.json("app", "restore", "resettable", str(tmp_path / "positions.json"))
+    assert len(changes) == 2 and total["skipped"] == whole
+    assert served.json("lag", "--app", "resettable")[0]["lag_records"] == 0
+    served.run("app", "pause", "resettable", "--reason", "tests")
+    assert served.json("app", "describe", "resettable")[0]["leases"][0]["state"] == "paused"
+    served.run("app", "resume", "resettable")
+    assert "all promises hold" in served.run("app", "doctor", "resettable")
+
+
+def test_misuse_of_positions_is_said(served, tmp_path):
+    served.run("stream", "create", "not-reset")
+    for arguments in (("reset", "nobody"), ("reset", "nobody", "--to", "latest", "--undo")):
+        served.fail("app", *arguments, exit_code=2)
+    assert "does not exist" in served.fail("app", "reset", "nobody", "--to", "latest")[0]
+    (tmp_path / "bad.json").write_text("[")
+    assert "is not JSON" in served.fail("app", "restore", "nobody", str(tmp_path / "bad.json"), exit_code=2)[0]
