@@ -313,6 +313,12 @@ class NameInUse(ProducerError):
     code = "name_in_use"
 
 
+class KeyHalted(ProducerError):
+    """An earlier record failed, and on_failure keeps those behind it back; facts: keys (some), cause (a code)."""
+
+    code = "key_halted"
+
+
 class UnknownProducer(ProducerError):
     """The shard holds no state for this producer and its sequence is not 0; facts: producer_id."""
 

@@ -238,6 +238,11 @@ ENTRIES: dict[str, Entry] = {
         "run one producer a name, or leave the name out",
         "producer 17 of epoch 3 was replaced by epoch 4",
     ),
+    "key_halted": Entry(
+        "An earlier record of the same key failed, and the producer was told not to store later ones without it.",
+        "settle what failed first, then call resume_key and put the record again",
+        "an earlier record of the same key failed: 1 records for shardId-000000000000 were not acknowledged in time",
+    ),
     "name_in_use": Entry(
         "A forked process used a producer's name that its parent has open; it would have shut the parent out.",
         "give the child a name of its own, or close the parent's producer before the fork",

@@ -24,6 +24,7 @@ class ProducerConfig:
     fail_if_throttled: bool = False          # a throttled record fails at once instead of waiting
     compression: Literal["none", "lz4", "zstd"] = "lz4"
     idempotent: bool = True
+    on_failure: Literal["continue", "halt_key", "halt"] = "continue"     # what a failure means for what is behind it
     name: str | None = None                  # of which there is one instance at a time; None: nobody asks
     in_flight_max: int = 5                   # batches a shard; a shard recognises the last limits.PRODUCER_WINDOW
     delivery_timeout_ms: int = 120_000       # from put to an outcome: waiting, sending and retrying
@@ -43,6 +44,7 @@ class ProducerConfig:
         self._within("max_block_ms", 0, 1 << 31)
         self._within("shard_share", 0.01, 1.0)
         self._one_of("on_full", ("wait", "raise", "drop_new"))
+        self._one_of("on_failure", ("continue", "halt_key", "halt"))
         self._one_of("compression", COMPRESSIONS)
         if self.name is not None and not (0 < len(self.name) <= 256 and self.name.isprintable()):
             raise InvalidConfig(f"name must be 1..256 printable characters, got {len(self.name)}",

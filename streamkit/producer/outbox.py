@@ -120,6 +120,12 @@ class Outbox:
             self.targets[stream] = made = Target(sender, self.codec)
             return made
 
+    async def resume_key(self, key: str | None, stream: str | None) -> None:
+        """As Producer.resume_key."""
+        for name, target in self.targets.items():
+            if stream is None or name == stream:
+                target.sender.resume_key(key)
+
     async def flush(self, timeout_s: float | None = None) -> None:
         """As Producer.flush."""
         await self._drain(timeout_s)

@@ -66,6 +66,7 @@ class _Base:
         fail_if_throttled: bool = False,
         idempotent: bool = True,
         name: str | None = None,
+        on_failure: Literal["continue", "halt_key", "halt"] = "continue",
     ) -> None:
         self.stream = stream
         self.name = name
@@ -83,6 +84,7 @@ class _Base:
             delivery_timeout_ms=delivery_timeout_ms,
             idempotent=idempotent,
             name=name,
+            on_failure=on_failure,
         )
         if name is not None and _inherited.get(name) == fork.parent_id():
             raise closed_in_child(name)
@@ -155,7 +157,8 @@ class Producer(_Base):
     record waits for company while earlier batches travel; an idle producer sends at once. idempotent: a retry is never
     stored twice. name: there is one producer of a name at a time, cluster-wide. Whoever opens it again shuts the former
     one out of each stream with its first put there: nothing more of that one is stored, it gets ProducerFenced.
-    Connects with the first put.
+    on_failure: what becomes of records behind one that failed: they go on ("continue"), those of the same key fail with
+    KeyHalted until resume_key(key) ("halt_key"), or all do until resume_key() ("halt"). Connects with the first put.
 
     on_full: a put that finds no room waits max_block_ms and then raises BufferFull ("wait"), raises at once ("raise"),
     or gives a handle that has failed with BufferFull ("drop_new": counted in stats, logged, not raised by flush).
@@ -242,6 +245,11 @@ class Producer(_Base):
                     since_ms = None                  # the time counts anew for each row
                 self._check_open()
         return bulk.handle
+
+    def resume_key(self, key: str | None = None, *, stream: str | None = None) -> None:
+        """Records of a key that was halted may be put again; None: of every key. stream: None: in every stream."""
+        self._check_open()
+        self._thread.run(self._outbox.resume_key(key, stream))
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything put before has an outcome.
@@ -391,6 +399,11 @@ class AsyncProducer(_Base):
                 await self._freed(since_ms)
                 self._check_open()
         return bulk.handle
+
+    async def resume_key(self, key: str | None = None, *, stream: str | None = None) -> None:
+        """As Producer.resume_key."""
+        self._check_open()
+        await self._outbox.resume_key(key, stream)
 
     async def flush(self, timeout_s: float | None = None) -> None:
         """As Producer.flush."""

@@ -24,12 +24,22 @@ from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.framing import PutReceipt
 from streamkit._core.hashing import ShardTable
 from streamkit._core.outcome import ColumnsHandle, Delivery
-from streamkit.errors import Closed, NotFound, ProducerFenced, StreamkitError, StreamNotFound, Throttled, WrongShard
+from streamkit.errors import (
+    Closed,
+    KeyHalted,
+    NotFound,
+    ProducerFenced,
+    StreamkitError,
+    StreamNotFound,
+    Throttled,
+    WrongShard,
+)
 from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamDescription
 from streamkit.producer.config import COMPRESSIONS, ProducerConfig
 from streamkit.producer.entry import PutResult, result_maker
 from streamkit.producer.figures import Figures
+from streamkit.producer.halting import HaltedKeys, halted_by
 from streamkit.producer.lane import Flight, Flush, Lane, Moved, answer_as_error
 from streamkit.producer.naming import Asking, Name, Naming
 from streamkit.producer.pace import Window, pause_ms
@@ -108,6 +118,7 @@ class Sender:
         self._tasks = Tasks("producer")
         self._closed = False
         self._identity = identity
+        self._halted_keys = HaltedKeys()
         self._naming = Naming(client, name, config.request_timeout_ms)
         self._lanes = [self._lane(index, shard) for index, shard in enumerate(stream.shards)]
         for lane in self._lanes:
@@ -282,6 +293,9 @@ class Sender:
         ):
             flight = lane.admit(batch, now_ms)
             flight.opened_s = flight.ended_s = lane.opened_s
+            if self._halted_keys and (halted := self._halted_keys.why_not(batch)) is not None:
+                lane.next_sequence = batch.sequence
+                self._fail(lane, flight, halted)
             lane.opened_s = now_s
             why = "full" if waiting == 2 or not reason else reason     # threads may fill it after we looked
             self.figures.batch(why, batch.count, batch.raw_bytes, len(batch))
@@ -358,6 +372,8 @@ class Sender:
         errors = [flight.error for flight in lane.window if flight.error is not None]
         asked_ms = max((e.facts["retry_after_ms"] for e in errors if "retry_after_ms" in e.facts), default=None)
         plan = lane.plan(self._clock.monotonic_ms())
+        if plan.fail and self.config.on_failure == "halt_key":
+            self._halted_keys.extend(lane, plan)
         first = min((flight.batch.sequence for flight, _ in plan.fail), default=0)
         for flight, error in plan.fail:
             self._fail(lane, flight, self._gone if self._gone and isinstance(error, NotFound) else error)
@@ -471,7 +487,36 @@ class Sender:
             self.halted = error
             self._loop.call_soon(self._empty_all)
 
+    def _hold_back(self, lane: Lane, flight: Flight, error: StreamkitError) -> None:
+        # A batch failed: what is behind it must not be stored before somebody says so.
+        if self.config.on_failure == "halt_key":
+            if self.halted is None:
+                self._halted_keys.add(flight.batch, error)
+            return
+        if flight.in_doubt:
+            lane.tainted = True
+        else:                              # nothing behind it can be stored under a higher number
+            lane.next_sequence = min(lane.next_sequence, flight.batch.sequence)
+        if not isinstance(error, ProducerFenced):
+            self.halt(halted_by(error, None))
+
+    def resume_key(self, key: str | None) -> None:
+        """As Producer.resume_key. A producer that was fenced stays so."""
+        self._halted_keys.resume(key)
+        if key is not None or not isinstance(self.halted, KeyHalted):
+            return
+        self._empty_all()
+        self.halted = None
+        for lane in self._lanes:
+            if lane.tainted and self.config.idempotent:
+                lane.tainted = False
+                self._start(self._rename(lane), "rename")
+            elif not lane.in_flight:
+                self._resume(lane)
+
     def _empty_all(self) -> None:
+        if self.halted is None:
+            return                         # resumed in the same turn
         for lane in self._lanes:
             self._empty(lane)
         self._release_flushes()
@@ -649,6 +694,8 @@ class Sender:
 
     def _fail(self, lane: Lane, flight: Flight, error: StreamkitError) -> None:
         lane.remove(flight)
+        if not self._closed and self.config.on_failure != "continue":
+            self._hold_back(lane, flight, error)
         self.records_failed += flight.batch.count
         _log.warning(
             "batch.failed stream=%s shard=%s records=%d code=%s attempts=%d",
