@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from streamkit.consumer.worker import Worker as Worker
     from streamkit.errors import BatchFailure as BatchFailure
     from streamkit.model.codec import Codec as Codec
+    from streamkit.model.fate import Fate as Fate
     from streamkit.model.stream import Durability as Durability
     from streamkit.model.stream import StreamConfig as StreamConfig
     from streamkit.model.stream import StreamDescription as StreamDescription
@@ -65,6 +66,7 @@ _HOMES = {
     "DuckDBPosition": "streamkit.consumer.positions.duckdb",
     "Durability": "streamkit.model.stream",
     "FilePosition": "streamkit.consumer.positions.files",
+    "Fate": "streamkit.model.fate",
     "Lag": "streamkit.client.lag",
     "Ordering": "streamkit.consumer.ordering",
     "PostgresPosition": "streamkit.consumer.positions.postgres",

@@ -289,6 +289,13 @@ class TimedOut(StreamkitError):
     retryable = True
 
 
+class OutcomeUnknown(TimedOut):
+    """The broker could not be asked whether the record is stored; facts: sent (True), token for resolve(), shard."""
+
+    code = "outcome_unknown"
+    retryable = False
+
+
 class LeaseLost(StreamkitError):
     """The shard has another owner; stop working on it; facts: shard, lease_epoch, owner."""
 
@@ -330,6 +337,12 @@ class SequenceGap(ProducerError):
 
     code = "sequence_gap"
     retryable = True
+
+
+class Cancelled(ProducerError):
+    """The record, or its batch, was cancelled, and is not stored; from a shard with facts: producer_id, shard."""
+
+    code = "cancelled"
 
 
 class SequenceCorrupt(ProducerError):

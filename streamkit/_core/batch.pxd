@@ -3,7 +3,9 @@
 #   off size field             owner     note
 #     0   2  magic "SK"        leader
 #     2   1  version           leader    1
-#     3   1  flags             leader    bit 0 control (not for readers), bit 1 epoch start, bit 2 close
+#     3   1  flags             leader    bit 0 control (not for readers), bit 1 epoch start, bit 2 close,
+#                                        bit 3 cancel: record_count of a producer's numbers, used up without a record;
+#                                        it has no body, though codec and raw_bytes are those of so many empty records
 #     4   4  batch_bytes       leader    whole batch, header included
 #     8   8  base_sequence     leader    sequence of the first record
 #    16   4  epoch             leader    leadership that appended it
@@ -50,6 +52,7 @@ cdef enum:
     FLAG_CONTROL = 1
     FLAG_EPOCH_START = 2
     FLAG_CLOSE = 4                       # the shard takes no more records: its one record says what follows it
+    FLAG_CANCEL = 8                      # takes the place of a producer's batch that is never to be stored; no body
     ATTRIBUTE_CODEC = 3
     ATTRIBUTE_HEADERS = 4
     ATTRIBUTE_HASHES = 8

@@ -6,7 +6,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from streamkit._core.batch cimport BatchHeader
 from streamkit._core.index cimport SparseIndex
 from streamkit._core.journal cimport Journal, Slot
-from streamkit._core.producers cimport ProducerTable
+from streamkit._core.producers cimport KeptBatch, ProducerTable, Verdict
 from streamkit._core.segment cimport Run
 
 cdef struct TailBatch:
@@ -100,6 +100,8 @@ cdef class ShardCore:
     cdef Segment segment_for(self, uint64_t size, uint64_t append_time_ms)
     cdef object refused_run(self, Run* run)
     cdef object appended_before(self, BatchHeader* header, uint64_t now_ms)
+    cdef object out_of_order(self, BatchHeader* header, Verdict verdict, KeptBatch* kept, uint64_t expected)
+    cdef bint may_have_forgotten(self, uint64_t age_ms, uint64_t now_ms)
     cdef list read_tail(self, uint64_t start, uint64_t limit, uint64_t bytes_max)
     cdef Segment segment_of(self, uint64_t sequence)
     cdef object read_from(self, Segment segment, uint64_t sequence, uint64_t position, uint64_t start, uint64_t limit,

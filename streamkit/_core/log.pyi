@@ -124,6 +124,18 @@ class ShardCore:
     def open_producer(
         self, producer_id: int, producer_epoch: int, *, now_ms: int, epoch: int, durability: str
     ) -> int: ...
+    def cancel(
+        self,
+        *,
+        producer_id: int,
+        producer_epoch: int,
+        producer_sequence: int,
+        records: int,
+        age_ms: int,
+        now_ms: int,
+        epoch: int,
+        durability: str,
+    ) -> Appended: ...
     def epoch_at(self, sequence: int) -> int: ...
     def start_epoch(self, epoch: int, now_ms: int, synced: bool) -> None: ...
     def place(self, size: int, now_ms: int) -> Segment: ...

@@ -13,24 +13,26 @@ from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from streamkit._core.batch cimport (ATTRIBUTE_HASHES, BATCH_MAGIC, BATCH_OK, BATCH_SHORT, FLAG_CLOSE, FLAG_CONTROL,
-                                    FLAG_EPOCH_START, HASH_BYTES, HEADER_BYTES, RECORD_HEADER_BYTES, body_crc,
-                                    read_header, sk_crc32c, stamp)
+from streamkit._core.batch cimport (ATTRIBUTE_HASHES, BATCH_MAGIC, BATCH_OK, BATCH_RECORDS_MAX, BATCH_SHORT,
+                                    CODEC_LZ4, FLAG_CANCEL, FLAG_CLOSE, FLAG_CONTROL, FLAG_EPOCH_START, HASH_BYTES, HEADER_BYTES, RECORD_HEADER_BYTES,
+                                    body_crc, read_header, sk_crc32c, stamp)
 from streamkit._core.buffers cimport u16_at
 from streamkit._core.debug cimport LIVE_SEGMENT, LIVE_SHARD, SK_COUNT, live_counts
 from streamkit._core.journal cimport LEVEL_FSYNC, LEVEL_OS, Entry, News
-from streamkit._core.producers cimport (VERDICT_APPEND, VERDICT_CORRUPT, VERDICT_DUPLICATE, VERDICT_DUPLICATE_OLD,
-                                        VERDICT_FENCED, VERDICT_GAP, KeptBatch, Verdict)
+from streamkit._core.producers cimport (ACTIVE_MS, VERDICT_APPEND, VERDICT_CANCELLED, VERDICT_CORRUPT,
+                                        VERDICT_DUPLICATE, VERDICT_DUPLICATE_OLD, VERDICT_FENCED, VERDICT_GAP,
+                                        VERDICT_UNKNOWN, KeptBatch, Verdict)
 from streamkit._core.segment cimport (RUN_BYTES, RUN_EPOCH, RUN_GAP, RUN_OVERLAP, RUN_SOUND, RUN_SUM, RUN_TIME, STOP_BAD,
                                       STOP_END, STOP_SHORT, Run, Stop, check_run, look)
 
 from streamkit._core.batch import seal
-from streamkit.errors import (CorruptBatch, CorruptFile, InvalidRequest, InvalidUse, LimitReached, NotLeader,
-                              ProducerFenced, SequenceCorrupt, SequenceGap, SequenceTrimmed, ShardClosed, UnknownProducer, WrongShard)
+from streamkit.errors import (Cancelled, CorruptBatch, CorruptFile, InvalidRequest, InvalidUse, LimitReached,
+                              NotLeader, ProducerFenced, SequenceCorrupt, SequenceGap, SequenceTrimmed, ShardClosed, UnknownProducer, WrongShard)
 
 cdef enum:
     CONTROL_BYTES = HEADER_BYTES + 4 + 8      # one record without key, headers or value
     STALE_TAILS = 256              # entries of tails that were given up; with fewer it is not worth looking
+    CLOCKS_APART_MS = 300_000      # granted to the clocks of leaders, where the age of a batch is compared with times
     READ_AHEAD_BYTES = 65536       # read beyond the index step, so that one read finds the batch
     RELEASE_GIL_BYTES = 65536      # below it, giving the GIL away costs more than the sum
 
@@ -462,17 +464,24 @@ cdef class ShardCore:
             return make_appended(kept.base_sequence, kept.base_sequence + header.record_count, kept.append_time_ms, 1)
         if verdict == VERDICT_DUPLICATE_OLD:
             return make_appended(0, kept.base_sequence, kept.append_time_ms, 2)
+        raise self.out_of_order(header, verdict, &kept, expected)
+
+    cdef object out_of_order(self, BatchHeader* header, Verdict verdict, KeptBatch* kept, uint64_t expected):
+        # Why numbers of a producer cannot be taken, as an error.
         facts = {"producer_id": header.producer_id, "shard": self.uuid.hex()}
+        if verdict == VERDICT_CANCELLED:
+            return Cancelled("the batch was cancelled", try_="put the records again, if they are still wanted",
+                             got=header.producer_sequence, end=kept.base_sequence + kept.end - kept.first, **facts)
         if verdict == VERDICT_FENCED:
-            raise ProducerFenced("a newer instance of this producer exists", try_="stop this one", newest=expected,
+            return ProducerFenced("a newer instance of this producer exists", try_="stop this one", newest=expected,
                                  epoch=header.producer_epoch, **facts)
         if verdict == VERDICT_GAP:
-            raise SequenceGap("an earlier batch of this producer is missing", try_="send again from the expected batch",
+            return SequenceGap("an earlier batch of this producer is missing", try_="send again from the expected batch",
                               expected=expected, got=header.producer_sequence, **facts)
         if verdict == VERDICT_CORRUPT:
-            raise SequenceCorrupt("the batch overlaps stored ones in part", try_="report this defect of the producer",
+            return SequenceCorrupt("the batch overlaps stored ones in part", try_="report this defect of the producer",
                                   expected=expected, got=header.producer_sequence, **facts)
-        raise UnknownProducer("the shard does not know this producer", try_="take a new producer epoch and start at 0",
+        return UnknownProducer("the shard does not know this producer", try_="take a new producer epoch and start at 0",
                               got=header.producer_sequence, **facts)
 
     def place(self, size: int, now_ms: int) -> Segment:
@@ -648,6 +657,76 @@ cdef class ShardCore:
         self.store(segment, batch, 1, now_ms, synced)
         self.producers.note(&header, base, now_ms)
         return 1
+
+    def cancel(self, *, uint64_t producer_id, uint64_t producer_epoch, uint64_t producer_sequence, uint64_t records,
+               uint64_t age_ms, uint64_t now_ms, uint32_t epoch, durability) -> Appended:
+        """Use up numbers of a producer, so that the batch that had them is never stored; or say that it is stored.
+
+        age_ms: how long ago that batch was sent first. duplicate in the answer: 0 cancelled now; 1 stored, at
+        base_sequence; 2 nobody knows any more; 3 cancelled before, or refused for good because the shard is closed.
+        The answer counts once the high watermark passes end_sequence.
+        Raises ProducerFenced, SequenceGap, SequenceCorrupt, LimitReached, NotLeader, DiskFull, DiskFailed.
+        """
+        cdef BatchHeader header
+        cdef KeptBatch kept
+        cdef uint64_t expected
+        cdef Verdict verdict
+        cdef bytes batch
+        cdef Segment segment
+        cdef uint64_t base
+        cdef bint synced = durability == "fsync"
+        if not producer_id or producer_epoch > 65535 or not 0 < records <= BATCH_RECORDS_MAX or (
+                producer_sequence > <uint64_t>1 << 62 or age_ms > <uint64_t>1 << 62):
+            raise InvalidRequest("such numbers were never given to a batch", try_="see the token", field="records")
+        memset(&header, 0, HEADER_BYTES)
+        header.producer_id, header.producer_epoch = producer_id, <uint16_t>producer_epoch
+        header.producer_sequence, header.record_count = producer_sequence, <uint32_t>records
+        verdict = self.producers.judge(&header, &kept, &expected)
+        if verdict == VERDICT_DUPLICATE:
+            return make_appended(kept.base_sequence, kept.base_sequence + records, kept.append_time_ms, 1)
+        if verdict == VERDICT_CANCELLED:
+            return make_appended(0, kept.base_sequence + kept.end - kept.first, kept.append_time_ms, 3)
+        if verdict in (VERDICT_DUPLICATE_OLD, VERDICT_UNKNOWN) or (
+                verdict == VERDICT_APPEND and not producer_sequence and self.may_have_forgotten(age_ms, now_ms)):
+            return make_appended(0, 0, 0, 2)
+        if self.closing is not None and verdict in (VERDICT_APPEND, VERDICT_GAP):
+            return make_appended(0, self.closing_end, self.last_append_ms, 3)
+        if verdict != VERDICT_APPEND:
+            raise self.out_of_order(&header, verdict, &kept, expected)
+        if not self.producers.has_room(producer_id, now_ms):
+            raise LimitReached("the shard follows as many producers as it may", try_="close producers that are done",
+                               limit=self.producers.producers_max, scope="producers of a shard")
+        if self.node.refusal is not None:
+            raise self.node.refusal()
+        assert not self.changing, "nothing is appended while the log is being cut"
+        if epoch != self.epoch:
+            self.start_epoch(epoch, now_ms, synced)
+        now_ms = max(now_ms, self.last_append_ms)
+        segment = self.place(HEADER_BYTES, now_ms)
+        header.magic[0], header.magic[1], header.version = 0x53, 0x4B, 1
+        header.batch_bytes = HEADER_BYTES
+        header.flags = FLAG_CONTROL | FLAG_CANCEL
+        header.attributes = CODEC_LZ4                      # with a codec, a header may promise more than is there
+        header.raw_bytes = (4 + RECORD_HEADER_BYTES) * header.record_count
+        header.event_time_ms = <int64_t>now_ms
+        header.body_crc = body_crc(<const uint8_t*>&header, HEADER_BYTES)
+        batch = PyBytes_FromStringAndSize(<char*>&header, HEADER_BYTES)
+        base = self.log_end
+        stamp(<uint8_t*>PyBytes_AS_STRING(batch), header.flags, base, epoch, now_ms, self.seed)
+        self.store(segment, batch, <uint32_t>records, now_ms, synced)
+        self.producers.note(&header, base, now_ms)
+        return make_appended(0, self.log_end, now_ms, 0)
+
+    cdef bint may_have_forgotten(self, uint64_t age_ms, uint64_t now_ms):
+        # Whether a producer of whom nothing is known may have been known so long ago: the table lets silent ones go
+        # when it is full, and what retention removed is not read again by whoever begins a copy.
+        cdef uint64_t oldest
+        if age_ms + CLOCKS_APART_MS > ACTIVE_MS:
+            return True
+        if self.log_start == 0:
+            return False
+        oldest = (<Segment>self.segments[0]).first_append_ms if self.segments else 0
+        return oldest == 0 or oldest + age_ms + CLOCKS_APART_MS > now_ms
 
     # ------------------------------------------------------------------------------------------ tail
 

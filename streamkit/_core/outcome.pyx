@@ -56,6 +56,15 @@ cdef object again(object error):
     return copied
 
 
+cdef object for_record(object error, uint32_t place):
+    # The batch's error as that of one record: a token that is asked with says which.
+    if not isinstance(error, StreamkitError) or not error.facts.get("token"):
+        return error
+    copied = again(error)
+    copied.facts["token"] = f"{error.facts['token']}.{place}"
+    return copied
+
+
 cdef class Outcome:
     """Something that will be settled once, by the event loop `home`; anybody may wait for it."""
 
@@ -218,7 +227,7 @@ cdef class PutHandle:
         delivery = self.delivery
         if delivery.state == FAILED:
             self.look()
-            raise again(delivery.error)
+            raise again(for_record(delivery.error, self.index))
         return delivery.origin(delivery.receipt, self.index)
 
     def exception(self, timeout_s=None):
@@ -232,7 +241,7 @@ cdef class PutHandle:
         if delivery.state != FAILED:
             return None
         self.look()
-        return delivery.error
+        return for_record(delivery.error, self.index)
 
     def add_done_callback(self, callback not None) -> None:
         """Call `callback(handle)` when settled, on the producer's event loop; at once when it is settled already."""

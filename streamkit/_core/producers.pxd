@@ -6,6 +6,7 @@ from streamkit._core.batch cimport BatchHeader
 
 cdef enum:
     PRODUCER_WINDOW = 8
+    ACTIVE_MS = 3600 * 1000        # a producer seen within this time is never forgotten for want of room
 
 cdef enum Verdict:
     VERDICT_APPEND = 0
@@ -15,12 +16,13 @@ cdef enum Verdict:
     VERDICT_CORRUPT = 4
     VERDICT_FENCED = 5
     VERDICT_UNKNOWN = 6
+    VERDICT_CANCELLED = 7          # never to be stored; `kept` says where the cancelling batch lies
 
 cdef struct KeptBatch:
     uint64_t first                 # producer's sequence of its first record
     uint64_t end                   # one past its last
     uint64_t base_sequence         # where it lies in the log
-    uint64_t append_time_ms
+    uint64_t append_time_ms        # CANCELLED in it: its numbers were used up, no record was stored
 
 cdef class Producer:
     cdef uint64_t next             # the sequence expected next

@@ -12,6 +12,7 @@ class ProducerTable:
         records: int,
         base_sequence: int,
         append_time_ms: int,
+        flags: int = 0,
     ) -> None: ...
     def note_late(
         self,
@@ -21,6 +22,7 @@ class ProducerTable:
         records: int,
         base_sequence: int,
         append_time_ms: int,
+        flags: int = 0,
     ) -> None: ...
     def to_bytes(self, position: int, sequence: int) -> bytes: ...
     @staticmethod

@@ -3,7 +3,8 @@
 b, n: the batch's first producer sequence and its records; next: what the producer's state expects.
 
     same epoch, b = next                        append
-    same epoch, (b, n) among the kept 8         duplicate, with its place
+    same epoch, (b, n) among the kept 8         duplicate, with its place; cancelled, when a cancel took its numbers
+    same epoch, (b, n) inside a cancelled one   cancelled
     same epoch, b + n <= next, not kept         duplicate, place no longer known
     same epoch, b > next                        gap
     same epoch, otherwise                       corrupt: overlaps in part
@@ -11,7 +12,8 @@ b, n: the batch's first producer sequence and its records; next: what the produc
     higher epoch, b = 0                         append, state starts anew; b > 0: unknown
     no state, b = 0                             append; b > 0: unknown, never accepted silently
 
-The state is derived from batch headers in the log; snapshots only save reading them again.
+The state is derived from batch headers in the log; snapshots only save reading them again. A batch that cancels is
+noted like the one whose numbers it takes, so that every copy knows it after a change of leaders and after a restart.
 Serves `log`. Read `judge` first.
 """
 
@@ -19,13 +21,15 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memmove
 
-from streamkit._core.batch cimport sk_crc32c
+from streamkit._core.batch cimport FLAG_CANCEL, sk_crc32c
 from streamkit._core.buffers cimport u32_at
 
 cdef enum:
     SNAPSHOT_HEADER_BYTES = 32     # "SKP1", crc of 8.., position u64, sequence u64, producers u32, zero u32
     SNAPSHOT_PRODUCER_BYTES = 32   # id u64, next u64, seen_ms u64, epoch u32, kept u32; then its kept batches
-    ACTIVE_MS = 3600 * 1000        # a producer seen within this time is never forgotten for want of room
+
+
+cdef uint64_t CANCELLED = <uint64_t>1 << 63      # in append_time_ms: a bit that no time has; snapshots keep it
 
 
 cdef class Producer:
@@ -61,13 +65,15 @@ cdef class ProducerTable:
             return VERDICT_GAP
         for i in range(producer.count):
             if producer.kept[i].first == header.producer_sequence and producer.kept[i].end == end:
-                kept[0] = producer.kept[i]
-                return VERDICT_DUPLICATE
+                return take_kept(&producer.kept[i], kept)
+            if producer.kept[i].append_time_ms & CANCELLED and (
+                    producer.kept[i].first <= header.producer_sequence and end <= producer.kept[i].end):
+                return take_kept(&producer.kept[i], kept)
         if end <= producer.next:
             for i in range(producer.count):
                 if header.producer_sequence < producer.kept[i].end and producer.kept[i].first < end:
                     return VERDICT_CORRUPT
-            kept[0] = producer.kept[0]
+            take_kept(&producer.kept[0], kept)
             return VERDICT_DUPLICATE_OLD
         return VERDICT_CORRUPT
 
@@ -86,19 +92,22 @@ cdef class ProducerTable:
             producer.count -= 1
         producer.next = header.producer_sequence + header.record_count
         producer.seen_ms = append_time_ms
-        producer.kept[producer.count] = KeptBatch(header.producer_sequence, producer.next, base_sequence, append_time_ms)
+        producer.kept[producer.count] = KeptBatch(
+            header.producer_sequence, producer.next, base_sequence,
+            append_time_ms | CANCELLED if header.flags & FLAG_CANCEL else append_time_ms)
         producer.count += 1
         return 0
 
     def note_late(self, uint64_t producer_id, uint32_t producer_epoch, uint64_t producer_sequence, uint32_t records,
-                  uint64_t base_sequence, uint64_t append_time_ms) -> None:
+                  uint64_t base_sequence, uint64_t append_time_ms, int flags=0) -> None:
         """A batch that was repaired: later ones of the same producer may have been noted already."""
         cdef Producer producer = <Producer>self.producers.get(producer_id)
-        cdef KeptBatch late = KeptBatch(producer_sequence, producer_sequence + records, base_sequence, append_time_ms)
+        cdef KeptBatch late = KeptBatch(producer_sequence, producer_sequence + records, base_sequence,
+                                        append_time_ms | CANCELLED if flags & FLAG_CANCEL else append_time_ms)
         cdef Py_ssize_t i
         if producer is None or producer.epoch < producer_epoch or (
                 producer.epoch == producer_epoch and producer_sequence >= producer.next):
-            self.replay(producer_id, producer_epoch, producer_sequence, records, base_sequence, append_time_ms)
+            self.replay(producer_id, producer_epoch, producer_sequence, records, base_sequence, append_time_ms, flags)
             return
         if producer.epoch != producer_epoch:
             return
@@ -142,13 +151,14 @@ cdef class ProducerTable:
         return len(self.producers) < self.producers_max
 
     def replay(self, uint64_t producer_id, uint32_t producer_epoch, uint64_t producer_sequence, uint32_t records,
-               uint64_t base_sequence, uint64_t append_time_ms) -> None:
-        """A batch found in the log while it is read again, in order."""
+               uint64_t base_sequence, uint64_t append_time_ms, int flags=0) -> None:
+        """A batch found in the log while it is read again, in order; flags: its header's."""
         cdef BatchHeader header
         header.producer_id = producer_id
         header.producer_epoch = <uint16_t>producer_epoch
         header.producer_sequence = producer_sequence
         header.record_count = records
+        header.flags = <uint8_t>flags
         self.note(&header, base_sequence, append_time_ms)
 
     def to_bytes(self, uint64_t position, uint64_t sequence) -> bytes:
@@ -205,3 +215,10 @@ cdef class ProducerTable:
             at += small[1] * sizeof(KeptBatch)
             table.producers[numbers[0]] = producer
         return table, position, sequence
+
+
+cdef Verdict take_kept(KeptBatch* found, KeptBatch* kept) noexcept:
+    # A copy without the mark, and what the mark says.
+    kept[0] = found[0]
+    kept.append_time_ms &= ~CANCELLED
+    return VERDICT_CANCELLED if found.append_time_ms & CANCELLED else VERDICT_DUPLICATE

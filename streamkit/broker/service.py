@@ -79,6 +79,7 @@ class Service:
             m.ResolvePosition: self._resolve_position,
             m.NewProducer: self._new_producer,
             m.OpenProducer: self._open_producer,
+            m.CancelBatch: self._cancel_batch,
             m.DescribeNode: self._node_described,
             m.ReadNote: self._read_note,
             m.SwapNotes: self._swap_notes,
@@ -248,6 +249,15 @@ class Service:
 
     async def _new_producer(self, message: m.NewProducer, _: int) -> m.ProducerGiven:
         return await give_producer(self.streams.catalog, message)
+
+    async def _cancel_batch(self, message: m.CancelBatch, _: int) -> m.BatchSettled:
+        shard = self.streams.public.get(message.shard)
+        if shard is None or self.draining:
+            raise self._cannot_put(message.shard)
+        try:
+            return await shard.cancel(message, self._clock.now_ms())
+        except StreamkitError as error:
+            raise self.streams.refusal(message.shard, error) from error
 
     async def _open_producer(self, message: m.OpenProducer, _: int) -> m.ProducerOpened:
         if self.draining:

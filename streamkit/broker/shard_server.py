@@ -21,6 +21,7 @@ from streamkit.errors import NotLeader, ProducerError, RecordTooLarge, Streamkit
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamDescription
 from streamkit.protocol.frames import PutFrame
+from streamkit.protocol.messages import BatchSettled, CancelBatch
 from streamkit.replication.events import EpochStarted, Progressed
 from streamkit.replication.leader import Leader
 from streamkit.replication.replica import Ends
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from streamkit.broker.link import Link
 
 _RECORD_OVERHEAD_BYTES = 12    # table entry and record header
+_FATES = ("cancelled", "stored", "forgotten", "cancelled")     # by what the log's answer to `cancel` calls `duplicate`
 
 # A put that waits: (end, link, request_id, base_sequence, append_time_ms, duplicate, batch_bytes, arrived_s)
 _Waiting = tuple[int, "Link", int, int, int, int, int, float]
@@ -96,7 +98,7 @@ class ShardServer:
                 frame, now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability  # type: ignore[arg-type]
             )
         except ProducerError as error:
-            if self.high_watermark < self._confirmed_at:
+            if self.high_watermark < max(self._confirmed_at, error.facts.get("end", 0)):
                 raise self._unconfirmed() from error
             raise
         end = appended.end_sequence
@@ -138,14 +140,47 @@ class ShardServer:
         self._check_leading()
         before = self.log.log_end
         appended = self.log.append(batch, now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability)
+        self._grew(before)
+        await self._safe(appended.end_sequence)
+        return appended.base_sequence
+
+    async def cancel(self, message: CancelBatch, now_ms: int) -> BatchSettled:
+        """What became of a producer's batch; if it is not stored, it never will be. Answered once that is safe.
+
+        Raises NotLeader, SequenceGap (an earlier batch is to be settled first), and whatever the log refuses it for.
+        """
+        self._check_leading()
+        before = self.log.log_end
+        try:
+            found = self.log.cancel(
+                producer_id=message.producer_id, producer_epoch=message.producer_epoch,
+                producer_sequence=message.producer_sequence, records=message.records, age_ms=message.age_ms,
+                now_ms=now_ms, epoch=self.epoch, durability=self._leader.durability,
+            )  # fmt: skip
+        except ProducerError as error:
+            if self.high_watermark < self._confirmed_at:
+                raise self._unconfirmed() from error
+            raise
+        if self.log.log_end != before:
+            self._grew(before)
+        fate = _FATES[found.duplicate]
+        if fate == "forgotten" and self.high_watermark < self._confirmed_at:
+            raise self._unconfirmed()
+        await self._safe(found.end_sequence)
+        return BatchSettled(
+            fate, found.base_sequence, found.append_time_ms, self.epoch, self._leader.copies_needed,
+            self._leader.durability is Durability.FSYNC,
+        )  # fmt: skip
+
+    def _grew(self, before: int) -> None:
+        # This node itself appended; the log ended at `before`.
         if self._leader.epoch_start is None:
             self._leader.step(EpochStarted(self.epoch, before))
         for feed in self.feeds:
             feed.ready()
         if self.immediate:
-            self.progressed()
-        await self._safe(appended.end_sequence)
-        return appended.base_sequence
+            for link in self.progressed() or ():
+                link.flush_soon()
 
     async def open_producer(self, producer_id: int, producer_epoch: int, now_ms: int) -> int:
         """The producer's next number here, once nothing of its elder instances can be stored any more.
@@ -188,13 +223,7 @@ class ShardServer:
             return
         before = log.log_end
         log.append_control("close", payload, now_ms=now_ms, epoch=self.epoch, durability="fsync")
-        if self._leader.epoch_start is None:
-            self._leader.step(EpochStarted(self.epoch, before))
-        for feed in self.feeds:
-            feed.ready()
-        if self.immediate:
-            for link in self.progressed() or ():
-                link.flush_soon()
+        self._grew(before)
 
     async def closed(self) -> int:
         """The shard's end, once its closing batch is below the high watermark. Raises DiskFailed, NotLeader."""

@@ -253,6 +253,16 @@ ENTRIES: dict[str, Entry] = {
         "make a new Producer, and check what was stored with streamkit tail STREAM",
         "shardId-000000000000 does not know producer 17",
     ),
+    "cancelled": Entry(
+        "The record, or the batch it was in, was cancelled. It is not stored and never will be.",
+        "nothing to do; put the record again if it is still wanted",
+        "the batch was cancelled",
+    ),
+    "outcome_unknown": Entry(
+        "The broker could not be reached to ask whether the record is stored.",
+        'producer.resolve(error.facts["token"]), from any process, once it can be reached',
+        "whether 3 records for shardId-000000000000 are stored is not known",
+    ),
     "sequence_gap": Entry(
         "An earlier batch of this producer has not arrived. The library sends it first by itself.",
         "nothing to do; if a program sees this, make a new Producer",

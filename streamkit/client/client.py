@@ -19,6 +19,7 @@ from typing import Any, TypeVar, overload
 from streamkit.client.applications import ResetPlan, export_positions, plan_import, plan_reset
 from streamkit.client.config import ClientConfig
 from streamkit.client.connection import OnDone, settle
+from streamkit.client.fates import find_fate
 from streamkit.client.lag import Lag, lag_of
 from streamkit.client.pool import Connector, Link, Pool
 from streamkit.client.routing import Routes
@@ -31,8 +32,10 @@ from streamkit.errors import (
     NotLeader,
     ProtocolMismatch,
     StreamkitError,
+    TimedOut,
 )
 from streamkit.model import limits
+from streamkit.model.fate import BatchName, Fate, parse_put_token
 from streamkit.model.note import Note, check_note_key, check_note_prefix, check_note_swaps
 from streamkit.model.position import Position, parse_position
 from streamkit.model.shard import Shard
@@ -57,7 +60,7 @@ A = TypeVar("A", bound=m.Message)
 # Asking these twice changes nothing, so a connection that breaks under one is made again once, silently.
 _REPEATABLE = (
     m.DescribeStream, m.ListStreams, m.DescribeShards, m.ResolvePosition, m.ListApplications, m.DescribeApplication,
-    m.DescribeNode, m.ReadNote, m.ListNotes, m.CheckApplication,
+    m.DescribeNode, m.ReadNote, m.ListNotes, m.CheckApplication, m.CancelBatch,
 )  # fmt: skip
 _COORDINATED = (
     m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication, m.ListApplications,
@@ -272,6 +275,30 @@ class AsyncClient:
                 if last or not error.facts.get("address"):
                     raise
         raise AssertionError("the last try returns or raises")
+
+    async def cancel_batch(
+        self, shard: Shard, batch: BatchName, *, age_ms: int = 0, timeout_ms: int | None = None
+    ) -> m.BatchSettled:
+        """Use a batch's numbers up, so that it is never stored, unless it is: then where. See protocol.messages.
+
+        Raises NotLeader while a leader is sought, SequenceGap, ConnectionFailed, TimedOut, and what refuses producers.
+        """
+        timeout_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
+        message = m.CancelBatch(shard.uuid, *batch, age_ms)
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                return await self._ask_leader(shard, message, m.BatchSettled, timeout_ms)
+        except TimeoutError:
+            raise TimedOut(f"{shard.id} did not answer within {timeout_ms} ms", try_="ask again", sent=True,
+                           timeout_ms=timeout_ms) from None  # fmt: skip
+
+    async def resolve(self, token: str) -> Fate:
+        """What became of a record whose put failed with OutcomeUnknown; token: of the error's facts.
+
+        Asking settles it: a record that was not stored by then never will be. Raises InvalidRequest (no such token),
+        ConnectionFailed, TimedOut, NotLeader while a leader is sought.
+        """
+        return await find_fate(self, parse_put_token(token))
 
     async def find_leader(self, shard: Shard, stream: str = "") -> None:
         """Ask a node that answers where the shard is led now; all who ask at the same time share one request.

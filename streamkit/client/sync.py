@@ -13,6 +13,7 @@ from streamkit.client.config import ClientConfig
 from streamkit.client.lag import Lag
 from streamkit.client.pool import Connector
 from streamkit.model import limits
+from streamkit.model.fate import Fate
 from streamkit.model.note import Note
 from streamkit.model.position import Position
 from streamkit.model.shard import Shard
@@ -179,6 +180,10 @@ class Client:
     def list_applications(self) -> tuple[str, ...]:
         """Every application that ever joined and was not deleted."""
         return self._run(self._client.list_applications())
+
+    def resolve(self, token: str) -> Fate:
+        """What became of a record whose put failed with OutcomeUnknown; token: of the error's facts."""
+        return self._run(self._client.resolve(token))
 
     def describe_node(self) -> m.NodeDescribed:
         return self._run(self._client.describe_node())

@@ -13,7 +13,7 @@ from __future__ import annotations
 from streamkit._core.accumulator import SealedBatch
 from streamkit._core.batch import Batch
 from streamkit.errors import KeyHalted, StreamkitError
-from streamkit.producer.lane import Flight, Lane, Plan
+from streamkit.producer.lane import Lane, Plan
 
 _NAMED_MAX = 5                             # keys that an error names
 
@@ -60,18 +60,21 @@ class HaltedKeys:
         keys = keys_of(batch) & self._errors.keys()
         return halted_by(self._errors[min(keys)], keys) if keys else None
 
-    def extend(self, lane: Lane, plan: Plan) -> None:
-        """Batches of a stopped lane that come behind failed ones and hold their keys fail with them."""
+    def extend(self, lane: Lane, plan: Plan, now_ms: int) -> None:
+        """Batches of a stopped lane that come behind failed ones and hold their keys fail with them.
+
+        One that may be stored is cancelled first.
+        """
         failing = {id(flight): error for flight, error in plan.fail}
-        for flight in list(lane.window):
+        for flight in [flight for flight in lane.window if not flight.given_up]:
             error = failing.get(id(flight))
-            if error is None and (error := self._error_of(lane, flight)) is not None:
-                plan.fail.append((flight, error))
-                plan.rename = (plan.rename or flight.in_doubt) and not lane.winding_up
-                plan.renumber = not lane.winding_up
+            if error is None and flight.cancel_until_ms is None and (error := self.why_not(flight.batch)) is not None:
+                if flight.in_doubt and lane.identity.producer_id:
+                    lane.begin_to_cancel(flight, error, now_ms)
+                    plan.ask = True
+                else:
+                    told = lane.may_be_stored(flight, error) if flight.in_doubt else error
+                    plan.fail.append((flight, told))
+                    plan.renumber = not lane.winding_up
             if error is not None:
                 self.add(flight.batch, error)
-
-    def _error_of(self, lane: Lane, flight: Flight) -> StreamkitError | None:
-        halted = self.why_not(flight.batch)
-        return lane.timed_out(flight, halted) if halted is not None and flight.in_doubt else halted

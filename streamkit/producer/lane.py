@@ -4,8 +4,16 @@
 
 A refusal or a lost connection stops the lane: nothing new is sent until everything in flight has been answered, then
 what is left is sent again, oldest first. The broker orders by sequence, so that repeats and overtaking are harmless.
-A batch that failed for certain leaves a hole in the numbering: the ones behind it are renumbered. One that failed in
-doubt might still be stored under its number, so the rest of the lane goes on under a new identity.
+A batch that failed for certain leaves a hole in the numbering: the ones behind it are renumbered. One that is to end
+while it is in doubt, because its time is over, is cancelled by its numbers: the shard says that it is stored, or from
+then on that it never will be, and the ones behind it go on as they are:
+
+    in doubt ──time over──▶ cancelling ──answer──▶ stored, or not stored
+                                │ no answer until cancel_until_ms: whoever waits is told "unknown", with a token
+                                ▼
+                             given up: still cancelled before anything behind it is sent
+
+Only a shard that lost or forgot numbers of the producer gets a new identity.
 
 A shard that was split or merged refuses for good. Then only batches in doubt are sent again, until each is stored or
 refused; what is left is taken apart and put in front of the children's records, which wait until then:
@@ -22,6 +30,11 @@ from typing import Any
 
 from streamkit._core.accumulator import SealedBatch
 from streamkit.errors import (
+    Cancelled,
+    Closed,
+    NotFound,
+    OutcomeUnknown,
+    ProducerFenced,
     SequenceGap,
     ShardClosed,
     ShardNotFound,
@@ -30,12 +43,18 @@ from streamkit.errors import (
     TimedOut,
     UnknownProducer,
 )
+from streamkit.model.fate import BatchName, PutToken
 from streamkit.model.shard import Shard
+from streamkit.producer.config import ProducerConfig
 from streamkit.producer.figures import Attempt
 from streamkit.producer.pace import Window
 from streamkit.producer.verdict import REFRESHES_MAX, Verdict, is_in_doubt, is_passing, judge
 from streamkit.protocol.messages import ProducerGiven
 from streamkit.runtime.backoff import Backoff
+from streamkit.runtime.interfaces import Clock
+
+_ENDS = (NotFound, ProducerFenced, Closed)     # nobody is left who could be asked to cancel
+_KNOWN_MS = 45 * 60 * 1000                     # below the hour for which a shard remembers a producer at least
 
 TRIES_KEPT = 100                           # newest ones, of each batch
 
@@ -48,6 +67,9 @@ class Flight:
     deadline_ms: int
     in_flight: bool = False
     in_doubt: bool = False                 # some copy of it may have been, or may yet be, stored
+    sent_ms: int | None = None             # when it was sent first, monotonic
+    cancel_until_ms: int | None = None     # it is being cancelled; who waits is told "unknown" then
+    reason: StreamkitError | None = None   # why, if not because its time is over
     attempts: int = 0
     error: StreamkitError | None = None    # of the last try
     opened_s: float = 0.0                  # event loop time
@@ -55,6 +77,18 @@ class Flight:
     ended_s: float = 0.0                   # of the last try; before the first, when the batch was opened
     tries: tuple[Attempt, ...] = ()
     flushes: list[Flush] = field(default_factory=list)
+
+    @property
+    def given_up(self) -> bool:
+        """Its outcome was told to be unknown; only its numbers are still to be settled."""
+        return self.batch.settled
+
+    @property
+    def due_ms(self) -> int | None:
+        """When something is to be decided about it at the latest."""
+        if self.cancel_until_ms is None:
+            return self.deadline_ms
+        return None if self.given_up else self.cancel_until_ms
 
 
     def answered(self, now_s: float, error: StreamkitError | None) -> None:
@@ -89,20 +123,29 @@ class Plan:
     """What a stopped lane does next, in field order."""
 
     fail: list[tuple[Flight, StreamkitError]]
+    unknown: list[tuple[Flight, StreamkitError]] = field(default_factory=list)    # told now, still to be cancelled
+    cancelled: list[tuple[Flight, StreamkitError]] = field(default_factory=list)  # ended, their numbers are used up
     rename: bool = False                   # a new identity, numbering from 0
     renumber: bool = False                 # close the holes that definite failures left
     refresh: bool = False                  # ask again where the shard is
     follow: bool = False                   # the refusals named the leader: go there at once
+    ask: bool = False                      # a batch is to be cancelled: ask at once
 
 
 class Lane:
     """State of one shard in a Sender; the Sender does the talking."""
 
     def __init__(
-        self, index: int, shard: Shard, identity: ProducerGiven, backoff: Backoff, delivery_timeout_ms: int,
-        pace: Window, fail_if_throttled: bool = False,
+        self, index: int, stream: str, shard: Shard, identity: ProducerGiven, backoff: Backoff, clock: Clock,
+        config: ProducerConfig, pace: Window,
     ) -> None:  # fmt: skip
+        delivery_timeout_ms = config.delivery_timeout_ms
+        fail_if_throttled = config.fail_if_throttled
         self.index = index
+        self.stream = stream
+        self.cancel_timeout_ms = config.request_timeout_ms
+        self.clock = clock
+        self.ending = ""                   # the producer is being closed: why what is left ends
         self.delivery_timeout_ms = delivery_timeout_ms
         self.pace = pace
         self.fail_if_throttled = fail_if_throttled
@@ -164,6 +207,8 @@ class Lane:
         flight.in_flight = True
         flight.attempts += 1
         flight.sent_s = now_s
+        if flight.sent_ms is None:
+            flight.sent_ms = self.clock.monotonic_ms()
         self.in_flight += 1
         self.in_flight_bytes += size_bytes
 
@@ -177,6 +222,13 @@ class Lane:
         self.in_flight_bytes -= size_bytes
         if error is None:
             self.pace.acknowledged(size_bytes)
+
+    def went_well(self) -> None:
+        """The shard settled a batch."""
+        self.refreshes = self.follows = 0
+        self.lost = False
+        self.refusal = None
+        self.backoff.reset()
 
     def admit(self, batch: SealedBatch, now_ms: int) -> Flight:
         """The time-out counts from when the batch was opened; what is behind it was put after the last look."""
@@ -213,30 +265,40 @@ class Lane:
         assert self.in_flight == 0, "a lane is planned when nothing is in flight"
         plan = Plan([])
         if self.winding_up:
+            self.forget_given_up()
             self._end_doubt()
         refreshing = hole = False
         doubtful: list[Flight] = []        # whose fate is open, with no hole before them
         for flight in self.window:
             error, flight.error = flight.error, None           # each answer counts once
+            if isinstance(error, Cancelled):                   # somebody resolved its token, or that of a later one
+                plan.cancelled.append((flight, error))
+                continue
             verdict = Verdict.RETRY if error is None else self._judge(flight, error)
             if verdict is Verdict.REFRESH and self.refreshes >= REFRESHES_MAX and not self._is_passing(error):
                 verdict = Verdict.FAIL
             refreshing = refreshing or verdict is Verdict.REFRESH
             plan.follow = plan.follow or _names_leader(error)
+            # Behind a hole no copy can ever be stored under the old number, so doubt ends there.
+            doubt = flight.in_doubt and not hole
             if verdict is Verdict.RENAME:
                 plan.rename = True
-                if flight.in_doubt:        # an earlier try may lie in what the shard forgot
-                    verdict = Verdict.FAIL
-            if verdict is not Verdict.FAIL and now_ms >= flight.deadline_ms:
-                verdict, error = Verdict.FAIL, self.timed_out(flight, error)
+                if doubt:                  # an earlier try may lie in what the shard forgot
+                    verdict, error = Verdict.FAIL, self.unknown(flight, error)
+            elif doubt and self.identity.producer_id:
+                if verdict is Verdict.FAIL and (flight.cancel_until_ms is not None or isinstance(error, _ENDS)):
+                    error = error if isinstance(error, _ENDS) else self.unknown(flight, error)
+                else:
+                    verdict = self._cancel(flight, error, verdict, now_ms, plan)
+            elif verdict is not Verdict.FAIL and now_ms >= flight.deadline_ms:
+                verdict, error = Verdict.FAIL, self.timed_out(flight, error, in_doubt=doubt)
             if verdict is Verdict.FAIL:
                 assert error is not None, "a flight fails for a reason"
                 plan.fail.append((flight, error))
-                plan.rename = plan.rename or flight.in_doubt
+                plan.rename = plan.rename or (flight.in_doubt and not isinstance(error, ProducerFenced))
                 hole = hole or not flight.in_doubt
             elif flight.in_doubt:
-                # Behind a hole no copy can ever be stored under the old number, so doubt ends there; but the number
-                # itself must not be given to another batch while copies may be under way.
+                # The number itself must not be given to another batch while copies may be under way.
                 plan.rename = plan.rename or hole
                 if not hole:
                     doubtful.append(flight)
@@ -245,8 +307,12 @@ class Lane:
         plan.renumber = bool(plan.fail) and not self.winding_up
         plan.refresh = self.lost = refreshing
         self.refreshes = self.refreshes + 1 if refreshing else 0
+        if self.winding_up:                # nor is one that is still open in anybody's way
+            plan.fail += plan.unknown
+            plan.unknown = []
         if plan.rename:
-            plan.fail += [(flight, self.timed_out(flight, None)) for flight in doubtful]
+            plan.fail += [(flight, self.unknown(flight, None)) for flight in doubtful]
+            plan.unknown = []
             ending = {id(flight) for flight, _ in plan.fail}
             for flight in self.window:
                 flight.in_doubt = flight.in_doubt and id(flight) in ending
@@ -257,6 +323,7 @@ class Lane:
         for flight in self.window:
             flight.batch.renumber(self.identity.producer_id, self.identity.producer_epoch, sequence)
             flight.in_doubt = False
+            flight.sent_ms = flight.cancel_until_ms = flight.reason = None
             sequence += flight.batch.count
         self.next_sequence = sequence
 
@@ -270,6 +337,7 @@ class Lane:
         self.next_sequence = sequence
 
     def rename(self, identity: ProducerGiven, sequence: int = 0) -> None:
+        self.forget_given_up()             # nobody will use those numbers again
         self.identity = identity
         self.renumber(sequence)
 
@@ -291,7 +359,7 @@ class Lane:
 
     def _judge(self, flight: Flight, error: StreamkitError) -> Verdict:
         oldest = self.window[0].batch.sequence
-        if isinstance(error, UnknownProducer) and oldest == 0:
+        if isinstance(error, UnknownProducer) and oldest == 0 and flight.cancel_until_ms is None:
             return Verdict.RETRY           # a gap like any other: the shard has not seen our first batch yet
         if isinstance(error, SequenceGap):
             expected = error.facts.get("expected", oldest)
@@ -301,14 +369,88 @@ class Lane:
             return Verdict.FAIL
         return judge(error)
 
-    def timed_out(self, flight: Flight, cause: StreamkitError | None) -> TimedOut:
+    def _cancel(
+        self, flight: Flight, error: StreamkitError | None, verdict: Verdict, now_ms: int, plan: Plan
+    ) -> Verdict:
+        """A flight in doubt that may have to end: begin to cancel it, go on with that, or say that nobody knows."""
+        known_ms = now_ms - (now_ms if flight.sent_ms is None else flight.sent_ms)
+        # The shard knows a producer for so long after its last batch; then the first one would be taken for new.
+        expired = flight.batch.sequence == 0 and known_ms > _KNOWN_MS
+        if flight.cancel_until_ms is not None:
+            if now_ms >= flight.cancel_until_ms and not flight.given_up:
+                plan.unknown.append((flight, self.unknown(flight, error)))
+        elif verdict is Verdict.FAIL or now_ms >= flight.deadline_ms or expired:
+            plan.ask = True
+            self.begin_to_cancel(flight, error if verdict is Verdict.FAIL else None, now_ms)
+        return Verdict.RETRY
+
+    def begin_to_cancel(self, flight: Flight, reason: StreamkitError | None, now_ms: int) -> None:
+        """It is in doubt and has to end. reason: why, if not for want of time."""
+        flight.reason = reason
+        begun_ms = min(now_ms, flight.deadline_ms)             # what waited for others gets one try at least
+        flight.cancel_until_ms = max(begun_ms + self.cancel_timeout_ms, now_ms + min(1_000, self.cancel_timeout_ms))
+
+    def forget_given_up(self) -> None:
+        """No number will be given here any more, so open ones are in nobody's way."""
+        for flight in [flight for flight in self.window if flight.given_up]:
+            self.window.remove(flight)
+
+    def name_of(self, flight: Flight) -> BatchName:
+        return BatchName(
+            self.identity.producer_id, self.identity.producer_epoch, flight.batch.sequence, flight.batch.count
+        )
+
+    def age_ms(self, flight: Flight) -> int:
+        """How long ago it was sent first."""
+        now_ms = self.clock.monotonic_ms()
+        return now_ms - (now_ms if flight.sent_ms is None else flight.sent_ms)
+
+    def token(self, flight: Flight) -> str:
+        """For resolve(); "" without idempotence."""
+        if not self.identity.producer_id:
+            return ""
+        sent_ms = max(0, self.clock.now_ms() - self.age_ms(flight))
+        return PutToken(self.stream, self.shard.uuid, self.name_of(flight), sent_ms).text()
+
+    def unknown(self, flight: Flight, cause: StreamkitError | None) -> StreamkitError:
+        """Nobody could be asked what became of it, or nobody knows."""
+        cause = cause or flight.reason or self.refusal
+        reason = f": {cause}" if cause is not None else ""
+        if self.ending:
+            return Closed(f"{self.ending} before {self.shard.id} acknowledged the record{reason}",
+                          try_="resolve its token", what="producer", sent=True, token=self.token(flight))  # fmt: skip
+        return OutcomeUnknown(
+            f"whether {flight.batch.count} records for {self.shard.id} are stored is not known{reason}",
+            try_="resolve the token when the broker can be reached", sent=True, token=self.token(flight),
+            timeout_ms=self.delivery_timeout_ms, shard=self.shard.id, attempts=flight.attempts,
+        )  # fmt: skip
+
+    def may_be_stored(self, flight: Flight, cause: StreamkitError | None) -> StreamkitError:
+        """It ends in doubt, asked or not."""
+        known = self.identity.producer_id
+        return self.unknown(flight, cause) if known else self.timed_out(flight, cause, in_doubt=True)
+
+    def not_stored(self, flight: Flight) -> StreamkitError:
+        """It was cancelled: why."""
+        if flight.reason is not None:
+            return flight.reason
+        error = self.timed_out(flight, None, in_doubt=False)
+        error.facts["cancelled"] = True
+        return error
+
+    def timed_out(self, flight: Flight, cause: StreamkitError | None, *, in_doubt: bool = False) -> StreamkitError:
+        """It ends for want of time; in_doubt: without idempotence, when nobody can be asked."""
         cause = cause or self.refusal
         reason = f": {cause}" if cause is not None else ""
+        try_ = "they may be stored; put them again only if a repeat is harmless" if in_doubt else (
+            "put them again; they were not stored")  # fmt: skip
+        if self.ending:
+            return Closed(f"{self.ending} before {self.shard.id} acknowledged the record{reason}",
+                          try_=try_, what="producer", sent=in_doubt)  # fmt: skip
         return TimedOut(
             f"{flight.batch.count} records for {self.shard.id} were not acknowledged in time{reason}",
-            try_="they may be stored; put them again only if a repeat is harmless" if flight.in_doubt
-            else "put them again; they were not stored",
-            sent=flight.in_doubt,
+            try_=try_,
+            sent=in_doubt,
             timeout_ms=self.delivery_timeout_ms,
             shard=self.shard.id,
             attempts=flight.attempts,

@@ -6,7 +6,6 @@ Everything here runs on the event loop that sends, except where it says so.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from streamkit._core.histogram import Histogram
 from streamkit._core.outcome import PutHandle, forked, refused, set_latch
 from streamkit.errors import BufferFull, Closed, InvalidUse, NameInUse, PutFailed, StreamkitError, TimedOut
 from streamkit.model.codec import Codec, find_codec
+from streamkit.model.fate import Fate
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.entry import content_type_of, hash_key_bytes, pack_headers, payload_encoder, time_to_ms
 from streamkit.producer.figures import Figures, total
@@ -140,13 +140,22 @@ class Outbox:
     async def close(self, timeout_s: float | None) -> None:
         """As Producer.close; safe to call twice."""
         self._closed = True
-        with contextlib.suppress(TimedOut):          # what is left fails with Closed, and is raised as that
+        try:
             await self._drain(timeout_s)
+        except TimedOut:                             # what is left fails with Closed, and is raised as that
+            settle_s = min(self.config.request_timeout_ms / 1000, timeout_s or 0)
+            await asyncio.gather(*[
+                target.sender.give_up("the producer was closed", settle_s) for target in self.targets.values()
+            ])
         for target in self.targets.values():
             await target.sender.close()
         if self._owns_client:
             await self._client.close()
         self.raise_failures()
+
+    async def resolve(self, token: str) -> Fate:
+        """As Producer.resolve."""
+        return await self._client.resolve(token)  # type: ignore[no-any-return]
 
     def outstanding(self) -> int:
         """Records accepted and not settled."""

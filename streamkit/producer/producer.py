@@ -24,6 +24,7 @@ from streamkit.client.client import AsyncClient
 from streamkit.client.pool import Connector
 from streamkit.errors import Closed, InvalidUse, StreamkitError
 from streamkit.model.codec import Codec
+from streamkit.model.fate import Fate
 from streamkit.observability.producer_numbers import ProducerNumbers
 from streamkit.producer import stats
 from streamkit.producer.bulk import BulkPut
@@ -264,8 +265,21 @@ class Producer(_Base):
         self._check_open()
         self._thread.call(self._outbox.push, stream)
 
+    def resolve(self, token: str) -> Fate:
+        """What became of a record whose put failed with OutcomeUnknown; token: of the error's facts.
+
+        "stored" with its sequence number, "not_stored" now and for good, or "forgotten". As Client.resolve: any process
+        may ask. Raises InvalidRequest, and while the broker cannot be reached ConnectionFailed or TimedOut.
+        """
+        self._check_open()
+        return self._thread.run(self._outbox.resolve(token))
+
     def close(self, timeout_s: float = 30.0) -> None:
-        """Flush, then end; records not acknowledged by then fail. Raises PutFailed. Safe to call twice."""
+        """Flush, then end; records not acknowledged by then fail. Raises PutFailed. Safe to call twice.
+
+        Those that were sent and not answered are cancelled first, for at most another `timeout_s` or 10 s: each fails
+        with Closed, whose facts say whether it may be stored (`sent`), and then how to ask (`token`).
+        """
         if self._begin_close() and self._thread.alive:
             self._thread.run(self._outbox.close(timeout_s))
 
@@ -409,6 +423,11 @@ class AsyncProducer(_Base):
         """As Producer.flush."""
         self._check_open()
         await self._outbox.flush(timeout_s)
+
+    async def resolve(self, token: str) -> Fate:
+        """As Producer.resolve."""
+        self._check_open()
+        return await self._outbox.resolve(token)
 
     async def close(self, timeout_s: float = 30.0) -> None:
         """As Producer.close."""

@@ -25,15 +25,16 @@ from streamkit._core.framing import PutReceipt
 from streamkit._core.hashing import ShardTable
 from streamkit._core.outcome import ColumnsHandle, Delivery
 from streamkit.errors import (
-    Closed,
     KeyHalted,
     NotFound,
     ProducerFenced,
     StreamkitError,
     StreamNotFound,
     Throttled,
+    UnknownProducer,
     WrongShard,
 )
+from streamkit.model.fate import BatchName
 from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamDescription
 from streamkit.producer.config import COMPRESSIONS, ProducerConfig
@@ -44,7 +45,7 @@ from streamkit.producer.lane import Flight, Flush, Lane, Moved, answer_as_error
 from streamkit.producer.naming import Asking, Name, Naming
 from streamkit.producer.pace import Window, pause_ms
 from streamkit.producer.verdict import Verdict, judge
-from streamkit.protocol.messages import ProducerGiven
+from streamkit.protocol.messages import BatchSettled, ProducerGiven
 from streamkit.runtime.backoff import Backoff
 from streamkit.runtime.interfaces import Runtime
 from streamkit.runtime.tasks import Tasks
@@ -71,6 +72,9 @@ class Sending(Asking, Protocol):
         self, shard: Shard, batch: Any, on_done: Callable[[Any], None], timeout_ms: int | None = None
     ) -> None: ...
     async def stream(self, name: str, refresh: bool = False) -> StreamDescription: ...
+    async def cancel_batch(
+        self, shard: Shard, batch: BatchName, *, age_ms: int = 0, timeout_ms: int | None = None
+    ) -> BatchSettled: ...
 
 
 @dataclass(slots=True)
@@ -172,15 +176,36 @@ class Sender:
             await unheld                   # what waits behind closed shards can not be told apart from later records
         for lane in self._lanes:
             self._take(lane, "flush")
-        flights = [flight for lane in self._lanes for flight in lane.window]
-        if not flights:
-            return
+        flush = self._flush_of_all()
+        for lane in self._lanes:
+            self._send(lane)
+        if flush.left:
+            await flush.done
+
+    def _flush_of_all(self) -> Flush:
+        flights = [flight for lane in self._lanes for flight in lane.window if not flight.given_up]
         flush = Flush(len(flights), self._loop.create_future())
         for flight in flights:
             flight.flushes.append(flush)
+        return flush
+
+    async def give_up(self, what_happened: str, timeout_s: float) -> None:
+        """Nothing is accepted any more. What was not sent ends now, what is in doubt is cancelled; waits for that."""
+        self.accumulator.close()
+        now_ms = self._clock.monotonic_ms()
         for lane in self._lanes:
-            self._send(lane)
-        await flush.done
+            self._take(lane, "close")
+            lane.ending = what_happened
+            for flight in lane.window:
+                flight.deadline_ms = min(flight.deadline_ms, now_ms)
+        flush = self._flush_of_all()
+        for lane in self._lanes:
+            if lane.retry_timer is not None:
+                self._resume(lane)
+            else:
+                self._send(lane)
+        if flush.left:
+            await asyncio.wait([flush.done], timeout=timeout_s)
 
     def push(self) -> None:
         """What waits for company leaves now, where nothing has to go before it."""
@@ -205,13 +230,10 @@ class Sender:
             for timer in (lane.linger_timer, lane.retry_timer):
                 if timer is not None and not self._loop.is_closed():
                     timer.cancel()
+            lane.ending = what_happened
             for flight in list(lane.window):
                 in_doubt = flight.in_doubt or flight.in_flight
-                self._fail(lane, flight, Closed(
-                    f"{what_happened} before {lane.shard.id} acknowledged the record",
-                    try_="it may be stored" if in_doubt else "put it again; it was not stored",
-                    what="producer", sent=in_doubt,
-                ))  # fmt: skip
+                self._fail(lane, flight, lane.may_be_stored(flight, None) if in_doubt else lane.timed_out(flight, None))
         self._release_flushes()
         self._owner.settled()
 
@@ -311,6 +333,10 @@ class Sender:
         for flight in lane.window:
             if lane.in_flight >= self._in_flight_max:
                 break
+            if flight.cancel_until_ms is not None:
+                if not lane.in_flight:
+                    self._cancel(lane, flight, now_ms)
+                break                      # what is behind it would be refused until its numbers are settled
             if flight.in_flight or (lane.winding_up and not flight.in_doubt):
                 continue
             if now_ms >= flight.deadline_ms:
@@ -344,10 +370,7 @@ class Sender:
         self.figures.request_us.record(_microseconds(now_s - flight.sent_s))
         if error is None:
             lane.remove(flight)
-            lane.refreshes = lane.follows = 0
-            lane.lost = False
-            lane.refusal = None
-            lane.backoff.reset()
+            lane.went_well()
             self.records_stored += flight.batch.count
             self.duplicates += flight.batch.count if answer.duplicate else 0
             self.figures.ack_us.record(_microseconds(now_s - flight.opened_s), flight.batch.count)
@@ -356,6 +379,9 @@ class Sender:
         else:
             self.figures.refused(error)
             lane.refused(flight, error)
+        self._go_on(lane, flight, error)
+
+    def _go_on(self, lane: Lane, flight: Flight, error: StreamkitError | None) -> None:
         if self.halted is not None:
             if error is not None:
                 self._fail(lane, flight, self._why_halted(lane, flight))
@@ -363,6 +389,49 @@ class Sender:
             self._pump(lane)
         elif lane.in_flight == 0:
             self._recover(lane)
+
+    def _cancel(self, lane: Lane, flight: Flight, now_ms: int) -> None:
+        """Ask the shard what became of it, and that it never be stored if it is not."""
+        assert flight.cancel_until_ms is not None, "it is being cancelled"
+        left_ms = self.config.request_timeout_ms if flight.given_up else flight.cancel_until_ms - now_ms
+        if left_ms <= 0:
+            lane.stopped = True            # time to tell that nobody knows
+            return
+        lane.sending()
+        flight.in_flight = True
+        lane.in_flight += 1
+        self._start(self._ask(lane, flight, min(left_ms, self.config.request_timeout_ms)), "cancel")
+
+    async def _ask(self, lane: Lane, flight: Flight, timeout_ms: int) -> None:
+        answer: BatchSettled | StreamkitError
+        try:
+            answer = await self._client.cancel_batch(
+                lane.shard, lane.name_of(flight), age_ms=lane.age_ms(flight), timeout_ms=timeout_ms
+            )
+        except StreamkitError as error:
+            answer = error
+        if self._closed:
+            return
+        flight.in_flight = False
+        lane.in_flight -= 1
+        if isinstance(answer, StreamkitError):
+            lane.refused(flight, answer)
+        elif answer.fate == "forgotten":
+            lane.refused(flight, UnknownProducer("the shard does not know any more", shard=lane.shard.id))
+        else:
+            lane.went_well()
+            if answer.fate == "cancelled":
+                self._fail(lane, flight, lane.not_stored(flight))
+                lane.stopped = lane.stopped or bool(self._halted_keys)     # who comes behind it may end with it
+            else:
+                lane.remove(flight)
+                if not flight.given_up:
+                    self.records_stored += flight.batch.count
+                    flight.batch.stored(PutReceipt(
+                        answer.base_sequence, answer.append_time_ms, answer.epoch, 0, 0, answer.replicas, answer.synced
+                    ), flight.tries)  # fmt: skip
+                    self._settle(flight)
+        self._go_on(lane, flight, answer_as_error(answer))
 
     def _recover(self, lane: Lane) -> None:
         """A stopped lane has nothing in flight: end what must end, then send the rest again after a pause."""
@@ -372,10 +441,12 @@ class Sender:
         errors = [flight.error for flight in lane.window if flight.error is not None]
         asked_ms = max((e.facts["retry_after_ms"] for e in errors if "retry_after_ms" in e.facts), default=None)
         plan = lane.plan(self._clock.monotonic_ms())
-        if plan.fail and self.config.on_failure == "halt_key":
-            self._halted_keys.extend(lane, plan)
+        for flight, error in plan.unknown:
+            self._end(lane, flight, error)
+        if self.config.on_failure == "halt_key" and (plan.fail or self._halted_keys):
+            self._halted_keys.extend(lane, plan, self._clock.monotonic_ms())
         first = min((flight.batch.sequence for flight, _ in plan.fail), default=0)
-        for flight, error in plan.fail:
+        for flight, error in (*plan.fail, *plan.cancelled):
             self._fail(lane, flight, self._gone if self._gone and isinstance(error, NotFound) else error)
         if self.halted is not None:
             return                         # by one of these; the rest of every lane ends in a moment
@@ -388,7 +459,7 @@ class Sender:
             lane.follows += 1              # the client knows the way already
             self._loop.call_soon(self._resume, lane)
             return
-        if plan.refresh and lane.moved_on:
+        if plan.ask or (plan.refresh and lane.moved_on):
             self._loop.call_soon(self._resume, lane)
             return
         settled = lane.closed and not any(flight.in_doubt for flight in lane.window)
@@ -397,12 +468,14 @@ class Sender:
             return
         if plan.refresh:
             self._start_looking()
-        # Never past a deadline: the window is in the order of put, so its first is the next to end.
-        left_ms = lane.window[0].deadline_ms - self._clock.monotonic_ms() + 1
-        pause_s = min(pause_ms(lane.backoff, asked_ms), max(0, left_ms)) / 1000
+        # Never past a deadline: the window is in the order of put, so the first that waits is the next to end.
+        wait_ms = pause_ms(lane.backoff, asked_ms)
+        due_ms = next((flight.due_ms for flight in lane.window if flight.due_ms is not None), None)
+        if due_ms is not None:
+            wait_ms = min(wait_ms, max(0, due_ms - self._clock.monotonic_ms() + 1))
         if any(isinstance(error, Throttled) for error in errors):
-            self.figures.throttled_s += pause_s
-        lane.retry_timer = self._loop.call_later(pause_s, self._resume, lane)
+            self.figures.throttled_s += wait_ms / 1000
+        lane.retry_timer = self._loop.call_later(wait_ms / 1000, self._resume, lane)
 
     def _resume(self, lane: Lane) -> None:
         if lane.retry_timer is not None:
@@ -536,7 +609,7 @@ class Sender:
 
     def _why_halted(self, lane: Lane, flight: Flight) -> StreamkitError:
         assert self.halted is not None, "a halt has a reason"
-        return lane.timed_out(flight, self.halted) if flight.in_doubt else self.halted
+        return lane.may_be_stored(flight, self.halted) if flight.in_doubt else self.halted
 
     # ---- where the shards are ----------------------------------------------------------------------------
 
@@ -622,6 +695,7 @@ class Sender:
         """A closed shard: ask again about what it may have stored; the rest goes to its children."""
         if lane.in_flight or lane.stopped or lane.moving or lane.finished:
             return
+        lane.forget_given_up()
         if any(flight.in_doubt for flight in lane.window):
             self._send(lane)
         elif lane.closed:
@@ -678,8 +752,7 @@ class Sender:
     def _lane(self, index: int, shard: Shard) -> Lane:
         config = self.config
         window = Window(config.batch_bytes_max, config.batch_bytes_max * config.in_flight_max)
-        return Lane(index, shard, self._identity, self._backoff(), config.delivery_timeout_ms, window,
-                    config.fail_if_throttled)  # fmt: skip
+        return Lane(index, self.stream.name, shard, self._identity, self._backoff(), self._clock, config, window)
 
     def _ranges(self) -> list[tuple[int, int] | None]:
         return [
@@ -694,6 +767,10 @@ class Sender:
 
     def _fail(self, lane: Lane, flight: Flight, error: StreamkitError) -> None:
         lane.remove(flight)
+        if not flight.given_up:
+            self._end(lane, flight, error)
+
+    def _end(self, lane: Lane, flight: Flight, error: StreamkitError) -> None:
         if not self._closed and self.config.on_failure != "continue":
             self._hold_back(lane, flight, error)
         self.records_failed += flight.batch.count

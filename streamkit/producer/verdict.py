@@ -11,6 +11,7 @@ from __future__ import annotations
 from enum import Enum
 
 from streamkit.errors import (
+    Cancelled,
     Closed,
     ConnectionFailed,
     DiskFull,
@@ -35,7 +36,7 @@ Verdict = Enum("Verdict", "RETRY REFRESH RENAME FAIL")
 
 # Refusals that say for certain: not stored, and this copy of the batch never will be.
 _DEFINITE = (
-    DiskFull, InvalidRequest, NotFound, ProducerFenced, SequenceGap, ShardClosed, Throttled, UnknownProducer,
+    Cancelled, DiskFull, InvalidRequest, NotFound, ProducerFenced, SequenceGap, ShardClosed, Throttled, UnknownProducer,
     WrongShard,
 )  # fmt: skip
 

@@ -65,7 +65,7 @@ class Received:
 
 REQUESTS: tuple[type, ...] = (
     m.CreateStream, m.DescribeStream, m.ListStreams, m.DeleteStream, m.DescribeShards, m.SplitShard, m.MergeShards,
-    m.ScaleStream, m.AlterStream, m.ResolvePosition, m.FetchMatching,
+    m.ScaleStream, m.AlterStream, m.ResolvePosition, m.FetchMatching, m.CancelBatch,
     m.Subscribe, m.GiveCredit,
     m.NewProducer, m.OpenProducer, m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication,
     m.ListApplications, m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.DescribeNode,
@@ -75,7 +75,7 @@ REQUESTS: tuple[type, ...] = (
 )  # fmt: skip
 ANSWERS: tuple[type, ...] = (
     m.Failure, m.Done, m.StreamDescribed, m.StreamsListed, m.ShardsDescribed, m.PositionResolved, m.ProducerGiven,
-    m.ProducerOpened,
+    m.ProducerOpened, m.BatchSettled,
     m.Membership, m.Checkpointed, m.ApplicationsListed, m.ApplicationDescribed, m.ApplicationChecked, m.NodeDescribed,
     m.ClusterDescribed, m.ShardsMoving, m.CopiesDescribed, m.NoteRead, m.NotesSwapped, m.NotesListed,
 )  # fmt: skip

@@ -278,6 +278,31 @@ class GiveCredit(_Message, tag=68, frozen=True):
     bytes: _Whole
 
 
+class CancelBatch(_Message, tag=90, frozen=True):
+    """Use up the producer's numbers from `producer_sequence` on, so that the batch that had them is never stored.
+
+    age_ms: how long ago the batch was sent first. Answered with BatchSettled, once that is replicated.
+    """
+
+    shard: bytes
+    producer_id: _Whole
+    producer_epoch: _Whole
+    producer_sequence: _Whole
+    records: _Whole
+    age_ms: _Whole = 0
+
+
+class BatchSettled(_Message, tag=91, frozen=True):
+    """fate: "stored" (at base_sequence), "cancelled" (it never will be), or "forgotten" (nobody knows any more)."""
+
+    fate: str
+    base_sequence: int = 0
+    append_time_ms: int = 0
+    epoch: int = 0                         # of the leader that answers
+    replicas: int = 0
+    synced: bool = False
+
+
 # ---- applications ----------------------------------------------------------------------------------------
 
 
@@ -702,6 +727,7 @@ Message = (
     | DescribeShards | ShardsDescribed | SplitShard | MergeShards | ScaleStream | AlterStream
     | FetchMatching | Subscribe | GiveCredit
     | ResolvePosition | PositionResolved | NewProducer | ProducerGiven | OpenProducer | ProducerOpened
+    | CancelBatch | BatchSettled
     | JoinApplication | Heartbeat | Membership | Checkpoint | Checkpointed | ReleaseLeases | LeaveApplication
     | ListApplications | ApplicationsListed | DescribeApplication | ApplicationDescribed | DeleteApplication
     | PauseLease | ResumeLeases | HoldApplication | SetPositions | CheckApplication

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from streamkit.simulator.oracle import STORED, History
+from streamkit.simulator.oracle import REFUSED, STORED, History
 
 
 def acknowledged_is_kept(history: History) -> Iterator[str]:
@@ -15,6 +15,15 @@ def acknowledged_is_kept(history: History) -> Iterator[str]:
     for value, put in history.puts.items():
         if put.outcome == STORED and history.final.get(put.shard, {}).get(put.sequence) != value:
             yield f"acknowledged record {_record(value)} is not at {put.shard.hex()[:8]} {put.sequence}"
+
+
+def refused_is_absent(history: History) -> Iterator[str]:
+    """A record whose put failed for certain, or was cancelled, is nowhere: not read by anybody at any time."""
+    for shard, records in (*history.final.items(), *history.read.items()):
+        for sequence, value in records.items():
+            put = history.puts.get(value)
+            if put is not None and put.outcome == REFUSED:
+                yield f"record {_record(value)} was said not to be stored, and is at {shard.hex()[:8]} {sequence}"
 
 
 def stored_once(history: History) -> Iterator[str]:
@@ -117,7 +126,7 @@ def checkpoints_never_fall(history: History) -> Iterator[str]:
             yield f"the last checkpoint of {shard.hex()[:8]} is {final}, but {highest} was accepted"
 
 
-OF_RECORDS = (stored_once, in_order_for_its_key)
+OF_RECORDS = (stored_once, in_order_for_its_key, refused_is_absent)
 OF_LEASES = (
     processed_at_least_once,
     one_owner_for_each_lease_epoch,

@@ -29,6 +29,7 @@ class Put:
     shard: bytes = b""
     sequence: int = -1
     error: str = ""
+    token: str = ""                        # to ask with, while the outcome is UNKNOWN
 
 
 @dataclass(slots=True)

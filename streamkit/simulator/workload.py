@@ -40,6 +40,7 @@ APPLICATION = "billing"
 MEMBERSHIP_MS = 1_000
 DELIVERY_MS = 40_000
 _ORDERINGS = (Ordering.SHARD, Ordering.SHARD, Ordering.by_key(3), Ordering.none(2))      # by the name of a worker
+SHORT_DELIVERY_MS = 700                    # so that batches end in doubt, and are cancelled, while others go on
 CLIENT = ClientConfig(connect_timeout_ms=1_000, request_timeout_ms=2_000, reconnect_first_ms=20, reconnect_most_ms=200)
 
 
@@ -105,7 +106,8 @@ class Workload:
         await _find_stream(client)
         producer = AsyncProducer(
             STREAM, client=client, codec="bytes", linger_ms=draw.choice((0, 5, 20)),
-            batch_bytes_max=draw.choice((1_000, 20_000)), delivery_timeout_ms=DELIVERY_MS,
+            batch_bytes_max=draw.choice((1_000, 20_000)),
+            delivery_timeout_ms=random.Random(f"{self.world.seed} {name}").choice((DELIVERY_MS, SHORT_DELIVERY_MS)),
         )  # fmt: skip
         pause_seconds = self.world.faults.busy_seconds / max(1, records)
         for number in range(records):
@@ -135,6 +137,7 @@ class Workload:
             return
         put.error = str(error)
         put.outcome = UNKNOWN if error.facts.get("sent") else REFUSED
+        put.token = error.facts.get("token", "")
 
     # ---- workers --------------------------------------------------------------------------------------------------
 
@@ -299,6 +302,24 @@ class Workload:
                 return next((found for found in stream.shards if found.uuid == shard.uuid), shard)
         return shard
 
+    async def _resolve_all(self, client: RecordingClient) -> None:
+        """Whoever was told that nobody knows asks, now that all is quiet; what is not stored then never will be."""
+        for put in [put for put in self.history.puts.values() if put.outcome == UNKNOWN and put.token]:
+            while True:
+                try:
+                    fate = await client.resolve(put.token)
+                    break
+                except StreamkitError:
+                    await asyncio.sleep(0.05)
+            put.token = ""
+            if fate.outcome == "stored":
+                put.outcome = STORED
+                parsed = parse_sequence_number(fate.sequence_number)
+                put.sequence = parsed.sequence
+                self._placed.append((put, parsed.ordinal))
+            elif fate.outcome == "not_stored":
+                put.outcome = REFUSED
+
     async def read_all(self) -> None:
         """Every record of every shard, once all is quiet."""
         process, runtime = self.world.new_process("final")
@@ -306,6 +327,7 @@ class Workload:
         async def main() -> None:
             client = self.client("final", runtime)
             stream = await _find_stream(client)
+            await self._resolve_all(client)
             placed = {ordinal for _, ordinal in self._placed}
             while not placed <= {shard.ordinal for shard in stream.shards}:
                 await asyncio.sleep(0.05)      # the node that was asked has not heard of the newest shards yet

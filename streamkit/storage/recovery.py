@@ -378,7 +378,7 @@ class _Scan:
             if not flags & _FLAG_EPOCH_START:
                 found.closing_end = base + records if flags & _FLAG_CLOSE else 0
             if who:
-                found.producers.replay(who, who_epoch, who_sequence, records, base, append_ms)
+                found.producers.replay(who, who_epoch, who_sequence, records, base, append_ms, flags)
         if walked.batches:
             found.changed = True
             segment["first_append_ms"] = segment.get("first_append_ms", 0) or walked.batches[0][4]
@@ -462,9 +462,9 @@ class _Scan:
     def _replay_producers(self, base: int, sequence: int, position: int, start: tuple[int, int, int]) -> None:
         end = start[2] if base == start[0] else None
         for walked in _walk_headers(self.disk, self.path, base, sequence, position, self.seed, end):
-            for _, first, records, _, append_ms, _, _, who, epoch, number in walked.batches:
+            for _, first, records, _, append_ms, _, flags, who, epoch, number in walked.batches:
                 if who:
-                    self.found.producers.replay(who, epoch, number, records, first, append_ms)
+                    self.found.producers.replay(who, epoch, number, records, first, append_ms, flags)
 
 
 def _walk_headers(

@@ -141,10 +141,10 @@ def apply_plan(log: ShardLog, damage: Damage | None, plan: Plan) -> None:
     batches = walk(plan.data, 0, plan.base, plan.seed, with_body=False).batches
     if plan.position == 0:
         segment.first_append_ms = batches[0][4]
-    for _, base, records, _, append_ms, epoch, _, who, who_epoch, number in batches:
+    for _, base, records, _, append_ms, epoch, flags, who, who_epoch, number in batches:
         log.note_epoch(epoch, base)
         if who:
-            log.producers.note_late(who, who_epoch, number, records, base, append_ms)
+            log.producers.note_late(who, who_epoch, number, records, base, append_ms, flags)
     log.damages = [known for known in log.damages if known is not damage and not (
         plan.base <= known.sequence and known.next_sequence <= plan.end)]  # fmt: skip
     logger.info("segment.repaired", extra={"facts": {"path": plan.path, "sequence": plan.base,

@@ -31,6 +31,7 @@ REQUESTS: tuple[m.Message, ...] = (
     m.ResolvePosition(UUID, "at_time", 1_700_000_000_000),
     m.NewProducer("p"),
     m.OpenProducer(UUID, "p", b"i" * 16, 1, 0),
+    m.CancelBatch(UUID, 1, 0, 0, 1, 0),
     m.JoinApplication("app", "w", ("orders",), "trim_horizon"),
     m.Heartbeat("app", "w", 1, ((UUID, 1),)),
     m.Checkpoint("app", "w", (m.CheckpointItem(UUID, 1, 1, 1, {1: 1}),)),

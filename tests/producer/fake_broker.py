@@ -14,6 +14,7 @@ from typing import Any
 
 from streamkit._core.batch import Batch, check_batch
 from streamkit.errors import (
+    Cancelled,
     ConnectionFailed,
     NotLeader,
     SequenceGap,
@@ -23,11 +24,12 @@ from streamkit.errors import (
     UnknownProducer,
     WrongShard,
 )
+from streamkit.model.fate import BatchName
 from streamkit.model.limits import PRODUCER_WINDOW
 from streamkit.model.shard import Shard, even_ranges
 from streamkit.model.stream import StreamConfig, StreamDescription, StreamStatus
 from streamkit.protocol.frames import PutReceipt
-from streamkit.protocol.messages import ProducerGiven, ProducerOpened
+from streamkit.protocol.messages import BatchSettled, ProducerGiven, ProducerOpened
 from streamkit.runtime.real import real_runtime
 
 LOSE = "lose"                              # the request is lost
@@ -37,7 +39,7 @@ LOSE_ANSWER = "lose answer"                # it is stored, the answer is lost
 @dataclass
 class Known:
     last: int = -1
-    window: list[tuple[int, int, int]] = field(default_factory=list)     # producer sequence, count, base sequence
+    window: list[tuple[int, int, int]] = field(default_factory=list)     # number, count, base sequence (-1: cancelled)
 
 
 class FakeBroker:
@@ -56,6 +58,8 @@ class FakeBroker:
         self.batches: list[bytes] = []
         self.known: dict[tuple[int, int, bytes], Known] = {}
         self.faults: Callable[[int], Any] = lambda number: None
+        self.cancel_faults: Callable[[int], Any] = lambda number: self.faults(number)
+        self.cancelled: list[BatchName] = []
         self.number = 0
         self.producers = 0
         self.opened: list[tuple[str, bytes]] = []              # by whom, which shard
@@ -127,6 +131,39 @@ class FakeBroker:
     async def close(self) -> None:
         self.closed = True
 
+    async def cancel_batch(
+        self, shard: Shard, batch: BatchName, *, age_ms: int = 0, timeout_ms: int | None = None
+    ) -> BatchSettled:
+        await asyncio.sleep(0)
+        if (error := self._misrouted(shard)) is not None:
+            raise error
+        fault = self.cancel_faults(self.number)
+        self.number += 1
+        if isinstance(fault, StreamkitError):
+            raise fault
+        if fault == LOSE:
+            raise ConnectionFailed("lost", address="fake", sent=True)
+        settled = self._settled(shard.uuid, batch)
+        if fault == LOSE_ANSWER:
+            raise ConnectionFailed("lost", address="fake", sent=True)
+        return settled
+
+    def _settled(self, uuid: bytes, batch: BatchName) -> BatchSettled:
+        known = self.known.setdefault((batch.producer_id, batch.producer_epoch, uuid), Known())
+        first, count = batch.producer_sequence, batch.records
+        for sequence, kept, stored in known.window:
+            if (sequence, kept) == (first, count):
+                return BatchSettled("cancelled" if stored < 0 else "stored", max(0, stored), 1_700_000_001_000, 1)
+        if first + count - 1 <= known.last or (known.last < 0 and first):
+            return BatchSettled("forgotten")
+        if self.shard(uuid).closed_ms is None:
+            if first != known.last + 1:
+                raise SequenceGap("gap", producer_id=batch.producer_id, expected=known.last + 1, got=first)
+            known.last = first + count - 1
+            known.window = [*known.window, (first, count, -1)][-PRODUCER_WINDOW:]
+            self.cancelled.append(batch)
+        return BatchSettled("cancelled", 0, 0, 1)
+
     def put_batch(
         self, shard: Shard, batch: Any, on_done: Callable[[Any], None], timeout_ms: int | None = None
     ) -> None:
@@ -187,6 +224,8 @@ class FakeBroker:
             first, count = header.producer_sequence, header.record_count
             for sequence, kept, stored in known.window:
                 if (sequence, kept) == (first, count):
+                    if stored < 0:
+                        raise Cancelled("cancelled", producer_id=header.producer_id)
                     return PutReceipt(stored, 1_700_000_001_000, 1, 1)
             if first + count - 1 <= known.last:
                 return PutReceipt(0, 1_700_000_001_000, 1, 2)

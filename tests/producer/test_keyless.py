@@ -36,6 +36,8 @@ class TimedBroker(FakeBroker):
     def monotonic_ms(self) -> int:
         return int(self.loop.time() * 1000)
 
+    now_ms = monotonic_ms
+
     def put_batch(self, shard: Any, batch: Any, on_done: Any, timeout_ms: int | None = None) -> None:
         number = shard.ordinal
         answer = self._take(shard.uuid, bytes(batch))

@@ -19,6 +19,7 @@ from streamkit.errors import (
     Closed,
     ConnectionFailed,
     InvalidRequest,
+    OutcomeUnknown,
     PutFailed,
     RecordTooLarge,
     SequenceGap,
@@ -146,7 +147,7 @@ async def test_a_definite_failure_leaves_no_hole_for_those_behind_it() -> None:
     assert [read_header(batch).producer_sequence for batch in broker.batches] == list(range(9))
 
 
-async def test_doubt_about_one_batch_gives_the_rest_a_new_identity() -> None:
+async def test_doubt_about_one_batch_is_settled_and_the_rest_keeps_its_identity() -> None:
     broker = FakeBroker(shards=1)
     broker.faults = lambda number: StreamkitError("defect") if number == 0 else None
     async with producer(broker, batch_bytes_max=1) as p:
@@ -156,8 +157,8 @@ async def test_doubt_about_one_batch_gives_the_rest_a_new_identity() -> None:
 
     assert [handle.exception() is not None for handle in handles] == [True, False, False, False]
     assert [int(value) for _, value in broker.stored()] == [1, 2, 3]
-    assert broker.producers == 2
-    assert {read_header(batch).producer_id for batch in broker.batches} == {2}
+    assert broker.producers == 1
+    assert {read_header(batch).producer_id for batch in broker.batches} == {1}
 
 
 async def test_a_shard_that_forgot_the_producer_is_told_a_new_name() -> None:
@@ -177,9 +178,12 @@ async def test_a_batch_in_doubt_is_not_repeated_under_a_new_name() -> None:
         await p.put_and_wait(b"0", key="k")
         broker.faults = lambda number: LOSE_ANSWER if number == 1 else UnknownProducer("?") if number == 2 else None
         handle = await p.put(b"1", key="k")
-        with pytest.raises(UnknownProducer):
+        with pytest.raises(OutcomeUnknown) as caught:
             await handle
         await p.put_and_wait(b"2", key="k")
+
+    assert caught.value.facts["sent"] is True
+    assert caught.value.facts["token"].endswith(".0")
 
     assert_in_order(broker, 3)
 
@@ -208,19 +212,22 @@ async def test_a_missing_shard_is_looked_for_and_tried_three_times_more(kind: ty
     assert broker.number == 4
 
 
-@pytest.mark.parametrize(("fault", "sent"), [(LOSE, True), (Throttled("wait", retry_after_ms=0), False)])
-async def test_a_record_ends_at_its_deadline_and_says_whether_it_may_be_stored(fault: Any, sent: bool) -> None:
+@pytest.mark.parametrize("fault", [LOSE, Throttled("wait", retry_after_ms=0)])
+async def test_a_record_ends_at_its_deadline_and_is_certainly_not_stored(fault: Any) -> None:
     broker = FakeBroker(shards=1)
+    broker.cancel_faults = lambda number: None
     async with producer(broker, delivery_timeout_ms=5) as p:
         broker.faults = lambda number: fault
         handle = await p.put(b"0", key="k")
         with pytest.raises(TimedOut) as caught:
             await handle
-        assert caught.value.facts["sent"] is sent
+        assert caught.value.facts["sent"] is False
+        assert caught.value.facts.get("cancelled", False) is (fault is LOSE)
         broker.faults = lambda number: None
         await p.put_and_wait(b"1", key="k")
 
-    assert broker.producers == (2 if sent else 1)
+    assert broker.producers == 1
+    assert [value for _, value in broker.stored()] == [b"1"]
 
 
 class TurnedClock:

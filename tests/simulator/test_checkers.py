@@ -5,7 +5,7 @@ import pytest
 from streamkit._core.batch import seal, stamped
 from streamkit.protocol import messages as m
 from streamkit.simulator.checkers import judge
-from streamkit.simulator.oracle import STORED, History
+from streamkit.simulator.oracle import REFUSED, STORED, History
 
 SHARD = b"s" * 16
 
@@ -175,3 +175,15 @@ def test_flipped_bits_excuse_missing_records_but_not_invented_ones():
     invent(made)
 
     assert judge(made, rot=True) != []
+
+
+def test_a_record_that_was_cancelled_may_be_nowhere():
+    made = history(b"a 1", b"b 2")
+    made.puts[b"b 2"].outcome = REFUSED
+
+    assert judge(made) == [f"record b was said not to be stored, and is at {SHARD.hex()[:8]} 1"]
+
+    del made.final[SHARD][1]
+    assert judge(made) == []
+    made.read[SHARD] = {1: b"b 2"}
+    assert "said not to be stored" in judge(made)[0]
