@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.histogram import Histogram
 from streamkit._core.outcome import PutHandle, forked, refused, set_latch
-from streamkit.errors import BufferFull, Closed, InvalidUse, NameInUse, PutFailed, StreamkitError, TimedOut
+from streamkit.errors import (
+    BufferFull,
+    Closed,
+    ConnectionFailed,
+    InvalidUse,
+    NameInUse,
+    PutFailed,
+    StreamkitError,
+    TimedOut,
+)
 from streamkit.model.codec import Codec, find_codec
 from streamkit.model.fate import Fate
 from streamkit.producer.config import ProducerConfig
@@ -29,8 +38,10 @@ from streamkit.runtime.latch import Latch
 set_latch(Latch)
 
 _log = logging.getLogger("streamkit.producer")
+T = TypeVar("T")
 
 _DROPS_TOLD_MS = 1_000                     # a log line about dropped records at most so often
+_ASK_TRIES = 5                              # an answer that was lost costs an identity or an epoch, and nothing else
 _RECORD_OVERHEAD_BYTES = 64                # no less than what the accumulator charges for a record beside its parts
 
 
@@ -91,18 +102,21 @@ class Outbox:
         self._closed = False
         self._held: list[Target] = []                # from before a fork to after it: whose accumulators are locked
 
+    async def _new_identity(self) -> ProducerGiven:
+        if not self.config.idempotent:
+            return NOBODY
+        given: ProducerGiven = await self._client.new_producer(*(self.name or ()))
+        return given
+
     async def target(self, stream: str) -> Target:
         """Opens the stream at first use. Raises StreamNotFound, ConnectionFailed."""
         async with self._opening:
             if (found := self.targets.get(stream)) is not None:
                 return found
             self.loop = asyncio.get_running_loop()
-            description = await self._client.stream(stream)
+            description = await _asked_again(lambda: self._client.stream(stream))
             if self._identity is None:
-                if self.name is not None:
-                    self._identity = await self._client.new_producer(*self.name)
-                else:
-                    self._identity = await self._client.new_producer() if self.config.idempotent else NOBODY
+                self._identity = await _asked_again(self._new_identity)
             if self._closed:                         # while the stream was looked up
                 raise Closed("the producer is closed", try_="make another one", what="producer")
             sender = Sender(self._client, description, self._identity, self.config, self.budget, self._owner, self.name)
@@ -283,6 +297,17 @@ class Outbox:
             raise TimedOut(f"{self.outstanding()} records are still on their way after {timeout_s} s",
                            try_="flush again, or allow more time", sent=True,
                            timeout_ms=int((timeout_s or 0) * 1000), outstanding=self.outstanding())  # fmt: skip
+
+
+async def _asked_again(ask: Callable[[], Awaitable[T]]) -> T:
+    """A node that goes away while it is asked is no news for whoever puts: another one answers."""
+    for _ in range(_ASK_TRIES - 1):
+        try:
+            return await ask()
+        except ConnectionFailed as error:
+            if not error.facts.get("sent"):
+                raise                              # nobody could be reached at all
+    return await ask()
 
 
 def closed_in_child(name: str | None = None) -> InvalidUse | NameInUse:

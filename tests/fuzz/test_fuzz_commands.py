@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from streamkit._core.lease_table import LeaseTable
 from streamkit.broker.coordinator import Coordinator
-from streamkit.errors import CorruptFile
+from streamkit.errors import CorruptFile, StreamNotFound
 from streamkit.leases import facts
+from streamkit.model.stream import StreamDescription
 from streamkit.protocol import messages as m
 
 SHARDS = [bytes([n]) * 16 for n in range(1, 4)]
@@ -74,8 +75,8 @@ class KeptLog:
 class NoStreams:
     """A catalogue without streams."""
 
-    async def stream(self, name: str) -> None:
-        return None
+    def stream(self, name: str) -> StreamDescription:
+        raise StreamNotFound(f'stream "{name}" does not exist', stream=name)
 
     def high_watermark(self, uuid: bytes) -> int:
         return 0

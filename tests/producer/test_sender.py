@@ -556,6 +556,29 @@ async def test_an_unknown_stream_is_refused_with_the_first_put() -> None:
         await p.put_and_wait(b"1", key="k", stream="orders")
 
 
+@pytest.mark.parametrize(("sent", "asked"), [(True, 2), (False, 1)])
+async def test_a_node_that_goes_away_while_the_first_put_asks_it_is_no_news(
+    sent: bool, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, calls = FakeBroker(), list[str]()
+    give = broker.new_producer
+
+    async def breaks(*about: Any) -> Any:
+        calls.append("")
+        if len(calls) == 1:
+            raise ConnectionFailed("the connection broke", try_="again", address="a", sent=sent)
+        return await give(*about)
+
+    monkeypatch.setattr(broker, "new_producer", breaks)
+    async with producer(broker) as p:
+        if sent:
+            await p.put_and_wait(b"1", key="k")
+        else:
+            with pytest.raises(ConnectionFailed):
+                await p.put(b"1", key="k")
+    assert len(calls) == asked
+
+
 async def test_a_collected_producer_warns_and_still_sends() -> None:
     broker = FakeBroker(shards=1)
     p = producer(broker)

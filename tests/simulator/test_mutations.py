@@ -65,7 +65,7 @@ def test_reading_above_the_high_watermark_is_caught(monkeypatch):
             return _Peeking(self._streams.shard(uuid))
 
     init = Fetches.__init__
-    monkeypatch.setattr(Fetches, "__init__", lambda self, streams, guard: init(self, Streams(streams), guard))
+    monkeypatch.setattr(Fetches, "__init__", lambda self, streams, *others: init(self, Streams(streams), *others))
 
     assert caught("is there no more", acts={"power_loss": 1.0, "slow_disk": 1.0}, act_count=6)
 
