@@ -385,6 +385,10 @@ class Tended:
         while shard.segment_end < sequence or (durable and shard.durable_end < sequence):
             if self._failure is not None or shard.dropped or (self._closing and self._journal.stalled):
                 return False
+            if self._closing and self._journal.idle:
+                # What was appended without asking for a sync gets none before the last checkpoint, which waits for us.
+                self._node.collect()
+                return shard.segment_end >= sequence and (not durable or shard.durable_end >= sequence)
             await self._next_move()
         return self._failure is None
 

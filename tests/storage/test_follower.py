@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import google_crc32c
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamkit.errors import CorruptBatch
@@ -91,6 +91,7 @@ async def check(log, leaders):
     assert log.damages == []
 
 
+@example(seed=0, steps=["p"] * 8)              # closing waited for ever for a sync that nobody had asked for
 @given(seed=st.integers(0, 10_000), steps=st.lists(st.sampled_from("ppppppllsscrokt"), max_size=30))
 def test_a_follower_holds_what_its_leaders_sent(seed, steps):
     machine = Machine(seed)

@@ -183,7 +183,7 @@ def test_a_full_disk_refuses_puts_and_lets_them_in_when_there_is_room(node):
 
     with node.fail("disk_full"):
         producer = node.producer("orders", delivery_timeout_ms=700)
-        failed = producer.put({"id": 2}, key="a").exception(10)
+        failed = producer.put({"id": 2}, key="a").exception(30)
         read = list(node.reader("orders", start="trim_horizon", until="latest"))
         producer.close()
     put(node, 1, first=3)
