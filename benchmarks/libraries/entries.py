@@ -32,9 +32,8 @@ class Entry:
     def absent(self) -> str:
         if not self.library.python.exists():
             return "its environment is not in build/peers: make bench-libraries-install"
-        return self.system.absent() or (
-            missing_python(self.distribution) if self.library.python == Library.python else ""
-        )
+        wanted = self.name != OWN and self.library.python == Library.python
+        return self.system.absent() or (missing_python(self.distribution) if wanted else "")
 
     def version(self) -> str:
         asked = f"from importlib.metadata import version; print(version({self.distribution!r}))"
