@@ -102,6 +102,8 @@ cdef class ShardCore:
     cdef object appended_before(self, BatchHeader* header, uint64_t now_ms)
     cdef object out_of_order(self, BatchHeader* header, Verdict verdict, KeptBatch* kept, uint64_t expected)
     cdef bint may_have_forgotten(self, uint64_t age_ms, uint64_t now_ms)
+    cdef int make_room(self, uint64_t producer_id, uint64_t now_ms) except -1
+    cdef uint64_t begin_control(self, uint32_t epoch, uint64_t now_ms, bint synced) except? 0
     cdef list read_tail(self, uint64_t start, uint64_t limit, uint64_t bytes_max)
     cdef Segment segment_of(self, uint64_t sequence)
     cdef object read_from(self, Segment segment, uint64_t sequence, uint64_t position, uint64_t start, uint64_t limit,

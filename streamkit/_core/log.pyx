@@ -14,8 +14,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from streamkit._core.batch cimport (ATTRIBUTE_HASHES, BATCH_MAGIC, BATCH_OK, BATCH_RECORDS_MAX, BATCH_SHORT,
-                                    CODEC_LZ4, FLAG_CANCEL, FLAG_CLOSE, FLAG_CONTROL, FLAG_EPOCH_START, HASH_BYTES, HEADER_BYTES, RECORD_HEADER_BYTES,
-                                    body_crc, read_header, sk_crc32c, stamp)
+                                    CODEC_LZ4, FLAG_CANCEL, FLAG_CLOSE, FLAG_CONTROL, FLAG_EPOCH_START, HASH_BYTES,
+                                    HEADER_BYTES, RECORD_HEADER_BYTES, body_crc, read_header, sk_crc32c, stamp)
 from streamkit._core.buffers cimport u16_at
 from streamkit._core.debug cimport LIVE_SEGMENT, LIVE_SHARD, SK_COUNT, live_counts
 from streamkit._core.journal cimport LEVEL_FSYNC, LEVEL_OS, Entry, News
@@ -27,7 +27,8 @@ from streamkit._core.segment cimport (RUN_BYTES, RUN_EPOCH, RUN_GAP, RUN_OVERLAP
 
 from streamkit._core.batch import seal
 from streamkit.errors import (Cancelled, CorruptBatch, CorruptFile, InvalidRequest, InvalidUse, LimitReached,
-                              NotLeader, ProducerFenced, SequenceCorrupt, SequenceGap, SequenceTrimmed, ShardClosed, UnknownProducer, WrongShard)
+                              NotLeader, ProducerFenced, SequenceCorrupt, SequenceGap, SequenceTrimmed, ShardClosed,
+                              UnknownProducer, WrongShard)
 
 cdef enum:
     CONTROL_BYTES = HEADER_BYTES + 4 + 8      # one record without key, headers or value
@@ -578,6 +579,21 @@ cdef class ShardCore:
             self.epoch = <uint32_t>epoch
         self.store(segment, batch, 1, when, synced)
 
+    cdef int make_room(self, uint64_t producer_id, uint64_t now_ms) except -1:
+        if not self.producers.has_room(producer_id, now_ms):
+            raise LimitReached("the shard follows as many producers as it may", try_="close producers that are done",
+                               limit=self.producers.producers_max, scope="producers of a shard")
+        return 0
+
+    cdef uint64_t begin_control(self, uint32_t epoch, uint64_t now_ms, bint synced) except? 0:
+        # A control batch may be appended now, in that epoch; its time.
+        if self.node.refusal is not None:
+            raise self.node.refusal()
+        assert not self.changing, "nothing is appended while the log is being cut"
+        if epoch != self.epoch:
+            self.start_epoch(epoch, now_ms, synced)
+        return max(now_ms, self.last_append_ms)
+
     def append_control(self, kind: str, bytes payload not None, *, uint64_t now_ms, uint32_t epoch, durability) -> Appended:
         """Append a control batch whose one record holds `payload`; kind: "close", after which `closing` is payload.
 
@@ -588,12 +604,7 @@ cdef class ShardCore:
         cdef uint64_t base
         if kind != "close":
             raise InvalidUse(f"{kind!r} is not a kind of control batch", try_='use "close"')
-        if self.node.refusal is not None:
-            raise self.node.refusal()
-        assert not self.changing, "nothing is appended while the log is being cut"
-        if epoch != self.epoch:
-            self.start_epoch(epoch, now_ms, synced)
-        now_ms = max(now_ms, self.last_append_ms)
+        now_ms = self.begin_control(epoch, now_ms, synced)
         batch = bytes(bytearray(seal([(kind.encode(), payload, b"", None, None)], codec=0)))     # nobody else's
         segment = self.place(len(batch), now_ms)
         base = self.log_end
@@ -630,15 +641,8 @@ cdef class ShardCore:
                 return expected
         if self.closing is not None:
             return 0
-        if not self.producers.has_room(producer_id, now_ms):
-            raise LimitReached("the shard follows as many producers as it may", try_="close producers that are done",
-                               limit=self.producers.producers_max, scope="producers of a shard")
-        if self.node.refusal is not None:
-            raise self.node.refusal()
-        assert not self.changing, "nothing is appended while the log is being cut"
-        if epoch != self.epoch:
-            self.start_epoch(epoch, now_ms, synced)
-        now_ms = max(now_ms, self.last_append_ms)
+        self.make_room(producer_id, now_ms)
+        now_ms = self.begin_control(epoch, now_ms, synced)
         segment = self.place(CONTROL_BYTES, now_ms)
         memset(&header, 0, HEADER_BYTES)
         header.magic[0], header.magic[1], header.version = 0x53, 0x4B, 1
@@ -693,15 +697,8 @@ cdef class ShardCore:
             return make_appended(0, self.closing_end, self.last_append_ms, 3)
         if verdict != VERDICT_APPEND:
             raise self.out_of_order(&header, verdict, &kept, expected)
-        if not self.producers.has_room(producer_id, now_ms):
-            raise LimitReached("the shard follows as many producers as it may", try_="close producers that are done",
-                               limit=self.producers.producers_max, scope="producers of a shard")
-        if self.node.refusal is not None:
-            raise self.node.refusal()
-        assert not self.changing, "nothing is appended while the log is being cut"
-        if epoch != self.epoch:
-            self.start_epoch(epoch, now_ms, synced)
-        now_ms = max(now_ms, self.last_append_ms)
+        self.make_room(producer_id, now_ms)
+        now_ms = self.begin_control(epoch, now_ms, synced)
         segment = self.place(HEADER_BYTES, now_ms)
         header.magic[0], header.magic[1], header.version = 0x53, 0x4B, 1
         header.batch_bytes = HEADER_BYTES

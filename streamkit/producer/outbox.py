@@ -169,7 +169,8 @@ class Outbox:
 
     async def resolve(self, token: str) -> Fate:
         """As Producer.resolve."""
-        return await self._client.resolve(token)  # type: ignore[no-any-return]
+        fate: Fate = await self._client.resolve(token)
+        return fate
 
     def outstanding(self) -> int:
         """Records accepted and not settled."""

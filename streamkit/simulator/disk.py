@@ -14,6 +14,7 @@ import asyncio
 import errno
 import posixpath
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -534,11 +535,10 @@ class DiskOfProcess:
         return SimulatedFlusher(self._disk, source, on_progress)
 
 
-class SimulatedFlusher:
-    """A thread of its own in real life: here a task that lets virtual time pass between the writes of a job."""
+class TaskFlusher(ABC):
+    """A thread of its own in real life: here a task that carries out one job after the other."""
 
-    def __init__(self, disk: SimulatedDisk, source: FlushSource, on_progress: Callable[[], None]) -> None:
-        self._disk = disk
+    def __init__(self, source: FlushSource, on_progress: Callable[[], None]) -> None:
         self._source = source
         self._on_progress = on_progress
         self._woken = asyncio.Event()
@@ -558,12 +558,24 @@ class SimulatedFlusher:
             await self._woken.wait()
             self._woken.clear()
             while (job := self._source.take()) is not None:
-                self._source.finish(await self._carry_out(job))
+                self._source.finish(await self.carry_out(job))
                 self._on_progress()
             if self._stopping:
                 return
 
-    async def _carry_out(self, job: Sequence[FlushWrite]) -> OSError | None:
+    @abstractmethod
+    async def carry_out(self, job: Sequence[FlushWrite]) -> OSError | None:
+        """Its writes in order, until one fails."""
+
+
+class SimulatedFlusher(TaskFlusher):
+    """Lets virtual time pass between the writes of a job."""
+
+    def __init__(self, disk: SimulatedDisk, source: FlushSource, on_progress: Callable[[], None]) -> None:
+        super().__init__(source, on_progress)
+        self._disk = disk
+
+    async def carry_out(self, job: Sequence[FlushWrite]) -> OSError | None:
         faults, draw = self._disk.faults, self._disk.draw
         for write in job:
             seconds = faults.write_seconds * draw.random()

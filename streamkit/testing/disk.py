@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from streamkit.runtime.interfaces import Buffer, Flusher, FlushSource, FlushWrite
 from streamkit.runtime.real_disk import RealDisk, RealFile
+from streamkit.simulator.disk import TaskFlusher
 
 
 class FaultyFile:
@@ -39,7 +40,7 @@ class FaultyDisk(RealDisk):
         self.full = False
         self.slow_s = 0.0
 
-    def open(self, path: str, *, create: bool = False) -> FaultyFile:  # type: ignore[override]
+    def open(self, path: str, *, create: bool = False) -> FaultyFile:  # type: ignore[override]  # it does what a RealFile does
         return FaultyFile(self, super().open(path, create=create))
 
     def free_bytes(self, path: str) -> int:
@@ -49,35 +50,17 @@ class FaultyDisk(RealDisk):
         return _Flusher(self, source, on_progress)
 
 
-class _Flusher:
-    """One job after the other, each in a thread."""
+class _Flusher(TaskFlusher):
+    """Each job in a thread."""
 
     def __init__(self, disk: FaultyDisk, source: FlushSource, on_progress: Callable[[], None]) -> None:
+        super().__init__(source, on_progress)
         self._disk = disk
-        self._source = source
-        self._on_progress = on_progress
-        self._woken = asyncio.Event()
-        self._stopping = False
-        self._task = asyncio.get_running_loop().create_task(self._run())
 
-    def wake(self) -> None:
-        self._woken.set()
-
-    async def stop(self) -> None:
-        self._stopping = True
-        self._woken.set()
-        await self._task
-
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while not self._stopping:
-            await self._woken.wait()
-            self._woken.clear()
-            while (job := self._source.take()) is not None:
-                if self._disk.slow_s and any(write.sync for write in job):
-                    await asyncio.sleep(self._disk.slow_s)
-                self._source.finish(await loop.run_in_executor(None, _carried_out, job))
-                self._on_progress()
+    async def carry_out(self, job: Sequence[FlushWrite]) -> OSError | None:
+        if self._disk.slow_s and any(write.sync for write in job):
+            await asyncio.sleep(self._disk.slow_s)
+        return await asyncio.get_running_loop().run_in_executor(None, _carried_out, job)
 
 
 def _carried_out(job: Sequence[FlushWrite]) -> OSError | None:

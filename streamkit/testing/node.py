@@ -190,7 +190,7 @@ class Node:
             while not all(self._is_idle(consumer) for consumer in consumers):
                 if time.monotonic() > deadline_s:
                     raise self._not_idle(consumers, timeout_s)
-                time.sleep(_LOOK_S)
+                time.sleep(_LOOK_S)            # the workers run on threads of their own, and tell nobody
         except BaseException:
             for consumer in consumers:
                 with contextlib.suppress(StreamkitError):

@@ -135,7 +135,7 @@ async def test_a_consumers_checkpoint_moves_past_what_never_travelled(node, clie
     got: list[int] = []
 
     @consumer.handler
-    def handle(value: dict) -> None:       # type: ignore[type-arg]
+    def handle(value: dict) -> None:
         got.append(value["n"])
 
     consumer.start()

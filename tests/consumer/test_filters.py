@@ -42,7 +42,7 @@ def test_a_consumers_condition_passes_records_over_and_counts_them() -> None:
     got: list[int] = []
 
     @consumer.handler
-    def handle(value: dict) -> None:       # type: ignore[type-arg]
+    def handle(value: dict) -> None:
         got.append(value["n"])
 
     report = consumer.feed([*VALUES, b"{no json"])
@@ -82,10 +82,10 @@ def test_what_no_handler_takes_is_skipped_only_if_that_was_chosen(kind: str) -> 
         consumer = made(**options)
         got: list[int] = []
 
-        def one(value: dict) -> None:      # type: ignore[type-arg]
+        def one(value: dict) -> None:
             got.append(value["n"])
 
-        async def one_async(value: dict) -> None:  # type: ignore[type-arg]
+        async def one_async(value: dict) -> None:
             got.append(value["n"])
 
         consumer.handler(where="data.kind = 'refund'")(one if kind == "def" else one_async)
@@ -108,13 +108,13 @@ def test_a_handler_that_fails_is_tried_again_with_its_record_alone() -> None:
     calls: list[int] = []
 
     @consumer.handler(where="data.kind = 'refund'")
-    def refund(value: dict) -> None:       # type: ignore[type-arg]
+    def refund(value: dict) -> None:
         calls.append(value["n"])
         if value["n"] == 4 and calls.count(4) < 3:
             raise RuntimeError("not yet")
 
     @consumer.handler
-    def rest(value: dict) -> None:         # type: ignore[type-arg]
+    def rest(value: dict) -> None:
         calls.append(value["n"])
 
     report = consumer.feed(VALUES)
@@ -126,9 +126,9 @@ def test_a_handler_that_fails_is_tried_again_with_its_record_alone() -> None:
 def test_conditions_and_handlers_that_cannot_work_are_refused_at_decoration() -> None:
     consumer = made()
 
-    def one(value: dict) -> None: ...      # type: ignore[type-arg]
+    def one(value: dict) -> None: ...
 
-    async def two(value: dict) -> None: ...  # type: ignore[type-arg]
+    async def two(value: dict) -> None: ...
 
     def batches(batch: Batch[Any]) -> None: ...
 
@@ -208,11 +208,11 @@ def test_a_consumers_checkpoint_goes_past_what_it_passed_over(opened: Session) -
     done = threading.Event()
 
     @consumer.handler(where="data.kind = 'refund'")
-    def refund(value: dict) -> None:       # type: ignore[type-arg]
+    def refund(value: dict) -> None:
         refunds.append(value["n"])
 
     @consumer.handler
-    def other(value: dict) -> None:        # type: ignore[type-arg]
+    def other(value: dict) -> None:
         rest.append(value["n"])
         if len(rest) == 500:
             done.set()
@@ -261,7 +261,7 @@ def test_a_worker_that_is_killed_goes_on_at_the_first_match_it_had_not_finished(
         await bottle.client.create_stream("s", shards=1)
         seen: list[int] = []
 
-        def handler(value: dict) -> None:  # type: ignore[type-arg]
+        def handler(value: dict) -> None:
             seen.append(value["n"])
 
         for name, start in (("w1", 0), ("w2", 100)):

@@ -64,7 +64,7 @@ class StreamRecord(Record):
         return self._record.data
 
     @property
-    def data(self) -> str:  # type: ignore[override]
+    def data(self) -> str:  # type: ignore[override]  # amazon_kclpy has it as text here, and as bytes above
         return base64.b64encode(self._record.data).decode()
 
     def get(self, field: str) -> Any:
