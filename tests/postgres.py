@@ -69,7 +69,7 @@ class Postgres:
                     log = (self.folder / "log").read_text(errors="replace")
                     self.close()
                     raise RuntimeError(f"PostgreSQL did not start:\n{log[-2000:]}") from error
-                time.sleep(0.02)
+                time.sleep(0.02)               # between two tries to connect
 
     def kill(self):
         """SIGKILL, for the server and its children; what it had not written is lost."""

@@ -31,7 +31,7 @@ from streamkit.model.position import parse_position
 from streamkit.protocol.conversion import position_to_wire, shard_from_wire
 from streamkit.protocol.messages import JoinApplication, LeaseGrant, PauseLease, WorkerReport
 from streamkit.runtime.backoff import Backoff
-from streamkit.runtime.tasks import Tasks
+from streamkit.runtime.tasks import Tasks, wait_out
 
 log = logging.getLogger("streamkit.consumer")
 
@@ -206,13 +206,15 @@ class Member:
             log.error("shard.failed stream=%s shard=%s error=%s", lease.stream, lease.shard.id, error)
             await wait_or_event(1.0, self._stop)           # so that a lease does not come and go in a tight circle
         finally:
-            if fetching is not None:
-                fetching.cancel()
-                await asyncio.wait([fetching])
-            held.fetcher.close()
-            if self._held.get(lease.shard.uuid) is held:
-                del self._held[lease.shard.uuid]
-                self._writer.leases.pop(lease.shard.uuid, None)
+            try:
+                if fetching is not None:
+                    fetching.cancel()
+                    await wait_out([fetching])
+            finally:
+                held.fetcher.close()
+                if self._held.get(lease.shard.uuid) is held:
+                    del self._held[lease.shard.uuid]
+                    self._writer.leases.pop(lease.shard.uuid, None)
         if held.consumer.failed is not None:
             self._fail(held.consumer.failed)
         await self._keeper.release(lease.shard.uuid, lease.lease_epoch)

@@ -33,6 +33,7 @@ from streamkit.consumer.pace import Pace
 from streamkit.consumer.surroundings import Ended, Source, Stopped, Surroundings
 from streamkit.errors import LeaseLost
 from streamkit.runtime.backoff import Backoff
+from streamkit.runtime.tasks import wait_out
 from streamkit.runtime.threads import firm_promise
 
 log = logging.getLogger("streamkit.consumer")
@@ -211,7 +212,7 @@ class ShardConsumer:
         except asyncio.CancelledError:
             if not self._draining.is_set() or not self._working.cancelled():
                 self._working.cancel()     # the lease is lost: cancelled from outside
-                await asyncio.wait([self._working])
+                await wait_out([self._working])        # nothing of it runs when the next owner begins
                 raise
         except Ended:
             return

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from streamkit.consumer.failure import Aborted
 from streamkit.runtime.interfaces import Executor
+from streamkit.runtime.tasks import wait_out
 from streamkit.runtime.threads import (
     Promise,
     firm_promise,
@@ -65,8 +66,10 @@ class ThreadStage:
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            await asyncio.wait([running])  # a thread cannot be cancelled; nothing may run beside it
-            running.exception()
+            try:
+                await wait_out([running])  # a thread cannot be cancelled; nothing may run beside it
+            finally:
+                running.exception()
             raise
 
     def stack(self) -> str:
@@ -106,7 +109,7 @@ class LoopStage:
         except asyncio.CancelledError:
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(lambda: begun[0].cancel())     # after `begin`: calls keep their order
-                await asyncio.wait([waiting], timeout=_CANCEL_S)
+                await wait_out([waiting], _CANCEL_S)
             raise
 
     def stack(self) -> str:

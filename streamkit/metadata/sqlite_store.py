@@ -29,7 +29,7 @@ from streamkit.errors import CorruptFile, DiskFailed, StoreUnavailable, Streamki
 from streamkit.metadata.reserve import Reserve
 from streamkit.metadata.store import Change, Entry, Listing, Swap
 from streamkit.runtime.interfaces import Runtime
-from streamkit.runtime.tasks import Tasks
+from streamkit.runtime.tasks import Tasks, wait_out
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.1           # how late a watcher learns of another process's change, or of an expiry
@@ -403,11 +403,11 @@ class SqliteStore:
                 return await asyncio.shield(task)
             except asyncio.CancelledError:
                 # The thread goes on, and the connection is its own until it is done.
-                while not task.done():
-                    with contextlib.suppress(asyncio.CancelledError):
-                        await asyncio.wait([task])
-                if not task.cancelled():
-                    task.exception()
+                try:
+                    await wait_out([task])
+                finally:
+                    if not task.cancelled():
+                        task.exception()
                 raise
             except sqlite3.Error as error:
                 raise self._translated(error) from error

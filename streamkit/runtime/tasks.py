@@ -8,10 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 _log = logging.getLogger("streamkit.runtime")
+
+
+async def wait_out(tasks: Iterable[asyncio.Future[Any]], seconds: float | None = None) -> None:
+    """Until all have ended, though whoever waits is cancelled meanwhile, once or again; then it is cancelled.
+
+    For clean-up that others rely on: what was cancelled before, and is waited for here, runs no more afterwards.
+    seconds: give up after that long.
+    """
+    loop = asyncio.get_running_loop()
+    left, until_s, cancelled = set(tasks), None if seconds is None else loop.time() + seconds, False
+    while left:
+        try:
+            rest_s = None if until_s is None else until_s - loop.time()
+            if rest_s is not None and rest_s <= 0:
+                break
+            _, left = await asyncio.wait(left, timeout=rest_s)
+        except asyncio.CancelledError:
+            cancelled = True
+            left = {task for task in left if not task.done()}
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 class Tasks:
@@ -45,8 +66,7 @@ class Tasks:
         others = [task for task in self._running if task is not current]
         for task in others:
             task.cancel()
-        if others:
-            await asyncio.wait(others)
+        await wait_out(others)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

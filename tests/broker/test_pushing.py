@@ -41,7 +41,7 @@ class Pushed:
 
     async def until(self, condition: Any, seconds: float = 10.0) -> None:
         async with asyncio.timeout(seconds):
-            while not condition(self):     # noqa: ASYNC110
+            while not condition(self):     # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.005)
 
 
@@ -141,7 +141,7 @@ async def consume(node, client, count: int) -> tuple[list[int], int]:
             await client.put_batch(shard, batch_of(b"%d" % number))
             await asyncio.sleep(0.001)
         async with asyncio.timeout(10):
-            while len(got) < count:        # noqa: ASYNC110
+            while len(got) < count:        # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.005)
     finally:
         await asyncio.to_thread(worker.stop)

@@ -120,7 +120,7 @@ def until_said(served: Broker, cause: str) -> dict[str, Any]:
     deadline = time.monotonic() + 20
     while cause not in (found := said(served)):
         assert time.monotonic() < deadline, found
-        time.sleep(0.2)
+        time.sleep(0.2)                    # between two looks
     return found[cause]
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
-from tests.compat.conftest import until
+from tests.waiting import until
 
 FIRST = """
 import sys

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,13 +33,6 @@ def put(session: Session, count: int, first: int = 0) -> None:
 def worker(session: Session, processor: Callable[[], Any], **options: Any) -> Worker:
     settings: dict[str, Any] = {"application": "app", "start": "trim_horizon", "drain_seconds": 5} | options
     return Worker("s", processor=processor, url=session._where, **settings)
-
-
-def until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that in time"
-        time.sleep(0.01)
 
 
 def described(session: Session) -> ApplicationDescribed:

@@ -20,7 +20,8 @@ from tests.compat.children import (
     shell_child,
     until_noted,
 )
-from tests.compat.conftest import described, put, until, worker
+from tests.compat.conftest import described, put, worker
+from tests.waiting import until
 
 KINDS = {
     "first": lambda folder: python_child(folder, FIRST),

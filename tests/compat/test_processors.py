@@ -13,7 +13,8 @@ from streamkit.compat.kclpy.v2 import processor as v2
 from streamkit.compat.kclpy.v3 import processor as v3
 from streamkit.compat.processors import generation_of
 from streamkit.errors import InvalidUse
-from tests.compat.conftest import described, put, until, worker
+from tests.compat.conftest import described, put, worker
+from tests.waiting import until
 
 
 class Notes:

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from streamkit.consumer.exactly_once import Claim
 from streamkit.errors import ApplicationNotFound, InvalidUse
 from streamkit.session import Session
 from tests.postgres import Postgres
+from tests.waiting import until
 
 MARKS = 2                                  # each shard begins with a mark of its leader, which has a sequence
 QUICK = RetryPolicy(attempts_max=3, first_ms=1, last_ms=5)
@@ -55,13 +56,6 @@ def put(session: Session, first: int, last: int) -> None:
 def consumer(session: Session, sink: Any, **options: Any) -> Consumer:
     settings = {"application": "app", "start": "trim_horizon", "retry": QUICK, "checkpoint_interval_ms": 50} | options
     return session.consumer("s", sink=sink, **settings)
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def is_done(running: Any) -> bool:
@@ -222,7 +216,7 @@ def test_a_stale_owner_writes_nothing_after_the_next_has_claimed(session, postgr
             owner.close()
         claimed.set()
         until(lambda: not running.shards or (running.statistics.records == 0 and entered.is_set()))
-        time.sleep(0.3)
+        time.sleep(0.3)                    # time for a stale write, were there one
 
     with psycopg.connect(postgres.dsn) as read:
         assert read.execute("SELECT count(*) FROM stale").fetchone() == (0,)
@@ -251,13 +245,13 @@ def test_postgres_that_is_killed_and_comes_back_costs_time_only(session, postgre
         begun.set()
         with ctx.connection.cursor() as cursor:
             cursor.executemany("INSERT INTO killed VALUES (%s)", [(record.value,) for record in batch])
-        time.sleep(0.005)
+        time.sleep(0.005)                  # so that the database goes away in the middle of the work
 
     with running:
         assert begun.wait(10)
-        time.sleep(0.05)
+        time.sleep(0.05)                   # some batches are in by then, others are not
         postgres.kill()
-        time.sleep(0.1)
+        time.sleep(0.1)                    # and it stays away for a while
         postgres.start()
         until_done(running)
 

@@ -464,3 +464,35 @@ def test_a_handler_that_hangs_keeps_its_lease_and_its_stack_is_logged(caplog):
         assert seen == ["hangs", "next"]
 
     Bottle.play(story)
+
+
+def test_a_lease_that_is_lost_and_lost_again_ends_once_its_handler_has_and_gives_back_what_it_took():
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.put("s", list(range(5)))
+        begun, put_away = asyncio.Event(), asyncio.Event()
+        made = consumer("w1")
+
+        @made.handler
+        async def handle(value: int) -> None:
+            begun.set()
+            try:
+                await asyncio.sleep(1_000)
+            finally:
+                await asyncio.sleep(1)
+                put_away.set()
+
+        bottle.start("w1", made)
+        await begun.wait()
+        member = made._member
+        held = next(iter(member._held.values()))
+        for _ in range(3):
+            held.running.cancel()
+            await asyncio.sleep(0.1)
+        assert not held.running.done()
+        await asyncio.wait([held.running])
+
+        assert put_away.is_set()
+        assert member.budget.used_bytes == 0
+
+    Bottle.play(story)

@@ -140,6 +140,6 @@ async def test_lag_is_known_in_time_for_shards_that_other_nodes_lead(nodes: Node
         return len(late) >= 3 and all(300 < shard.ms < 20_000 and shard.bytes > 0 for shard in late)
 
     async with asyncio.timeout(5):
-        while not await every_shard_is_late():  # noqa: ASYNC110
+        while not await every_shard_is_late():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.1)
     await client.close()

@@ -10,6 +10,8 @@ is compared with what was put: nothing is missing, nothing counts twice.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import faulthandler
 import os
 import random
 import signal
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +36,7 @@ STREAM, APPLICATION = "kill-sink", "adder"
 SHARDS = 2
 SINKS = ("sqlite", "postgres", "duckdb", "files")
 _RECORDS_A_LIFE = 25
+_PARENT_DEATH_SIGNAL = 1                # prctl's number
 _LIFE_S_MAX = 0.12
 _DRAIN_S_MAX = 60.0
 _TABLE = "CREATE TABLE sums (shard TEXT, value BIGINT)"
@@ -92,7 +96,13 @@ def spawn_lives(url: str, kind: str, where: str) -> None:
         process = os.fork()
         if process == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            work(url, kind, where)
+            ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)      # nothing outlives an aborted trial
+            faulthandler.enable()
+            try:
+                work(url, kind, where)
+                print("the worker ended in order", file=sys.stderr, flush=True)
+            except BaseException:
+                traceback.print_exc()
             os._exit(0)
         print(process, flush=True)
 
@@ -109,6 +119,7 @@ class Trial:
         self.producer = stack.enter_context(Producer(STREAM, url=url, linger_ms=1))
         self.put = self.kills = self.stops = 0
         self.where = str(folder / f"sink.{kind}")
+        self.log = folder / "workers.log"
         if kind == "postgres":
             from tests.postgres import Postgres
 
@@ -117,7 +128,8 @@ class Trial:
             self.rows(_TABLE)
         self._lives = subprocess.Popen(
             [sys.executable, "-m", "tests.end_to_end.kill_sink_worker", "--lives", url, kind, self.where],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stack.enter_context(self.log.open("w")), text=True,
+            bufsize=1,
         )  # fmt: skip
         stack.callback(self._end_lives)
 
@@ -144,7 +156,7 @@ class Trial:
         loading = threading.Thread(target=self.load)
         loading.start()
         process = self.live()
-        time.sleep(self.draw.uniform(0.01, _LIFE_S_MAX))
+        time.sleep(self.draw.uniform(0.01, _LIFE_S_MAX))       # a life of its own length
         # DuckDB's file belongs to one process: another cannot take over from one that is only stopped.
         if self.kind != "duckdb" and not self.draw.randrange(8):
             os.kill(process, signal.SIGSTOP)
@@ -152,21 +164,27 @@ class Trial:
             time.sleep(self.draw.uniform(0.05, 2 * _LIFE_S_MAX))
             os.kill(process, signal.SIGCONT)
             time.sleep(self.draw.uniform(0.0, _LIFE_S_MAX))
-            os.kill(second, signal.SIGKILL)
+            self._kill(second)
             self.stops += 1
-        os.kill(process, signal.SIGKILL)
+        self._kill(process)
         self.kills += 1
         loading.join()
+
+    def _kill(self, process: int) -> None:
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            raise AssertionError(f"a worker ended by itself; its log:\n{self.log.read_text()[-40_000:]}") from None
 
     def finish(self) -> list[int]:
         process = self.live()
         deadline = time.monotonic() + _DRAIN_S_MAX + self.put / 100
         while self._left():
             assert time.monotonic() < deadline, f"{self._left()} records are left"
-            time.sleep(0.05)
+            time.sleep(0.05)                   # between two looks
         os.kill(process, signal.SIGTERM)
         while _alive(process) and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(0.01)                   # between two looks
         if self.kind == "files":
             return sorted(int(line) for file in Path(self.where).rglob("0*") for line in file.read_text().split())
         return sorted(row[0] for row in self.rows("SELECT value FROM sums"))
