@@ -14,6 +14,7 @@ import pytest
 
 from tests.cli.conftest import start_serve
 from tests.examples.nodes import KCLPY, needed
+from tests.waiting import until
 
 IN_PROCESS = """
 from samples.sample_kclpy_app import RecordProcessor
@@ -44,7 +45,7 @@ def test_the_sample_of_amazon_kclpy_runs_unmodified(tmp_path, inside):
         log = tmp_path / "log"
         with log.open("wb") as errors:
             process = subprocess.Popen(command, env=environment, stderr=errors)
-        until(lambda: len(re.findall(r"Record \(Partition Key", log.read_text())) >= 60)       # it never ends a line
+        until(lambda: len(re.findall(r"Record \(Partition Key", log.read_text())) >= 60, SECONDS) # it never ends a line
         time.sleep(1.0)                    # and so the rest of them are not seen yet
         process.send_signal(signal.SIGINT)
 
@@ -55,9 +56,3 @@ def test_the_sample_of_amazon_kclpy_runs_unmodified(tmp_path, inside):
     finally:
         node.process.terminate()
         node.process.wait(30)
-
-
-def until(condition) -> None:
-    from tests.compat.conftest import until as wait
-
-    wait(condition, SECONDS)

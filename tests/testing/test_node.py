@@ -9,7 +9,7 @@ import pytest
 
 from streamkit import Client, Consumer, Producer, RecordProcessor, RetryPolicy, Worker, errors
 from streamkit.testing import Clock, Node
-from tests.compat.conftest import until
+from tests.waiting import until
 
 
 @pytest.fixture
