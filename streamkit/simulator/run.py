@@ -240,8 +240,11 @@ def _ignore(_: Any) -> None:
 
 
 def _run_chunk(seeds: range, alone: bool) -> list[Report]:
-    gc.freeze()
-    reports = [run(seed, alone=alone) for seed in seeds]
+    gc.freeze()                                    # what is there before the runs need not be looked through after each
+    try:
+        reports = [run(seed, alone=alone) for seed in seeds]
+    finally:
+        gc.unfreeze()                              # this process may be somebody else's, who wants to end cleanly
     for report in reports:
         if not report.violations:
             report.log = []
