@@ -9,7 +9,7 @@ payload or secrets. `code` is stable on the wire; a retired code is never given 
     │                   · InvalidQuery · RecordTooLarge · InvalidTable · NotMapped
     ├── NotFound ── StreamNotFound · ShardNotFound · ApplicationNotFound · NodeNotFound
     ├── Conflict ── StreamExists · StreamBusy · LimitReached · DataDirectoryLocked · CannotPlace · NodeInUse · LastCopy
-    │              · ApplicationExists · NodeRefused ── WrongCluster · DuplicateNode · StaleDirectory
+    │              · ApplicationExists · InstanceTaken · NodeRefused ── WrongCluster · DuplicateNode · StaleDirectory
     ├── Throttled ── BufferFull
     ├── Unavailable ── ConnectionFailed · NotLeader · NodeDraining · DiskFull · DiskFailed · StoreUnavailable
     ├── ProtocolMismatch
@@ -153,6 +153,12 @@ class ApplicationExists(Conflict):
     """An application of that name exists, with positions of its own; facts: application."""
 
     code = "application_exists"
+
+
+class InstanceTaken(Conflict):
+    """A younger worker runs under this worker's instance name; facts: application, instance, worker."""
+
+    code = "instance_taken"
 
 
 class StreamBusy(Conflict):

@@ -33,6 +33,7 @@ from streamkit.leases import events, facts
 from streamkit.leases.applications import Applications
 from streamkit.leases.membership import heartbeat_ms
 from streamkit.leases.table import Application
+from streamkit.model.limits import WEIGHT_MAX, WEIGHT_MIN
 from streamkit.model.shard import shard_id
 from streamkit.model.stream import StreamDescription, StreamStatus
 from streamkit.protocol import messages
@@ -307,6 +308,11 @@ class Coordinator:
             connection=connection_id,
             now_ms=now_ms,
             wall_ms=self._clock.now_ms(),
+            instance=message.instance,
+            incarnation=message.incarnation,
+            before=message.before,
+            standby=message.standby,
+            weight=message.weight,
         ))
         assert effects.view is not None, "a join is answered with a view"
         await self._settled()
@@ -316,10 +322,11 @@ class Coordinator:
 
     def _check_join(self, message: messages.JoinApplication) -> None:
         config = self._config
-        for field, value in (("application", message.application), ("worker", message.worker)):
+        instance = message.instance or "-"
+        for field, value in (("application", message.application), ("worker", message.worker), ("instance", instance)):
             if not 1 <= len(value) <= _NAME_CHARACTERS_MAX or not value.isprintable():
                 raise InvalidRequest(
-                    f"{value[:140]!r} is not a name for {'an' if field[0] == 'a' else 'a'} {field}",
+                    f"{value[:140]!r} is not a name for {'a' if field[0] == 'w' else 'an'} {field}",
                     try_="use 1 to 128 printable characters", field=field, value=value[:140],
                 )
         if not message.streams:
@@ -334,6 +341,11 @@ class Coordinator:
             raise InvalidRequest(
                 f"leases_max {message.leases_max} and drain_ms {message.drain_ms} are not both possible",
                 try_="choose leases_max >= 0 and drain_ms 0..3600000", field="leases_max", value=message.leases_max,
+            )
+        if not WEIGHT_MIN <= message.weight <= WEIGHT_MAX:     # false for what is no number, too
+            raise InvalidRequest(
+                f"weight must be {WEIGHT_MIN}..{WEIGHT_MAX}, got {message.weight}",
+                try_="choose a weight in that range", field="weight", value=message.weight,
             )
         application = self.machine.table.applications.get(message.application)
         if application is not None and len(application.members) >= config.members_max:
@@ -439,7 +451,7 @@ class Coordinator:
         return messages.Membership(view.session, view.membership_ms, granted, view.lost, view.draining, view.missing)
 
     async def _leave(self, message: messages.LeaveApplication, connection_id: int) -> messages.Message:
-        self._step(events.Leave(message.application, message.session, self._clock.monotonic_ms()))
+        self._step(events.Leave(message.application, message.session, self._clock.monotonic_ms(), message.away))
         self._told.pop((message.application, message.session), None)
         await self._settled()
         log.info("application.worker_left application=%s worker=%s", message.application, message.worker)

@@ -228,6 +228,11 @@ ENTRIES: dict[str, Entry] = {
         "nothing to do; if it happens often, look for long pauses in the handler",
         "shardId-000000000003 belongs to worker w-91c0 now; this worker must stop",
     ),
+    "instance_taken": Entry(
+        "Another worker was started under this worker's instance name, and has its leases now. The elder one ends.",
+        "give each worker that runs at the same time an instance name of its own",
+        'worker billing-0-5f1c2a90 runs under the instance name "billing-0" now; this one must end',
+    ),
     "producer_error": Entry(
         "The rules that keep records from being stored twice refused a batch.",
         "make a new Producer",

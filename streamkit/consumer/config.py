@@ -13,6 +13,7 @@ from streamkit.consumer.ordering import Ordering
 from streamkit.errors import InvalidUse
 from streamkit.expressions.condition import Condition
 from streamkit.model.codec import Codec, find_codec
+from streamkit.model.limits import WEIGHT_MAX, WEIGHT_MIN
 from streamkit.model.position import parse_position
 
 OnExhausted = Literal["block", "dead_letter", "pause", "skip", "stop"]
@@ -29,6 +30,8 @@ class ConsumerConfig:
     ordering: one record after the other, or lanes beside each other; see `Ordering`.
     deaggregate: whether user records inside the KPL's aggregates are handed out one by one, see `aggregates`.
     processes: how many workers `run` makes, each a process with bounds of its own and "-0", "-1" … after its name.
+    instance: a worker of that name that comes back within membership_ms keeps its leases; one lives at a time.
+    standby: holds nothing until another worker goes, then takes its place. weight: its share, beside those of others.
     fan_out: brokers push batches as they are committed, instead of being asked for them.
     where: a condition; records that do not match are passed over and counted. unhandled: "skip" passes over records
     that no handler's condition holds for; None leaves them to on_exhausted.
@@ -56,6 +59,9 @@ class ConsumerConfig:
     unhandled: Literal["skip"] | None = None
     fan_out: bool = False
     leases_max: int | None = None
+    weight: float = 1.0
+    instance: str | None = None
+    standby: bool = False
     processes: int = 1
     membership_ms: int = 10_000
     stall_seconds: int = 300               # 0: do not watch
@@ -78,6 +84,10 @@ class ConsumerConfig:
                 raise _wrong(name, getattr(self, name), "a number above 0")
         if self.leases_max is not None and self.leases_max <= 0:
             raise _wrong("leases_max", self.leases_max, "a number above 0, or None for no bound")
+        if not WEIGHT_MIN <= self.weight <= WEIGHT_MAX:
+            raise _wrong("weight", self.weight, f"a number, {WEIGHT_MIN} to {WEIGHT_MAX}")
+        if self.instance is not None and not (isinstance(self.instance, str) and 0 < len(self.instance) <= 100):
+            raise _wrong("instance", self.instance, "a name of at most 100 characters, or None")
         check_deaggregate(self.deaggregate)
         if not isinstance(self.ordering, Ordering):
             raise _wrong("ordering", self.ordering, "Ordering.SHARD, Ordering.by_key(8) or Ordering.none(8)")

@@ -48,7 +48,9 @@ class Consumer(Running):
     record with its `sub_sequence`; "owned" leaves out those that belong to another shard, False hands out the
     aggregates. where: a condition, as "data.total > 100"; records that do not match are passed over
     and counted. unhandled: "skip" passes over records that no handler's condition holds for. At least once: a
-    record may come again after a crash; it is never passed over unless on_exhausted="skip" was chosen. sink: the
+    record may come again after a crash; it is never passed over unless on_exhausted="skip" was chosen. instance: a
+    worker that is started again under that name within membership_ms keeps its leases. standby: it holds none until
+    another worker goes, then takes its place. weight: its share of the leases, beside the weights of others. sink: the
     position is kept with what handlers write, in one transaction, and each record counts exactly once there:
     `PostgresPosition`, `SQLitePosition`, `DuckDBPosition`, `FilePosition`; handlers write with `ctx.connection`.
     """
@@ -75,7 +77,10 @@ class Consumer(Running):
         sink: SinkPosition | None = None,
         processes: int = 1,
         leases_max: int | None = None,
+        weight: float = 1.0,
         worker: str | None = None,
+        instance: str | None = None,
+        standby: bool = False,
         membership_ms: int = 10_000,
         stall_seconds: int = 300,
         drain_seconds: int = 30,
@@ -84,12 +89,13 @@ class Consumer(Running):
         loop_thread: LoopThread | None = None,
     ) -> None:
         config = ConsumerConfig(
-            streams=stream_names(stream), application=application, start=start, worker=worker_name(worker),
+            streams=stream_names(stream), application=application, start=start, worker=worker_name(worker, instance),
             codec=codec, ordering=ordering, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
             processes=processes, deaggregate=deaggregate, where=where, fan_out=fan_out, unhandled=unhandled,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
+            weight=weight, instance=instance, standby=standby,
         )
         super().__init__(config, url, runtime, loop_thread)
         self._sink = sink

@@ -15,6 +15,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from streamkit.client.client import AsyncClient
 from streamkit.errors import (
     ApplicationNotFound,
@@ -68,9 +70,14 @@ class LeaseKeeper:
         self._missing: tuple[str, ...] = ()
         self._deadline_ms = 0
         self._membership_ms = join.membership_ms
+        self._before = 0                   # the last session, when it is over
+        self._incarnation = client.runtime.random.bits(63) if join.instance else 0
 
     async def run(self) -> None:
-        """Raises StreamNotFound when none of the streams exists any more, and what makes a join impossible."""
+        """Raises StreamNotFound when none of the streams exists any more, and what makes a join impossible.
+
+        InstanceTaken: another worker was started under this one's instance name.
+        """
         backoff = Backoff(self._client.runtime.random, 50, 1_000)
         watch = asyncio.get_running_loop().create_task(self._watch_deadline())
         try:
@@ -83,7 +90,7 @@ class LeaseKeeper:
                                 self._join.worker, error)
                     self._lose_everything()
                 except (Unavailable, TimedOut) as error:
-                    if isinstance(error, ConnectionFailed):
+                    if isinstance(error, ConnectionFailed) and not self._join.instance:
                         self._shorten_deadline()
                     log.warning("worker.heartbeat_failed application=%s error=%s", self._join.application, error)
                     await asyncio.sleep(backoff.next_ms() / 1000)
@@ -101,6 +108,8 @@ class LeaseKeeper:
             return
         del self._owned[shard]
         self._done_with[shard] = lease_epoch
+        if self.leaving and self._join.instance:
+            return                         # it waits for the next worker of that name
         backoff = Backoff(self._client.runtime.random, 50, 1_000)
         leaving_session = session if self.leaving else 0
         message = ReleaseLeases(self._join.application, self._join.worker, ((shard, lease_epoch),), leaving_session)
@@ -115,14 +124,16 @@ class LeaseKeeper:
                 return
 
     async def leave(self) -> None:
-        """Say so once; a coordinator that does not hear it waits for the time-out."""
+        """Say so once; a coordinator that does not hear it waits for the time-out. An instance will be back."""
         session, self.session = self.session, 0
         self.joined.clear()
         if not session:
             return
         try:
             await self._client.call(
-                LeaveApplication(self._join.application, self._join.worker, session),
+                LeaveApplication(
+                    self._join.application, self._join.worker, session, away=self._join.instance != ""
+                ),
                 timeout_ms=self._membership_ms // 2,
             )
         except StreamkitError as error:
@@ -133,7 +144,8 @@ class LeaseKeeper:
             with contextlib.suppress(StreamNotFound):
                 await self._client.stream(stream)          # a node that makes missing streams makes it now
         sent_ms = self._clock.monotonic_ms()
-        answer = await self._client.call(self._join)
+        join = msgspec.structs.replace(self._join, incarnation=self._incarnation, before=self._before)
+        answer = await self._client.call(join)
         assert isinstance(answer, Membership), "a join is answered with a membership"
         self._owned.clear()
         self._done_with.clear()
@@ -206,6 +218,7 @@ class LeaseKeeper:
 
     def _lose_everything(self) -> None:
         # A new session follows: what this one held is fenced by then, even if the coordinator never noticed.
+        self._before = self.session or self._before
         self.session = 0
         self.joined.clear()
         owned, self._owned = self._owned, {}

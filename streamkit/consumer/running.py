@@ -37,10 +37,12 @@ _STOP_EXTRA_S = 15.0                       # for what a worker does after its dr
 _HANDLER_THREADS = 64                      # made as they are needed
 
 
-def worker_name(given: str | None) -> str:
+def worker_name(given: str | None, instance: str | None = None) -> str:
     """Unique among the workers of an application, and telling where to look for it."""
     if given:
         return given
+    if instance:
+        return f"{instance}-{environment.token(4)}"
     return f"{environment.host_name()[:80]}-{environment.process_id()}-{environment.token(4)}"
 
 
@@ -205,7 +207,11 @@ class Running:
 
     def _run_one(self, index: int) -> None:
         self._group = None
-        self.config = dataclasses.replace(self.config, worker=f"{self.config.worker}-{index}", processes=1)
+        config = self.config
+        self.config = dataclasses.replace(
+            config, worker=f"{config.worker}-{index}", processes=1,
+            instance=f"{config.instance}-{index}" if config.instance else None,
+        )
         asyncio.run(self._serve_until_signalled())
 
     def _launch(self, handlers: asyncio.AbstractEventLoop) -> Promise[None]:

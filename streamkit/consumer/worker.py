@@ -29,8 +29,8 @@ class Worker(Running):
     """A worker of `application` with `processor`: a class, or a function that makes an object for each shard.
 
     checkpoint: "manual" leaves it to the processor; "auto" also checkpoints each batch that `process` handled.
-    deaggregate, where, sink: as for Consumer; with a sink `checkpointer.connection` is what to write with, and
-    checkpoints follow by themselves.
+    deaggregate, where, sink, instance, standby, weight: as for Consumer; with a sink `checkpointer.connection` is what
+    to write with, and checkpoints follow by themselves.
     """
 
     def __init__(
@@ -55,7 +55,10 @@ class Worker(Running):
         sink: SinkPosition | None = None,
         processes: int = 1,
         leases_max: int | None = None,
+        weight: float = 1.0,
         worker: str | None = None,
+        instance: str | None = None,
+        standby: bool = False,
         membership_ms: int = 10_000,
         stall_seconds: int = 300,
         drain_seconds: int = 30,
@@ -67,12 +70,13 @@ class Worker(Running):
             checkpoint = "auto"
             check_sink(sink, checkpoint=checkpoint)
         config = ConsumerConfig(
-            streams=stream_names(stream), application=application, start=start, worker=worker_name(worker),
+            streams=stream_names(stream), application=application, start=start, worker=worker_name(worker, instance),
             codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
             processes=processes, deaggregate=deaggregate, where=where, fan_out=fan_out,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
+            weight=weight, instance=instance, standby=standby,
         )
         if not callable(processor):
             raise InvalidUse("processor must be a class, or a function that makes one", try_="pass processor=YourClass")

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from streamkit.errors import ApplicationNotFound, Conflict, InvalidRequest, LeaseLost
+import msgspec
+
+from streamkit.errors import ApplicationNotFound, Conflict, InstanceTaken, InvalidRequest, LeaseLost
 from streamkit.leases import events, facts, lineage
 from streamkit.leases.assignment import Candidate, Plan, balance, place
 from streamkit.leases.membership import Membership
@@ -134,13 +136,38 @@ class Applications:
         else:
             plan = balance(application.holdings(), self._staying(application))
         self._grant(application, plan.grants)
-        if plan.drains:
-            self._decide(facts.LeasesDraining(application.name, tuple(plan.drains)))
-            for shard in plan.drains:
-                session = application.leases.row(shard)[1]
-                self._wake.add((application.name, session))
-                deadline = now_ms + application.members[session].drain_ms
-                self.membership.drains[application.name, shard] = deadline
+        self._drain(application, plan.drains, now_ms)
+        if any(member.standby for member in application.members.values()) and not application.held:
+            left = {application.stream_of[shard] for shard, _, state in application.leases.owners() if state == "ready"}
+            if left and self._promote(application, left):
+                self._balance(application, now_ms)
+
+    def _drain(self, application: Application, shards: Sequence[bytes], now_ms: int) -> None:
+        if shards:
+            self._decide(facts.LeasesDraining(application.name, tuple(shards)))
+        for shard in shards:
+            session = application.leases.row(shard)[1]
+            self._wake.add((application.name, session))
+            self.membership.drains[application.name, shard] = now_ms + application.members[session].drain_ms
+
+    def _promote(self, application: Application, streams: Collection[str]) -> bool:
+        # The longest waiting standby worker that reads one of these takes a place; False: there is none.
+        for session, member in sorted(application.members.items()):
+            if not member.has_place and not member.away and not set(streams).isdisjoint(member.streams) \
+                    and (application.name, session) not in self.membership.leaving:
+                self._decide(msgspec.structs.replace(member, promoted=True))
+                return True
+        return False
+
+    def _demote(self, application: Application, now_ms: int) -> None:
+        # Somebody has come for the place that a standby worker took: the last one promoted stands by again.
+        promoted = [session for session, member in application.members.items() if member.promoted]
+        if promoted:
+            session = max(promoted)
+            self._decide(msgspec.structs.replace(application.members[session], promoted=False))
+            leases = application.leases
+            owned = [shard for shard in leases.owned_by(session) if leases.row(shard)[0] == "owned"]
+            self._drain(application, owned, now_ms)
 
     def _remove_member(self, application: Application, session: int, crashed: bool) -> None:
         for shard in application.leases.owned_by(session):
@@ -220,24 +247,53 @@ class Applications:
         if name not in self.table.applications:
             self._decide(facts.ApplicationCreated(name, event.wall_ms))
         application = self.table.applications[name]
+        self._check_instance(application, event)
         self._add_streams(application, event.found)
-        for elder in [m.session for m in application.members.values() if m.worker == event.worker]:
-            self._remove_member(application, elder, crashed=True)
+        elders = [
+            elder for elder in application.members.values()
+            if elder.worker == event.worker or (event.instance and elder.instance == event.instance)
+        ]
+        promoted = event.standby and any(elder.promoted for elder in elders)
+        kept = [shard for elder in elders if event.instance == elder.instance != ""
+                for shard in application.leases.owned_by(elder.session) if application.leases.row(shard)[0] == "owned"]
+        for elder in elders:
+            self._remove_member(application, elder.session, crashed=not elder.away)
         member = facts.MemberJoined(
             name, application.sessions + 1, event.worker, event.streams,
-            event.membership_ms, event.leases_max, event.drain_ms,
+            event.membership_ms, event.leases_max, event.drain_ms, event.instance, event.incarnation,
+            False, event.standby, promoted, event.weight,
         )
         self._decide(member)
-        self.membership.beat((name, member.session), event.membership_ms, event.connection, event.now_ms)
+        self._beaten(member, event.connection, event.now_ms)
+        if member.has_place and not application.held:
+            mine = [shard for shard in kept if application.stream_of[shard] in event.streams]
+            self._grant(application, [(shard, member.session) for shard in mine[: event.leases_max or None]])
+        if not elders and not event.standby:
+            self._demote(application, event.now_ms)
         self._balance(application, event.now_ms)
-        return self._view(application, member, ())
+        return self._view(application, application.members[member.session], ())
+
+    def _check_instance(self, application: Application, event: events.Join) -> None:
+        # A worker that starts takes its name over from one that lives; one that was shut out does not take it back.
+        for other in application.members.values():
+            if event.instance and other.instance == event.instance and other.incarnation != event.incarnation \
+                    and 0 < event.before < other.session:
+                raise InstanceTaken(
+                    f'worker {other.worker} runs under the instance name "{event.instance}" now; this one must end',
+                    try_="give each worker that runs at the same time an instance name of its own",
+                    application=application.name, instance=event.instance, worker=other.worker,
+                )
+
+    def _beaten(self, member: facts.MemberJoined, connection: int, now_ms: int) -> None:
+        # Who may come back under an instance name has the whole time-out, though its connection breaks.
+        self.membership.beat(
+            (member.application, member.session), member.membership_ms, 0 if member.instance else connection, now_ms
+        )
 
     def _beat(self, event: events.Beat) -> events.View:
         application = self.application(event.application)
         member = self._member(application, event.session)
-        self.membership.beat(
-            (application.name, member.session), member.membership_ms, event.connection, event.now_ms
-        )
+        self._beaten(member, event.connection, event.now_ms)
         return self._view(application, member, event.owned)
 
     def _look(self, event: events.Look) -> events.View:
@@ -291,8 +347,10 @@ class Applications:
 
     def _release(self, event: events.Release) -> None:
         application = self.application(event.application)
-        if event.leaving in application.members:
-            self.membership.leaving.add((application.name, event.leaving))
+        leaving = (application.name, event.leaving)
+        if event.leaving in application.members and leaving not in self.membership.leaving:
+            self.membership.leaving.add(leaving)
+            self._vacated(application, application.members[event.leaving])
         freed = []
         for shard, lease_epoch in dict.fromkeys(event.leases):
             if shard in application.leases and application.leases.row(shard)[2] == lease_epoch \
@@ -306,9 +364,29 @@ class Applications:
 
     def _leave(self, event: events.Leave) -> None:
         application = self.application(event.application)
-        if event.session in application.members:
+        member = application.members.get(event.session)
+        if member is None:
+            return
+        if event.away and member.instance:
+            leases = application.leases
+            moving = [shard for shard in leases.owned_by(event.session) if leases.row(shard)[0] == "draining"]
+            for shard in moving:
+                self.membership.drains.pop((application.name, shard), None)
+            if moving:
+                self._decide(facts.LeasesFreed(application.name, tuple(moving), False))
+            self._decide(msgspec.structs.replace(member, away=True))
+            self._beaten(member, 0, event.now_ms)
+        else:
+            told = (application.name, event.session) in self.membership.leaving
             self._remove_member(application, event.session, crashed=False)
-            self._balance(application, event.now_ms)
+            if not told:
+                self._vacated(application, member)
+        self._balance(application, event.now_ms)
+
+    def _vacated(self, application: Application, member: facts.MemberJoined) -> None:
+        # As many go on working as before, while there are standby workers.
+        if member.has_place:
+            self._promote(application, member.streams)
 
     def _pause(self, event: events.Pause) -> None:
         application = self.application(event.application)
@@ -405,7 +483,12 @@ class Applications:
     def _tick(self, event: events.Tick) -> None:
         touched: dict[str, None] = {}
         for name, session in self.membership.expired(event.now_ms):
-            self._remove_member(self.table.applications[name], session, crashed=True)
+            application = self.table.applications[name]
+            member = application.members[session]
+            told = (name, session) in self.membership.leaving
+            self._remove_member(application, session, crashed=not member.away)
+            if not told:
+                self._vacated(application, member)
             touched[name] = None
         for name, shard in self.membership.overdue(event.now_ms):
             del self.membership.drains[name, shard]

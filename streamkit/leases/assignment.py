@@ -1,8 +1,9 @@
-"""The count strategy: every worker the same number of leases, give or take one, and as few moves as possible.
+"""The count strategy: every worker leases in proportion to its weight, and as few moves as possible.
 
-A pure function of who owns what. Leases stay where they are until one worker has at least two more than another
-that may take them; then the excess is drained. Leases that are draining are counted with whoever will get them,
-so that a second look in the middle of a move asks for nothing more.
+A pure function of who owns what. A lease stays where it is until its owner would have more for its weight than another
+worker that may take it has *with* that lease: among equals, at least two more. Then the excess is drained. Leases that
+are draining are counted with whoever will get them, so that a second look in the middle of a move asks for nothing
+more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class Candidate:
     session: int
     streams: frozenset[str]
     leases_max: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +42,21 @@ class Plan:
 
 
 class _Loads:
-    """How many leases each member has or will have; the least loaded that may take a stream."""
+    """How many leases each member has or will have; of those that may take a stream, whom one more burdens least."""
 
     def __init__(self, members: Iterable[Candidate]) -> None:
         self.members = {member.session: member for member in members}
         self.loads = dict.fromkeys(self.members, 0)
-        self._heap: list[tuple[int, int]] = []
+        self._heap: list[tuple[float, int]] = []
 
     def freeze(self) -> None:
-        self._heap = sorted((load, session) for session, load in self.loads.items())
+        self._heap = sorted((self.with_one_more(session), session) for session in self.loads)
+
+    def burden(self, session: int) -> float:
+        return self.loads[session] / self.members[session].weight
+
+    def with_one_more(self, session: int) -> float:
+        return (self.loads[session] + 1) / self.members[session].weight
 
     def may_take(self, session: int, stream: str) -> bool:
         member = self.members[session]
@@ -59,8 +67,8 @@ class _Loads:
         passed = []
         found = 0
         while self._heap:
-            load, session = self._heap[0]
-            if self.loads[session] != load:
+            burden, session = self._heap[0]
+            if self.with_one_more(session) != burden:
                 heapq.heappop(self._heap)  # stale: every change of a load pushed an entry of its own
             elif self.may_take(session, stream):
                 found = session
@@ -73,7 +81,7 @@ class _Loads:
 
     def add(self, session: int, count: int) -> None:
         self.loads[session] += count
-        heapq.heappush(self._heap, (self.loads[session], session))
+        heapq.heappush(self._heap, (self.with_one_more(session), session))
 
 
 def balance(holdings: list[Holding], members: list[Candidate]) -> Plan:
@@ -97,12 +105,12 @@ def balance(holdings: list[Holding], members: list[Candidate]) -> Plan:
         if holding.state == "draining" and (session := loads.least(holding.stream)):
             loads.add(session, 1)
     # One lease at a time from whoever has most, so that no donor goes below what another still has too many of.
-    donors = [(-loads.loads[session], session) for session in loads.members]
+    donors = [(-loads.burden(session), session) for session in loads.members]
     heapq.heapify(donors)
     while donors:
         _, session = heapq.heappop(donors)
         if _shed_one(session, movable[session], loads, plan):
-            heapq.heappush(donors, (-loads.loads[session], session))
+            heapq.heappush(donors, (-loads.burden(session), session))
     return plan
 
 
@@ -126,10 +134,10 @@ def place(
 
 
 def _shed_one(session: int, movable: dict[str, list[bytes]], loads: _Loads, plan: Plan) -> bool:
-    # Drains the newest shard of a stream in which somebody is at least two leases poorer; False: there is none.
+    # Drains the newest shard of a stream in which somebody would be better off with it than this one is; else False.
     for stream in sorted(movable):
         poorer = loads.least(stream) if movable[stream] else 0
-        if poorer and loads.loads[session] - loads.loads[poorer] >= 2:
+        if poorer and loads.burden(session) > loads.with_one_more(poorer):
             plan.drains.append(movable[stream].pop())
             loads.add(session, -1)
             loads.add(poorer, 1)

@@ -28,7 +28,10 @@ class FoundStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """A worker joins; the first one makes the application, and each stream's start is what came with it first."""
+    """A worker joins; the first one makes the application, and each stream's start is what came with it first.
+
+    instance, incarnation, standby, weight: as in MemberJoined. before: the session that this worker had, 0: none.
+    """
 
     application: str
     worker: str
@@ -40,6 +43,11 @@ class Join:
     connection: int
     now_ms: int
     wall_ms: int
+    instance: str = ""
+    incarnation: int = 0
+    before: int = 0
+    standby: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +123,12 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
+    """away: it will be back under its instance name; its leases wait for it."""
+
     application: str
     session: int
     now_ms: int
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,12 @@ class StreamRemoved(_Fact, tag=6, frozen=True):
 
 
 class MemberJoined(_Fact, tag=7, frozen=True):
+    """A member, or what has changed about one that is known.
+
+    instance: its leases wait for the next worker of that name until the time-out; incarnation: tells two of them apart.
+    away: it said that it will be back. standby: it is given leases only while promoted, in the place of one that went.
+    """
+
     application: str
     session: int
     worker: str
@@ -56,6 +62,17 @@ class MemberJoined(_Fact, tag=7, frozen=True):
     membership_ms: int
     leases_max: int
     drain_ms: int
+    instance: str = ""
+    incarnation: int = 0
+    away: bool = False
+    standby: bool = False
+    promoted: bool = False
+    weight: float = 1.0
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it is to be given leases."""
+        return self.promoted or not self.standby
 
 
 class MemberGone(_Fact, tag=8, frozen=True):

@@ -53,9 +53,10 @@ class Application:
         self.ends: dict[bytes, int] = {}
 
     def candidates(self) -> list[Candidate]:
+        """Members that may be given leases."""
         return [
-            Candidate(member.session, frozenset(member.streams), member.leases_max)
-            for member in self.members.values()
+            Candidate(member.session, frozenset(member.streams), member.leases_max, member.weight)
+            for member in self.members.values() if member.has_place and not member.away
         ]
 
     def holdings(self) -> list[Holding]:

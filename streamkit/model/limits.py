@@ -15,3 +15,5 @@ RETENTION_HOURS_MIN = 24
 RETENTION_HOURS_MAX = 8_760
 PRODUCER_WINDOW = 8                        # batches a shard remembers of each producer, to recognise repeats
 REPLICAS_MAX = 7                           # copies of a shard; more cost without helping: 7 survive the loss of 3
+WEIGHT_MIN = 0.01                          # of a worker, beside the weights of others
+WEIGHT_MAX = 100.0

@@ -327,7 +327,9 @@ class JoinApplication(_Message, tag=31, frozen=True):
     """A worker joins; the application is created by the first, and `start` is resolved once, then.
 
     start_kind, start_value: as in ResolvePosition, or "per_shard" with start_by_shard (shard id → sequence
-    number text, or "trim_horizon" or "latest").
+    number text, or "trim_horizon" or "latest"). instance: a name whose leases wait for its next worker; incarnation:
+    drawn by the process, tells two of one name apart; before: the session that this process had, 0: none yet.
+    standby: it wants leases only in the place of a worker that went. weight: its share of them.
     """
 
     application: str
@@ -339,6 +341,11 @@ class JoinApplication(_Message, tag=31, frozen=True):
     membership_ms: _Whole = 10_000
     leases_max: _Whole = 0                 # 0: no bound
     drain_ms: _Whole = 30_000              # how long the worker may take to finish a lease it must hand over
+    instance: str = ""
+    incarnation: _Whole = 0
+    before: _Whole = 0
+    standby: bool = False
+    weight: float = 1.0
 
 
 class ShardPace(_Part, frozen=True):
@@ -430,9 +437,12 @@ class ReleaseLeases(_Message, tag=37, frozen=True):
 
 
 class LeaveApplication(_Message, tag=38, frozen=True):
+    """away: it will be back under its instance name within the time-out, and its leases wait for it."""
+
     application: str
     worker: str
     session: _Whole
+    away: bool = False
 
 
 class ListApplications(_Message, tag=39, frozen=True):

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from streamkit.errors import ApplicationNotFound, LeaseLost
+from streamkit.errors import ApplicationNotFound, InstanceTaken, LeaseLost
 from streamkit.leases import events, facts
 from streamkit.leases.applications import Applications
 from streamkit.leases.table import Table
@@ -36,10 +36,10 @@ def stream(name: str, shards: int, start: int = 0) -> events.FoundStream:
     return events.FoundStream(name, tuple(leases))
 
 
-def join(machine, worker, *, found=(), streams=("s",), now_ms=0, leases_max=0, connection=0):
+def join(machine, worker, *, found=(), streams=("s",), now_ms=0, leases_max=0, connection=0, **more):
     return machine.step(events.Join(
         application="app", worker=worker, streams=tuple(streams), found=tuple(found), membership_ms=MEMBERSHIP_MS,
-        leases_max=leases_max, drain_ms=DRAIN_MS, connection=connection, now_ms=now_ms, wall_ms=now_ms,
+        leases_max=leases_max, drain_ms=DRAIN_MS, connection=connection, now_ms=now_ms, wall_ms=now_ms, **more,
     )).view
 
 
@@ -92,16 +92,28 @@ class LeaseHistory(RuleBasedStateMachine):
             mine.append((lease.shard, lease.lease_epoch))
         self.sessions[view.session] = mine
 
-    @rule(n=st.integers(0, 3), both=st.booleans(), leases_max=st.sampled_from([0, 0, 0, 2]))
-    def worker_joins(self, n, both, leases_max):
+    @rule(n=st.integers(0, 3), both=st.booleans(), leases_max=st.sampled_from([0, 0, 0, 2]),
+          instance=st.sampled_from(["", "", "i0", "i1"]), standby=st.sampled_from([False, False, True]),
+          weight=st.sampled_from([1.0, 1.0, 0.5, 3.0]), before=st.integers(0, 9))
+    def worker_joins(self, n, both, leases_max, instance, standby, weight, before):
         names = ("a", "b") if both else ("a",)
         event = events.Join(
             application="app", worker=f"w{n}", streams=names,
             found=tuple(stream(name, {"a": 5, "b": 2}[name]) for name in names),
             membership_ms=MEMBERSHIP_MS, leases_max=leases_max, drain_ms=DRAIN_MS, connection=n + 1,
-            now_ms=self.now_ms, wall_ms=self.now_ms,
+            now_ms=self.now_ms, wall_ms=self.now_ms, instance=instance, incarnation=n, before=before, standby=standby,
+            weight=weight,
         )
-        self.learn(self.step(event).view)
+        app = self.machine.table.applications.get("app")
+        younger = [m for m in app.members.values() if m.instance == instance != "" and m.incarnation != n
+                   and m.session > before > 0] if app else []
+        try:
+            view = self.step(event).view
+        except InstanceTaken:
+            assert younger
+            return
+        assert not younger
+        self.learn(view)
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data())
@@ -162,10 +174,10 @@ class LeaseHistory(RuleBasedStateMachine):
         self.step(events.Resume("app", self.now_ms))
 
     @precondition(lambda self: self.sessions)
-    @rule(data=st.data())
-    def worker_leaves(self, data):
+    @rule(data=st.data(), away=st.booleans())
+    def worker_leaves(self, data, away):
         session = data.draw(st.sampled_from(sorted(self.sessions)))
-        self.step(events.Leave("app", session, self.now_ms))
+        self.step(events.Leave("app", session, self.now_ms, away))
 
     @rule(connection=st.integers(1, 4))
     def connection_breaks(self, connection):
@@ -213,7 +225,7 @@ class LeaseHistory(RuleBasedStateMachine):
                     loads[session] += 1
             for shard, session, state in application.leases.owners():
                 takers = [member for member in application.members.values()
-                          if application.stream_of[shard] in member.streams
+                          if not member.away and application.stream_of[shard] in member.streams
                           and ("app", member.session) not in self.machine.membership.leaving
                           and (not member.leases_max or loads[member.session] < member.leases_max)]
                 assert state != "ready" or not takers
@@ -223,10 +235,10 @@ class LeaseHistory(RuleBasedStateMachine):
     @invariant()
     def once_drained_the_shares_are_fair(self):
         for application in self.machine.table.applications.values():
-            members = [member for member in application.members.values()
-                       if ("app", member.session) not in self.machine.membership.leaving]
+            members = [member for member in application.members.values() if member.has_place and not member.away
+                       and ("app", member.session) not in self.machine.membership.leaving]
             states = {state for _, _, state in application.leases.owners()}
-            alike = len({(member.streams, member.leases_max) for member in members}) == 1
+            alike = len({(member.streams, member.leases_max, member.weight) for member in members}) == 1
             at_rest = states <= {"owned"} and len(members) == len(application.members)
             if alike and at_rest and not members[0].leases_max and {*application.streams} <= {*members[0].streams}:
                 assert oracles_leases.fair([application.leases.count_of(member.session) for member in members])
