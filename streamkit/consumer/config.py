@@ -34,7 +34,7 @@ class ConsumerConfig:
     standby: holds nothing until another worker goes, then takes its place. weight: its share, beside those of others.
     fan_out: brokers push batches as they are committed, instead of being asked for them.
     where: a condition; records that do not match are passed over and counted. unhandled: "skip" passes over records
-    that no handler's condition holds for; None leaves them to on_exhausted.
+    that no handler's condition holds for; None leaves them to on_exhausted. handler_timeout_seconds: see `in_time`.
     """
 
     streams: tuple[str, ...]
@@ -65,6 +65,7 @@ class ConsumerConfig:
     processes: int = 1
     membership_ms: int = 10_000
     stall_seconds: int = 300               # 0: do not watch
+    handler_timeout_seconds: float = 0.0   # 0: a handler that hangs is told of, no more
     drain_seconds: int = 30
 
     def __post_init__(self) -> None:
@@ -88,6 +89,8 @@ class ConsumerConfig:
             raise _wrong("weight", self.weight, f"a number, {WEIGHT_MIN} to {WEIGHT_MAX}")
         if self.instance is not None and not (isinstance(self.instance, str) and 0 < len(self.instance) <= 100):
             raise _wrong("instance", self.instance, "a name of at most 100 characters, or None")
+        if self.handler_timeout_seconds < 0:
+            raise _wrong("handler_timeout_seconds", self.handler_timeout_seconds, "seconds, or 0 for no bound")
         check_deaggregate(self.deaggregate)
         if not isinstance(self.ordering, Ordering):
             raise _wrong("ordering", self.ordering, "Ordering.SHARD, Ordering.by_key(8) or Ordering.none(8)")

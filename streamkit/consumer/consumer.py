@@ -53,6 +53,9 @@ class Consumer(Running):
     another worker goes, then takes its place. weight: its share of the leases, beside the weights of others. sink: the
     position is kept with what handlers write, in one transaction, and each record counts exactly once there:
     `PostgresPosition`, `SQLitePosition`, `DuckDBPosition`, `FilePosition`; handlers write with `ctx.connection`.
+    handler_timeout_seconds: how long one call may take. A coroutine is then cancelled and has failed. A plain function
+    sees `ctx.stopping`; when it goes on all the same for as long again, the worker writes the attempt down and kills
+    its own process, because nothing else ends a thread: run it under something that starts it again, or processes=2.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Consumer(Running):
         standby: bool = False,
         membership_ms: int = 10_000,
         stall_seconds: int = 300,
+        handler_timeout_seconds: float = 0.0,
         drain_seconds: int = 30,
         url: str | Connector | None = None,
         runtime: Runtime | None = None,
@@ -96,6 +100,7 @@ class Consumer(Running):
             processes=processes, deaggregate=deaggregate, where=where, fan_out=fan_out, unhandled=unhandled,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
             weight=weight, instance=instance, standby=standby,
+            handler_timeout_seconds=handler_timeout_seconds,
         )
         super().__init__(config, url, runtime, loop_thread)
         self._sink = sink
@@ -147,6 +152,9 @@ class Consumer(Running):
             raise InvalidUse(
                 f"{self._handlers.first.name!r} handles these records already", try_="use a second application"
             )
+        if self.config.handler_timeout_seconds:
+            raise InvalidUse("a loop over batches cannot be ended from outside", try_="decorate a function instead",
+                             argument="handler_timeout_seconds")
         if self._sink is not None:
             raise InvalidUse("a loop over batches has no transaction", try_="decorate a function instead",
                              argument="sink")

@@ -84,6 +84,12 @@ class Aborted(StreamkitError):
     code = "aborted"
 
 
+class HandlerTimedOut(StreamkitError):
+    """A call took longer than handler_timeout_seconds, and was cancelled; facts: seconds."""
+
+    code = "handler_timed_out"
+
+
 class Unhandled(StreamkitError):
     """No handler's condition holds for the record; facts: none."""
 

@@ -7,19 +7,20 @@ for a record: take the next one from the batch's C iterator, and call.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, NoReturn, Protocol
 
 from streamkit._core.batch import Batch, Record
 from streamkit.consumer.aggregates import Place
 from streamkit.consumer.checkpointer import Checkpointer, Checkpointing, Track
-from streamkit.consumer.failure import Aborted, PauseAsked, RetryLater, Surrendered, raise_rejected
+from streamkit.consumer.failure import Aborted, HandlerTimedOut, PauseAsked, RetryLater, Surrendered, raise_rejected
 from streamkit.consumer.processor import RecordProcessor, ShardContext
 from streamkit.consumer.stage import Stage, Stages, Stopping
 from streamkit.errors import BatchFailure, InvalidUse
@@ -70,8 +71,8 @@ class Context:
     """
 
     __slots__ = (
-        "_halt", "_index", "_lease", "_records", "application", "attempt_counted", "batch", "checkpointer", "log",
-        "shard", "stopping", "stream", "worker",
+        "_calls", "_halt", "_halted", "_index", "_lease", "_records", "application", "attempt_counted", "batch",
+        "checkpointer", "log", "shard", "stopping", "stream", "worker",
     )  # fmt: skip
 
     def __init__(self, lease: Track, application: str, worker: str) -> None:
@@ -89,7 +90,9 @@ class Context:
         self._lease = lease
         self._records = True
         self._index = 0
-        self._halt = False
+        self._halt = False                 # come back after the record in hand
+        self._halted = False               # for good
+        self._calls = 0                    # odd while user code runs
         self.attempt_counted = False       # the attempt in hand was written down before it began
 
     @property
@@ -148,6 +151,9 @@ class Context:
 
     def begin_batch(self, batch: Batch[Any]) -> None:
         """This batch is in hand, its first record first."""
+        if self._halt and not self._halted:
+            self._halt = False
+            self.stopping = Stopping()     # the call before was asked to end, not this one
         self._index = 0
         self.batch = batch
 
@@ -157,8 +163,27 @@ class Context:
 
     def halt(self) -> None:
         """Stop after the record in hand."""
-        self.stopping.set()
+        self._halted = True
+        self.ask_to_return()
+
+    def ask_to_return(self) -> None:
+        """The call in hand has taken too long: it may look at `stopping`."""
         self._halt = True
+        self.stopping.set()
+
+    @property
+    def call_in_hand(self) -> tuple[int, int] | None:
+        """The call of user code, and which record it is at; None while there is none."""
+        return (self._calls, self._index) if self._calls & 1 else None
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[None]:
+        """Around user code, where it runs."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls += 1
 
 
 # ---- functions -------------------------------------------------------------------------------------------
@@ -204,6 +229,36 @@ class Handler:
             function=function, name=name, takes=takes, annotation=inner, with_context=len(parameters) > 1,
             is_async=inspect.iscoroutinefunction(target), decoding=_decoding(name, codec, inner),
         )
+
+
+    def bounded(self, seconds: float) -> Handler:
+        """The same, with calls that fail when they take longer; 0: no bound. Functions are bounded by their lane."""
+        if not seconds or not self.is_async:
+            return self
+        function = self.function
+
+        async def within(*arguments: Any) -> None:
+            await in_time(function(*arguments), seconds)
+
+        return replace(self, function=within)
+
+
+async def in_time(call: Awaitable[Any], seconds: float) -> None:
+    """The call is cancelled at the bound, and has failed then, however it ends. 0: no bound. Raises HandlerTimedOut."""
+    if not seconds:
+        await call
+        return
+    late = HandlerTimedOut(f"it took longer than {seconds:g} s and was cancelled", seconds=seconds)
+    bound = asyncio.timeout(seconds)
+    try:
+        async with bound:
+            await call
+    except TimeoutError as cause:
+        if bound.expired():
+            raise late from cause
+        raise                              # the handler's own
+    if bound.expired():
+        raise late
 
 
 def _annotation(
@@ -276,6 +331,16 @@ class FunctionDriver:
 
     def work(self, batch: Batch[Any]) -> Any:
         """The call itself: an Outcome, or a coroutine of one."""
+        if self.is_async:
+            return self._work_async(batch)
+        with self._context.calling():
+            return self._call(batch)
+
+    async def _work_async(self, batch: Batch[Any]) -> Any:
+        with self._context.calling():
+            return await self._call(batch)
+
+    def _call(self, batch: Batch[Any]) -> Any:
         handler = self._handler
         work: Callable[..., Any]
         if self.whole:
@@ -383,9 +448,11 @@ class ProcessorDriver:
     exact = False
 
     def __init__(
-        self, processor: RecordProcessor, context: Context, shard: ShardContext, stages: Stages
+        self, processor: RecordProcessor, context: Context, shard: ShardContext, stages: Stages, *,
+        timeout_s: float = 0.0,
     ) -> None:
         self._processor = processor
+        self._timeout_s = timeout_s        # of `process`, when it is a coroutine; 0: none
         self._context = context
         context.takes_batches()
         self._shard = shard
@@ -411,7 +478,8 @@ class ProcessorDriver:
     def _work(self, batch: Batch[Any]) -> Outcome:
         assert self._context.checkpointer is not None, "a context has a checkpointer before its processor runs"
         try:
-            self._processor.process(batch, self._context.checkpointer)
+            with self._context.calling():
+                self._processor.process(batch, self._context.checkpointer)
         except Surrendered:
             raise
         except Exception as error:
@@ -421,7 +489,8 @@ class ProcessorDriver:
     async def _work_async(self, batch: Batch[Any]) -> Outcome:
         assert self._context.checkpointer is not None, "a context has a checkpointer before its processor runs"
         try:
-            await self._processor.process(batch, self._context.checkpointer)
+            with self._context.calling():
+                await in_time(self._processor.process(batch, self._context.checkpointer), self._timeout_s)
         except Surrendered:
             raise
         except Exception as error:
@@ -430,15 +499,14 @@ class ProcessorDriver:
 
     async def run(self, batch: Batch[Any]) -> Outcome:
         self._context.begin_batch(batch)
+        stages = self._stages
         try:
-            await self._call("process", batch, self._context.checkpointer)
-        except Surrendered:
-            raise
-        except Exception as error:
-            return failed_batch(batch, error)
+            outcome: Outcome = await (stages.coroutines if self.is_async else stages.threads).call(self.work, batch)
+        except Aborted as error:
+            outcome = Outcome(0, error)
         finally:
             self._context.batch = None
-        return Outcome(len(batch))
+        return outcome
 
     async def shard_ended(self) -> bool:
         if getattr(self._processor, "shard_ended", None) is None:

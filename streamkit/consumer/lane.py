@@ -2,6 +2,10 @@
 
 A batch that fails as a whole is cut in halves until the failing record is alone. While "probing", records are delivered
 one by one, each marked in the coordinator's log before it is handled. A shard that is handled in order has one lane.
+
+With handler_timeout_seconds a call that takes too long is asked to end at the bound, and a coroutine is cancelled then
+(`handler.in_time`). One that still runs at twice the bound cannot be ended: its attempt is written down and the process
+ends itself. Nothing behind the record is handed out before, here or elsewhere; the next owner probes.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from streamkit.consumer.surroundings import Ended, Stopped, Surroundings
 from streamkit.errors import StreamkitError
 
 log = logging.getLogger("streamkit.consumer")
+
+_LOOKS = 4                                 # at a call, within its bound: it is seen to hang a quarter late at most
 
 
 class Lane:
@@ -50,6 +56,7 @@ class Lane:
         self._halting = halting
         self._on_pause = on_pause
         self._pace = pace
+        self._timeout_s = around.config.handler_timeout_seconds
         self._failed_first_ms: dict[Place, int] = {}
 
     def halt(self) -> None:
@@ -84,9 +91,12 @@ class Lane:
         began_s = self.busy_since_s = asyncio.get_running_loop().time()
         self.track.live = None if self._driver.whole else self._context.in_hand
         self._pace.begins(part)
+        watch = asyncio.get_running_loop().create_task(self._watch(part)) if self._timeout_s else None
         try:
             outcome = await self._driver.run(part)
         finally:
+            if watch is not None:
+                watch.cancel()
             self.busy_since_s = None
             self._context.attempt_counted = False
             self.track.live = None
@@ -98,6 +108,25 @@ class Lane:
         if outcome.error is not None:
             self.last_error = outcome.error
         return outcome
+
+    async def _watch(self, part: Batch[Any]) -> None:
+        # Looks are counted, not seconds: a process that was stopped meanwhile gives its calls the rest of their time.
+        context = self._context
+        seen: tuple[int, int] | None = None
+        unchanged = 0
+        while unchanged < 2 * _LOOKS:
+            await asyncio.sleep(self._timeout_s / _LOOKS)
+            call = context.call_in_hand
+            unchanged = unchanged + 1 if call is not None and call == seen else 0
+            seen = call
+            if unchanged == _LOOKS:
+                log.warning("handler.late application=%s stream=%s shard=%s sequence=%d", self._config.application,
+                            self.track.stream, self.track.shard.id, context.in_hand()[0])
+                context.ask_to_return()
+        place = context.in_hand()
+        if not context.attempt_counted:
+            self.lease.attempts[place] = self.lease.attempts.get(place, 0) + 1
+        self._around.hung(self.lease, place[0])
 
     async def _settle(self, part: Batch[Any], outcome: Outcome, *, bisect: bool) -> int:
         """How many leading records of the part are finished now."""

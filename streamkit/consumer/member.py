@@ -31,6 +31,7 @@ from streamkit.model.position import parse_position
 from streamkit.protocol.conversion import position_to_wire, shard_from_wire
 from streamkit.protocol.messages import JoinApplication, LeaseGrant, PauseLease, WorkerReport
 from streamkit.runtime.backoff import Backoff
+from streamkit.runtime.environment import end_process
 from streamkit.runtime.tasks import Tasks, wait_out
 
 log = logging.getLogger("streamkit.consumer")
@@ -70,6 +71,7 @@ class Member:
         self._decoding = decoding
         self._held: dict[bytes, _Held] = {}
         self._stop = asyncio.Event()
+        self._ending = False                           # the process will be gone soon: nothing new is begun
         self._failed: BaseException | None = None
         self._tasks = Tasks("consumer", self._fail)
         random = client.runtime.random
@@ -86,6 +88,7 @@ class Member:
             dead_letters=DeadLetters(client, config.dead_letter) if config.dead_letter else NoDeadLetters(),
             flush=self._writer.flush, nudge=self._writer.nudge, pause=self._pause, wait=wait_or_event,
             alive=self._keeper.check_deadline, late=lambda: self._writer.late, where=config.condition(),
+            hung=self._on_hung,
         )
 
     @property
@@ -120,14 +123,35 @@ class Member:
 
     async def _drain(self) -> None:
         # Heartbeats go on meanwhile: the leases are ours until each is released.
+        for task in await self._drained(list(self._held.values())):
+            task.cancel()
+
+    async def _drained(self, leases: list[_Held]) -> set[asyncio.Task[None]]:
         self._keeper.leaving = True
-        for held in self._held.values():
+        for held in leases:
             held.consumer.drain(self._config.drain_seconds)
-        running = [held.running for held in self._held.values() if held.running is not None]
-        if running:
-            _, late = await asyncio.wait(running, timeout=self._config.drain_seconds + _LEAVE_S)
-            for task in late:
-                task.cancel()
+        running = [held.running for held in leases if held.running is not None]
+        if not running:
+            return set()
+        return (await asyncio.wait(running, timeout=self._config.drain_seconds + _LEAVE_S))[1]
+
+    def _on_hung(self, lease: HeldLease, sequence: int) -> None:
+        # A thread that hangs would go on beside the shard's next owner. That one finds the attempt, and no farewell:
+        # it delivers record by record, and the policy has its say when there are enough of them.
+        held = self._held.get(lease.shard.uuid)
+        log.critical(
+            "handler.hung application=%s worker=%s stream=%s shard=%s sequence=%d timeout_s=%g: nothing ends this call "
+            "but the end of its process, which follows\n%s", self._config.application, self._config.worker,
+            lease.stream, lease.shard.id, sequence, self._config.handler_timeout_seconds, _stack(held) if held else "",
+        )
+        if not self._ending:
+            self._ending = True
+            self._tasks.start(self._end_process(lease), "end")
+
+    async def _end_process(self, lease: HeldLease) -> None:
+        await self._writer.flush(lease)
+        await self._drained([held for held in self._held.values() if held.lease is not lease])
+        end_process()
 
     def _fail(self, error: BaseException) -> None:
         if self._failed is None:
@@ -140,7 +164,7 @@ class Member:
         self.statistics.filtered += records
 
     def _on_granted(self, grant: LeaseGrant) -> None:
-        if self._stop.is_set():
+        if self._stop.is_set() or self._ending:
             self._tasks.start(self._keeper.release(grant.shard.uuid, grant.lease_epoch), "refusal")
             return
         config = self._config
@@ -252,11 +276,14 @@ class Member:
                 since_s = held.consumer.busy_since_s
                 stalled = since_s is not None and now_s - since_s > self._config.stall_seconds
                 if stalled and not held.stall_told:
-                    stack = next(filter(None, (stages.stack() for stages in held.stages)), "")
                     log.warning("handler.stalled application=%s stream=%s shard=%s sequence=%d seconds=%d\n%s",
                                 self._config.application, held.lease.stream, held.lease.shard.id,
-                                held.consumer.first_unfinished, now_s - (since_s or now_s), stack)
+                                held.consumer.first_unfinished, now_s - (since_s or now_s), _stack(held))
                 held.stall_told = stalled
+
+
+def _stack(held: _Held) -> str:
+    return next(filter(None, (stages.stack() for stages in held.stages)), "")
 
 
 async def wait_or_event(seconds: float, event: asyncio.Event) -> None:

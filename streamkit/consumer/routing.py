@@ -73,9 +73,10 @@ class Handlers:
     def driver(self, context: Context, stage: Stage) -> FunctionDriver:
         """Them, on the records of one lease."""
         if not self.are_conditional:
-            return FunctionDriver(self._handlers[0], context, stage)
+            return FunctionDriver(self._handlers[0].bounded(self._config.handler_timeout_seconds), context, stage)
         router = Router(self._conditions, self._config.codec)
-        return RoutedDriver(self._handlers, router, context, stage, skip=self._config.unhandled == "skip")
+        handlers = [handler.bounded(self._config.handler_timeout_seconds) for handler in self._handlers]
+        return RoutedDriver(handlers, router, context, stage, skip=self._config.unhandled == "skip")
 
 
 class RoutedDriver(FunctionDriver):
@@ -88,7 +89,7 @@ class RoutedDriver(FunctionDriver):
         self._skip = skip
         self._contexts: list[RecordContext] = []
 
-    def work(self, batch: Batch[Any]) -> Any:
+    def _call(self, batch: Batch[Any]) -> Any:
         run = _each_async if self.is_async else _each
         return run(self, self._context, batch)
 

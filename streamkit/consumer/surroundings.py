@@ -57,6 +57,10 @@ class Stopped(StreamkitError):
     code = "stopped"
 
 
+def _untold(lease: HeldLease, sequence: int) -> None:
+    """Where user code runs in the caller's own thread, a debugger ends it."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Surroundings:
     """What a shard consumer needs of its worker."""
@@ -73,6 +77,7 @@ class Surroundings:
     alive: Callable[[], bool] = lambda: True                   # the worker's leases are still its own
     late: Callable[[], bool] = lambda: False                   # checkpoints do not get through
     where: Condition | None = None                             # which records are given out
+    hung: Callable[[HeldLease, int], None] = _untold           # user code at that sequence that nothing else ends
 
 
 class Ended(Exception):

@@ -29,8 +29,8 @@ class Worker(Running):
     """A worker of `application` with `processor`: a class, or a function that makes an object for each shard.
 
     checkpoint: "manual" leaves it to the processor; "auto" also checkpoints each batch that `process` handled.
-    deaggregate, where, sink, instance, standby, weight: as for Consumer; with a sink `checkpointer.connection` is what
-    to write with, and checkpoints follow by themselves.
+    handler_timeout_seconds, deaggregate, where, sink, instance, standby, weight: as for Consumer; with a sink
+    `checkpointer.connection` is what to write with, and checkpoints follow by themselves.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Worker(Running):
         standby: bool = False,
         membership_ms: int = 10_000,
         stall_seconds: int = 300,
+        handler_timeout_seconds: float = 0.0,
         drain_seconds: int = 30,
         url: str | Connector | None = None,
         runtime: Runtime | None = None,
@@ -77,6 +78,7 @@ class Worker(Running):
             processes=processes, deaggregate=deaggregate, where=where, fan_out=fan_out,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
             weight=weight, instance=instance, standby=standby,
+            handler_timeout_seconds=handler_timeout_seconds,
         )
         if not callable(processor):
             raise InvalidUse("processor must be a class, or a function that makes one", try_="pass processor=YourClass")
@@ -104,7 +106,9 @@ class Worker(Running):
             app_state=grant.app_state,
             prepared=Prepared(*grant.prepared) if grant.prepared is not None else None,
         )
-        driver = ProcessorDriver(self._processor(), context, shard, stages)
+        driver = ProcessorDriver(
+            self._processor(), context, shard, stages, timeout_s=self.config.handler_timeout_seconds
+        )
         if self._sink is None:
             return driver
         assert isinstance(lease, HeldLease), "a sink has one lane"

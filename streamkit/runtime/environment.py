@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import signal
 import socket
+import sys
 
 
 def variable(name: str) -> str | None:
@@ -20,6 +23,14 @@ def file_text(path: str) -> str:
 
 def process_id() -> int:
     return os.getpid()
+
+
+def end_process() -> None:
+    """This process is killed, with every thread that nothing else ends; what was written to its output is kept."""
+    for output in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            output.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def host_name() -> str:

@@ -227,6 +227,7 @@ class _Chaos:
 
         def make_driver(lease: Track, context: Context, stages: Stages) -> Driver:
             handler = dataclasses.replace(self.handler, function=self._watched(worker, context))
+            handler = handler.bounded(config.handler_timeout_seconds)
             return FunctionDriver(handler, context, stages.coroutines if handler.is_async else stages.threads)
 
         config = dataclasses.replace(self.config, worker=worker.name)
