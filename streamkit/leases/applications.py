@@ -423,7 +423,7 @@ class Applications:
                     f'application "{application.name}" was not reset in the last seven days: there is nothing to undo',
                     try_=f"streamkit app describe {application.name}", application=application.name,
                 )
-            places = {shard: (sequence, inside) for shard, (sequence, inside, _) in application.before.items()}
+            places = {shard: (sequence, inside) for shard, (sequence, inside, *_) in application.before.items()}
         else:
             places = {shard: (sequence, inside) for shard, sequence, inside in event.positions}
             for shard in places:

@@ -200,6 +200,7 @@ class PositionBefore(_Fact, tag=21, frozen=True):
     sequence: int
     sub_sequence: int
     app_state: bytes
+    ahead: bytes = b""
 
 
 class ApplicationHeld(_Fact, tag=22, frozen=True):

@@ -45,7 +45,8 @@ class Application:
         self.prepared: dict[bytes, tuple[int, int, bytes]] = {}
         self.ahead: dict[bytes, bytes] = {}
         self.held = ""                      # why nothing is handed out; "": it is
-        self.before: dict[bytes, tuple[int, int, bytes]] = {}      # put aside by the last reset, with its state
+        # Put aside by the last reset: sequence, sub-sequence, state and what was finished ahead.
+        self.before: dict[bytes, tuple[int, int, bytes, bytes]] = {}
         self.before_ms = 0                 # when that was, wall clock; 0: never
         self.created_ms_of: dict[str, int] = {}            # stream → its creation; two of one name differ
         self.parents: dict[bytes, tuple[bytes, ...]] = {}
@@ -168,8 +169,8 @@ class Table:
                 name, shard, application.app_states.get(shard, b""), application.prepared.get(shard)
             )
 
-        for shard, (sequence, sub_sequence, app_state) in application.before.items():
-            yield facts.PositionBefore(name, application.before_ms, shard, sequence, sub_sequence, app_state)
+        for shard, (sequence, sub_sequence, app_state, ahead) in application.before.items():
+            yield facts.PositionBefore(name, application.before_ms, shard, sequence, sub_sequence, app_state, ahead)
         if application.held:
             yield facts.ApplicationHeld(name, application.held)
 
@@ -281,20 +282,22 @@ class Table:
         if fact.undone:
             places = application.before
         else:
-            places = {shard: (sequence, sub_sequence, b"") for shard, sequence, sub_sequence in fact.positions}
+            # Nothing is ahead of a place that somebody names: it would be passed over, though it is to come again.
+            places = {shard: (sequence, sub_sequence, b"", b"") for shard, sequence, sub_sequence in fact.positions}
         application.before_ms = fact.wall_ms
         application.before = {
             shard: (
-                leases.row(shard)[3], application.sub_sequences.get(shard, 0), application.app_states.get(shard, b"")
+                leases.row(shard)[3], application.sub_sequences.get(shard, 0), application.app_states.get(shard, b""),
+                application.ahead.get(shard, b""),
             )
             for shard in places
         }
-        for shard, (sequence, sub_sequence, app_state) in places.items():
+        for shard, (sequence, sub_sequence, app_state, ahead) in places.items():
             leases.place(shard, sequence)
             application.attempts.pop(shard, None)
             application.reasons.pop(shard, None)
             application.prepared.pop(shard, None)
-            application.ahead.pop(shard, None)         # it would be passed over, though it is to come again
+            _note(application.ahead, {shard: ahead})
             _note(application.sub_sequences, {shard: sub_sequence})
             _note(application.app_states, {shard: app_state})
         for shard in fact.completed:
@@ -308,7 +311,7 @@ class Table:
     def _position_before(self, fact: facts.PositionBefore) -> None:
         application = self.applications[fact.application]
         application.before_ms = fact.wall_ms
-        application.before[fact.shard] = (fact.sequence, fact.sub_sequence, fact.app_state)
+        application.before[fact.shard] = (fact.sequence, fact.sub_sequence, fact.app_state, fact.ahead)
 
     def _held(self, fact: facts.ApplicationHeld) -> None:
         self.applications[fact.application].held = fact.reason

@@ -29,6 +29,7 @@ from streamkit.errors import CorruptFile, DiskFailed, StoreUnavailable, Streamki
 from streamkit.metadata.reserve import Reserve
 from streamkit.metadata.store import Change, Entry, Listing, Swap
 from streamkit.runtime.interfaces import Runtime
+from streamkit.runtime.sqlite import lacks_log
 from streamkit.runtime.tasks import Tasks, wait_out
 
 T = TypeVar("T")
@@ -254,23 +255,15 @@ class SqliteStore:
     # -- on the executor's thread --------------------------------------------------------------------------
 
     def _lacks_log(self) -> bool:
-        """Make the file; turn it to a write-ahead log, for good. True: others open it for the first time as well.
-
-        SQLite turns a file that it has alone, and waits for that nowhere: its time-out covers all but this.
-        """
+        """Make the file; turn it to a write-ahead log, for good. True: others open it for the first time as well."""
         # Made here with mode 0600, which SQLite gives its journals too; what hinders this, SQLite reports itself.
         with contextlib.suppress(OSError):
             self._runtime.disk.open(self.path, create=True).close()
         connection = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise
-            return True
+            return lacks_log(connection)
         finally:
             connection.close()
-        return False
 
     def _connect(self) -> None:
         connection = sqlite3.connect(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import builtins
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -266,3 +268,12 @@ def test_a_missing_library_names_the_command(
 def test_a_table_has_a_plain_name() -> None:
     with pytest.raises(InvalidUse):
         streamkit.SQLitePosition("x", table="positions; DROP TABLE users")
+
+
+@pytest.mark.parametrize("form", ["thread", "loop"])
+def test_processes_that_open_a_new_sqlite_file_at_one_moment_all_get_it(form, tmp_path):
+    """Six wait for one word, and open each of 100 new files together; some were told that it is locked."""
+    command = [sys.executable, "-m", "tests.consumer.sqlite_openers", str(tmp_path), "6", "100", form]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    assert ended.stdout.split() == ["600"], ended.stderr

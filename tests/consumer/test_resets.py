@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from streamkit.consumer.ordering import Ordering
 from streamkit.errors import Conflict, InvalidPosition, InvalidRequest
 from streamkit.model.position import AtSequence
 from tests.consumer.bottle import Bottle, consumer
@@ -127,6 +128,40 @@ def test_positions_are_exported_and_imported_and_the_last_change_is_undone():
             await bottle.client.import_positions(
                 "app", {**document, "positions": [{**document["positions"][0], "sequence": 999}]}
             )
+
+    Bottle.play(story)
+
+
+def test_an_undone_reset_brings_back_what_lanes_had_finished_ahead_of_the_position():
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        for number in range(30):
+            await bottle.put("s", [number], key=f"key-{number % 10}")
+        first: list[int] = []
+        made = consumer("w1", ordering=Ordering.by_key(4))
+        stuck = asyncio.Event()
+
+        @made.handler
+        async def handle(value: int) -> None:
+            if value == 3:
+                stuck.set()
+                await asyncio.sleep(10_000)
+            first.append(value)
+
+        bottle.start("w1", made)
+        await stuck.wait()
+        await asyncio.sleep(5)             # the others are finished, and that is stored
+        bottle.kill("w1")
+        assert len(first) >= 15
+
+        await bottle.client.reset_application("app", "trim_horizon")
+        await bottle.restart_node()        # what was put aside is in the log, or in a snapshot
+        await bottle.client.undo_reset("app")
+        seen = Seen()
+        seen.start(bottle, "w2")
+        await bottle.until_done("app")
+
+        assert sorted(seen.values) == sorted(set(range(30)) - set(first))
 
     Bottle.play(story)
 

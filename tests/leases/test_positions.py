@@ -63,7 +63,7 @@ class Worker:
                 return
             for lease in todo:
                 self.order.append(NAMES.index(lease.shard))
-                item = Item(lease.shard, lease.lease_epoch, to, to, app_state=b"state")
+                item = Item(lease.shard, lease.lease_epoch, to, to, app_state=b"state", ahead=b"marks")
                 assert self.step(events.Checkpoints("app", [item], 0)).results == ("ok",)
 
 
@@ -119,11 +119,12 @@ def test_an_owner_from_before_is_fenced_and_its_state_put_aside(worker):
 def test_a_reset_can_be_undone_with_what_was_kept_and_done_again(worker):
     before = image(worker.machine.table)
     set_positions(worker, dict.fromkeys(range(7), 0), wall_ms=1)
-    assert states(worker)[:2] == ["owned", "owned"]
+    assert states(worker)[:2] == ["owned", "owned"] and application(worker).ahead == {}
     set_positions(worker, {}, wall_ms=UNDO_MS, undo=True)
 
     assert states(worker) == ["complete"] * 4 + ["owned"] * 3
     assert application(worker).app_states == dict.fromkeys(NAMES, b"state")
+    assert application(worker).ahead == dict.fromkeys(NAMES, b"marks"), "what lanes had finished is not handled again"
     assert [application(worker).leases.row(name)[3] for name in NAMES] == [10] * 7
     assert image(worker.machine.table) != before, "epochs have grown"
     set_positions(worker, {}, wall_ms=UNDO_MS, undo=True)

@@ -10,6 +10,7 @@ from typing import Any
 from streamkit.consumer.aggregates import Place
 from streamkit.consumer.exactly_once import Awaited, Claim
 from streamkit.consumer.positions.sql import TABLE, Row, Statements, ended_by_handler, run
+from streamkit.runtime.sqlite import turn_to_log
 
 _BUSY_AGAIN_S = 0.005
 _BUSY_CODES = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_CANTOPEN")
@@ -48,10 +49,15 @@ class SQLiteSink:
     def connection(self) -> sqlite3.Connection:
         if self._database is None:
             # Calls come from one thread at a time, and not always from the same.
-            self._database = sqlite3.connect(
+            database = sqlite3.connect(
                 self._path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
             )
-            self._database.execute("PRAGMA journal_mode=WAL").fetchone()
+            try:
+                turn_to_log(database, self._busy_seconds)
+            except sqlite3.Error:
+                database.close()
+                raise
+            self._database = database
         return self._database
 
     def claim(self) -> Place:
@@ -86,7 +92,7 @@ class SQLiteSink:
                 self.close()
 
     def transient(self, error: BaseException) -> bool:
-        name = getattr(error, "sqlite_errorname", "")
+        name = getattr(error, "sqlite_errorname", "SQLITE_BUSY")       # without one it is `turn_to_log`'s
         return isinstance(error, sqlite3.OperationalError) and name.startswith(_BUSY_CODES)
 
     def close(self) -> None:
