@@ -19,6 +19,7 @@ payload or secrets. `code` is stable on the wire; a retired code is never given 
     │                  · ForkedHandle
     ├── DataError ── DecodeFailed · CorruptBatch · CorruptFile · SequenceTrimmed
     ├── PutFailed · BatchFailure
+    ├── TransactionAborted ── TransactionTooLarge
     ├── Closed
     └── InternalError
 """
@@ -425,6 +426,18 @@ class BatchFailure(StreamkitError):
     def __init__(self, message: str = "", *, failed: Any = (), try_: str = "", **facts: object) -> None:
         self.failed = list(failed)
         super().__init__(message or f"{len(self.failed)} records failed", try_=try_, **facts)
+
+
+class TransactionAborted(StreamkitError):
+    """Nothing of a transaction is stored or ever will be; facts: reason ("fenced", "timeout", "void")."""
+
+    code = "transaction_aborted"
+
+
+class TransactionTooLarge(TransactionAborted):
+    """What a transaction puts is more than one entry of the coordinator's log takes; facts: size_bytes, limit_bytes."""
+
+    code = "transaction_too_large"
 
 
 class Closed(StreamkitError):

@@ -47,6 +47,7 @@ from streamkit.storage import LogDirectory, StorageConfig
 
 if TYPE_CHECKING:
     from streamkit.broker.cluster import Cluster
+    from streamkit.client.client import AsyncClient
     from streamkit.faces import Faces
     from streamkit.observability.metrics import ClusterNumbers
 
@@ -113,6 +114,7 @@ class Node:
         self.cluster: Cluster | None = None
         self.cluster_numbers: Callable[[], ClusterNumbers] | None = None
         self._ended_by: asyncio.Future[StreamkitError] | None = None
+        self._carrier: AsyncClient | None = None
 
     # -- start and stop ------------------------------------------------------------------------------------
 
@@ -196,7 +198,10 @@ class Node:
             node=self.name, service=service, counters=self.counters, config=self._server_config()
         )
         self._streams, self._catalog, self._coordinator = streams, catalog, coordinator
-        if isinstance(coordinator, Coordination):
+        if isinstance(coordinator, Coordinator):
+            coordinator.decisions.carry_out = self.carry_out
+        else:
+            coordinator.carry_out = self.carry_out
             coordinator.on_open = self._keep_time          # applications that came with its log need a clock, too
         return server
 
@@ -378,6 +383,18 @@ class Node:
         while self._coordinator.has_applications and not self._draining:
             await asyncio.sleep(self.config.applications.tick_ms / 1000)
             await self._coordinator.tick()
+
+    async def carry_out(self, outputs: bytes) -> None:
+        """Put what a transaction decided and nobody carried out into its shards."""
+        # Loaded here: as a rule whoever decided carries out.
+        from streamkit.client.client import AsyncClient
+        from streamkit.transactions.carrying import carry_out
+        from streamkit.transactions.outputs import unpack
+
+        if self._carrier is None:
+            self._carrier = AsyncClient(self.addresses.native or self.connect, self.runtime)
+            self.stack.push_async_callback(self._carrier.close)
+        await carry_out(self._carrier, unpack(outputs))
 
     async def ask_coordinator(self, message: Message) -> Message:
         """What it answers about applications, without a connection. Raises the error a client would be given."""

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from streamkit.broker.command_log import ShardCommandLog
 from streamkit.broker.coordinator import Coordinator, CoordinatorConfig, Streams
+from streamkit.broker.decisions import CarryOut
 from streamkit.broker.shard_server import ShardServer
 from streamkit.errors import NotLeader, StreamkitError
 from streamkit.metadata.catalog import APPLICATIONS_STREAM
@@ -53,6 +54,7 @@ class Coordination:
         self._clock = clock
         self._config = config
         self.on_open: Callable[[], None] = _nobody
+        self.carry_out: CarryOut | None = None         # what was decided and left, into its shards
         self._server: ShardServer | None = None
         self._looked_ms = 0
         self._closed = False
@@ -83,6 +85,7 @@ class Coordination:
         server.unwatch(self)
         while self._server is server:
             coordinator = Coordinator(ShardCommandLog(server, self._clock), self._streams, self._clock, self._config)
+            coordinator.decisions.carry_out = self.carry_out
             try:
                 # Applications know streams that this node may not have heard of yet: those are not gone.
                 await self._streams.catch_up()

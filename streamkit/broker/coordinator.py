@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ import msgspec
 
 from streamkit.broker.application_admin import Administration
 from streamkit.broker.application_lag import LagWatch
+from streamkit.broker.decisions import Decisions, left_to_wire
 from streamkit.broker.found_streams import found_stream, is_older, is_same, start_of
 from streamkit.errors import (
     CorruptFile,
@@ -126,6 +127,7 @@ class Coordinator:
         self.administration = Administration(
             self.machine, streams, self.lag, clock, self._step, self._settled, self._reports_of
         )
+        self.decisions = Decisions(self.machine.table, clock, self._step, self._settled, self.checkpoints, self._beyond)
         self._handlers: dict[type, Callable[[Any, int], Awaitable[messages.Message]]] = {
             messages.JoinApplication: self._join,
             messages.Heartbeat: self._heartbeat,
@@ -135,6 +137,7 @@ class Coordinator:
             messages.PauseLease: self._pause,
             messages.ResumeLeases: self._resume,
             **self.administration.handlers,
+            **self.decisions.handlers,
         }
 
     # ---- for the broker ------------------------------------------------------------------------------------
@@ -171,6 +174,7 @@ class Coordinator:
         if self._failed is None and self._refused is None:
             with contextlib.suppress(DiskFull):
                 await self._settled()
+        await self.decisions.close()
         if self._refused is not None and self._writer is not None:
             self._writer.cancel()                      # nobody was promised what finds no room
 
@@ -189,7 +193,8 @@ class Coordinator:
     @property
     def has_applications(self) -> bool:
         """Whether ticks are owed."""
-        return bool(self.machine.table.applications)
+        table = self.machine.table
+        return bool(table.applications or table.left or table.writers)
 
     def stream_changed(self, name: str) -> None:
         """The stream was resharded, or a closed shard of it is gone; `tick` would find out a little later."""
@@ -207,12 +212,13 @@ class Coordinator:
         if self._failed is not None:
             return
         now_ms = self._clock.monotonic_ms()
-        self._step(events.Tick(now_ms))
+        self._step(events.Tick(now_ms, self._clock.now_ms()))
         if now_ms - self._streams_checked_ms >= self._config.streams_check_ms:
             self._streams_checked_ms = now_ms
             for application in list(self.machine.table.applications.values()):
                 self._look_at_streams(application)
             self.lag.look(self.machine.table.applications)
+            self.decisions.look()
             self._told = {member: told for member, told in self._told.items() if self._is_member(*member)}
             self._reports = {member: told for member, told in self._reports.items() if self._is_member(*member)}
         if self._since_snapshot > max(self._config.snapshot_bytes_min, 4 * self._snapshot_bytes):
@@ -444,7 +450,7 @@ class Coordinator:
                 lease.stream, shards[lease.shard], lease.lease_epoch, lease.checkpoint,
                 lease.takeovers_without_progress, lease.previous_owner_crashed, dict(lease.attempts),
                 lease.sub_sequence, created_ms, lease.app_state, lease.prepared,
-                lease.ahead,
+                lease.ahead, left_to_wire(lease.left),
             )
             for lease in view.granted if lease.shard in shards
         )
@@ -468,17 +474,20 @@ class Coordinator:
                 try_="send them in several messages", field="items", value=kept_bytes,
             )
         effects = self._step(events.Checkpoints(
-            message.application, message.items, self._clock.now_ms(), self._beyond(message), self._clock.monotonic_ms()
+            message.application, message.items, self._clock.now_ms(), self._beyond(message, message.items),
+            self._clock.monotonic_ms(),
         ))
         for result in effects.results:
             self.checkpoints[result] += 1
         await self._settled()
         return messages.Checkpointed(effects.results)
 
-    def _beyond(self, message: messages.Checkpoint) -> list[int]:
+    def _beyond(
+        self, message: messages.Checkpoint | messages.CommitTransaction, items: Sequence[messages.CheckpointItem]
+    ) -> list[int]:
         # A worker in error; or one that read what the shard lost since, where a stream's durability allows that.
         beyond = []
-        for i, item in enumerate(message.items):
+        for i, item in enumerate(items):
             try:
                 high_watermark = self._streams.high_watermark(item.shard)
             except StreamkitError:

@@ -39,7 +39,7 @@ _NOTES_BYTES_MAX = 2 * 1024 * 1024         # in one answer, and one note more
 COORDINATOR_MESSAGES = (
     m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication, m.ListApplications,
     m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.HoldApplication, m.SetPositions,
-    m.CheckApplication,
+    m.CheckApplication, m.CommitTransaction, m.CommitOutputs, m.OutputsCarriedOut,
 )  # fmt: skip
 
 
@@ -86,6 +86,7 @@ class Service:
             m.ListNotes: self._list_notes,
             **dict.fromkeys(COORDINATOR_MESSAGES, coordinator.handle),
             m.JoinApplication: self._join,
+            m.CommitOutputs: self._join,       # what is decided is watched over, without an application too
             **NO_CLUSTER,
         }
 
@@ -270,7 +271,7 @@ class Service:
         except StreamkitError as error:
             raise self.streams.refusal(message.shard, error) from error
 
-    async def _join(self, message: m.JoinApplication, connection: int) -> m.Message:
+    async def _join(self, message: m.JoinApplication | m.CommitOutputs, connection: int) -> m.Message:
         answer = await self.coordinator.handle(message, connection)
         self._on_application()
         return answer

@@ -329,6 +329,16 @@ ENTRIES: dict[str, Entry] = {
         "see the handler's retry policy",
         "2 records failed",
     ),
+    "transaction_aborted": Entry(
+        "Nothing of a transaction is stored, nor will be: a newer owner or instance came, or its time was over.",
+        "begin another one; a newer instance of the name may be at work",
+        "the transaction was not decided within 60 s",
+    ),
+    "transaction_too_large": Entry(
+        "A transaction is one entry of the coordinator's log, and what it puts is more than fits there.",
+        "put less in one transaction",
+        "the transaction puts 1 300 000 bytes, packed; at most 1 048 576 are decided at once",
+    ),
     "closed": Entry(
         "The object was closed, or the node behind it stopped.",
         "open a new one",

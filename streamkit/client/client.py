@@ -65,8 +65,9 @@ _REPEATABLE = (
 _COORDINATED = (
     m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication, m.ListApplications,
     m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.HoldApplication, m.SetPositions,
-    m.CheckApplication,
+    m.CheckApplication, m.CommitTransaction, m.CommitOutputs, m.OutputsCarriedOut,
 )  # fmt: skip
+_DECISIONS = (m.CommitTransaction, m.CommitOutputs, m.OutputsCarriedOut)
 _FOLLOWS_MAX = 3                           # nodes in a row that name another one
 
 
@@ -485,6 +486,8 @@ class AsyncClient:
     async def _call_at(self, to: Link | Pool, message: m.Message, timeout_ms: int | None = None) -> m.Message:
         timeout_ms = self.config.request_timeout_ms if timeout_ms is None else timeout_ms
         connection = await to.ready()
+        if isinstance(message, _DECISIONS) and "transactions" not in connection.features:
+            raise ProtocolMismatch("this broker knows no transactions", try_="upgrade it", reason="feature")
         try:
             return await connection.call(message, timeout_ms)
         except ConnectionFailed:

@@ -11,16 +11,27 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from typing import Any
+from datetime import datetime
+from typing import Any, Protocol
 
 from streamkit._core.batch import Batch, Record
 from streamkit.consumer.aggregates import Place, attempts_from_wire, attempts_to_wire
 from streamkit.errors import InvalidUse, LeaseLost, StreamkitError, TimedOut, Unavailable
+from streamkit.model.entry import Headers
 from streamkit.model.shard import Shard
-from streamkit.protocol.messages import Checkpoint, Checkpointed, CheckpointItem, LeaseGrant, Message
+from streamkit.protocol.messages import (
+    Checkpoint,
+    Checkpointed,
+    CheckpointItem,
+    CommitTransaction,
+    LeaseGrant,
+    Message,
+    OutputsCarriedOut,
+)
 from streamkit.runtime.backoff import Backoff
 from streamkit.runtime.interfaces import Random
 from streamkit.runtime.threads import Promise, PromiseTimeout, firm_promise
+from streamkit.transactions.lineage import Gathered
 
 log = logging.getLogger("streamkit.consumer")
 
@@ -78,6 +89,7 @@ class HeldLease(Track):
         self.stored = self.start
         self.ahead: Callable[[int], bytes] | None = None
         self.ended: tuple[Place, Place] | None = None
+        self.decided: tuple[int, int] | None = None    # (epoch, number) of the last transaction of this lease
         self.owner_told = ""               # why it was lost, when that is known
         self._lost = False
         self._number = 0
@@ -107,11 +119,20 @@ class HeldLease(Track):
 
     def next_item(self) -> CheckpointItem | None:
         """The checkpoint that is due, with the next number; None when nothing changed."""
-        position = max(self.position, self.stored)
+        return self._item(max(self.position, self.stored))
+
+    def item_at(self, place: Place) -> CheckpointItem:
+        """A checkpoint there, with the next number, for a transaction."""
+        item = self._item(max(place, self.stored), always=True)
+        assert item is not None, "a lease that is held has a checkpoint"
+        return item
+
+    def _item(self, position: Place, *, always: bool = False) -> CheckpointItem | None:
         attempts = attempts_to_wire({place: count for place, count in self.attempts.items() if place >= position})
         ahead = self.ahead(position[0]) if self.ahead is not None else b""
         changed = position != self.stored or attempts != self._attempts_stored or ahead != self._ahead_stored
-        if self.lost or not (changed or self._state is not None or self._prepared is not None):
+        changed = changed or self._state is not None or self._prepared is not None
+        if not always and (self.lost or not changed):
             return None
         self._number += 1
         prepared = None if self._prepared is None else (*self._prepared[0], self._prepared[1])
@@ -228,6 +249,46 @@ class CheckpointWriter:
             finally:
                 self._began_s = None
 
+    async def transact(self, lease: HeldLease, place: Place, outputs: bytes) -> None:
+        """Decide a checkpoint and outputs together; returns when that is so. Raises LeaseLost: maybe it is, maybe not.
+
+        Raises TransactionTooLarge and LimitReached, when nothing was decided.
+        """
+        async with self._sending:
+            if lease.lost:
+                raise lease.lease_lost()
+            item = lease.item_at(place)
+            message = CommitTransaction(self._application, self._worker, item, outputs)
+            backoff = Backoff(self._random, 50, 2_000)
+            while True:
+                try:
+                    answer = await self._call(message)
+                    break
+                except (Unavailable, TimedOut) as error:
+                    log.warning("transaction.retrying application=%s error=%s", self._application, error)
+                    await asyncio.sleep(backoff.next_ms() / 1000)
+                    if lease.lost:
+                        raise lease.lease_lost() from error
+            assert isinstance(answer, Checkpointed) and len(answer.results) == 1, "a result an item"
+            if answer.results[0] != "ok":
+                self._lose(lease)
+                raise lease.lease_lost()
+            lease.answered(item, "ok")
+            lease.decided = (lease.lease_epoch, item.number)
+
+    async def carried_out(self, lease: HeldLease, epoch: int, number: int) -> None:
+        """Tell that outputs are in their shards. Raises LeaseLost when the lease goes before it is heard."""
+        message = OutputsCarriedOut(self._application, ((lease.shard.uuid, epoch, number),))
+        backoff = Backoff(self._random, 50, 2_000)
+        while True:
+            try:
+                await self._call(message)
+                return
+            except (Unavailable, TimedOut) as error:
+                await asyncio.sleep(backoff.next_ms() / 1000)
+                if lease.lost:
+                    raise lease.lease_lost() from error
+
     async def _write(self, due: list[tuple[HeldLease, CheckpointItem]]) -> None:
         backoff = Backoff(self._random, 50, 2_000)
         while due:
@@ -293,6 +354,12 @@ class Checkpointing:
             raise TimedOut(f"no answer to the checkpoint within {timeout_s} s", sent=True) from cause
 
 
+class Named(Protocol):
+    """A producer, as far as `put` looks at it."""
+
+    stream: str | None
+
+
 class Checkpointer:
     """What user code does with a lease's position. Every method may be called from any thread.
 
@@ -309,6 +376,7 @@ class Checkpointer:
         self.deadline_s: float | None = None
         self.kept_by_sink = False          # the position is written with what handlers write: see exactly_once
         self.sink_connection: Any = None
+        self.gathered: Gathered | None = None          # what is decided with the position, where it is transactional
 
     @property
     def fencing_token(self) -> int:
@@ -327,6 +395,19 @@ class Checkpointer:
             raise InvalidUse("there is no sink whose transaction this could be",
                              try_="Worker(…, sink=PostgresPosition(…))", argument="sink")
         return self.sink_connection
+
+    def put(
+        self, stream: str | Named, value: Any, *, key: str | None = None, headers: Headers | None = None,
+        time: datetime | None = None, explicit_hash_key: int | None = None,
+    ) -> None:
+        """Put a record in one transaction with the position: both are there, or neither. As Context.put."""
+        if self.gathered is None:
+            raise InvalidUse("this consumer's outputs and positions are not one transaction",
+                             try_="Consumer(…, transactional=True)", argument="transactional")
+        name = stream if isinstance(stream, str) else stream.stream
+        if not name:
+            raise InvalidUse("no stream was named", try_='ctx.put("bills", …)', argument="stream")
+        self.gathered.put(name, value, key, headers, time, explicit_hash_key)
 
     @property
     def position(self) -> int:
@@ -352,7 +433,7 @@ class Checkpointer:
         """
         lease = self._held()
         if self.kept_by_sink:
-            raise InvalidUse("the sink keeps the position, in the transaction of what was written",
+            raise InvalidUse("the position is kept in the transaction of what was written",
                              try_="leave the checkpoint out: it follows by itself", argument="checkpoint")
         if lease.lost:
             raise lease.lease_lost()

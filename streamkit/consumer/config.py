@@ -58,6 +58,7 @@ class ConsumerConfig:
     where: str | None = None
     unhandled: Literal["skip"] | None = None
     fan_out: bool = False
+    transactional: bool = False            # the position is decided with what the handler puts
     leases_max: int | None = None
     weight: float = 1.0
     instance: str | None = None
@@ -96,6 +97,10 @@ class ConsumerConfig:
             raise _wrong("ordering", self.ordering, "Ordering.SHARD, Ordering.by_key(8) or Ordering.none(8)")
         if self.ordering.within != "shard" and self.checkpoint == "manual":
             raise _wrong("checkpoint", self.checkpoint, '"auto" with lanes, which have no position of their own')
+        if self.transactional and self.checkpoint == "manual":
+            raise _wrong("checkpoint", self.checkpoint, '"auto": the position belongs to the transaction')
+        if self.transactional and self.ordering.within != "shard":
+            raise _wrong("ordering", self.ordering, "Ordering.SHARD: a transaction has one position a shard")
         find_codec(self.codec)
         self.condition()
         if self.unhandled not in (None, "skip"):

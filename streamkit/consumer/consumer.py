@@ -20,7 +20,7 @@ from streamkit.client.pool import Connector
 from streamkit.consumer.aggregates import Deaggregate
 from streamkit.consumer.checkpointer import HeldLease, Track
 from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream_names
-from streamkit.consumer.exactly_once import SinkDriver, SinkPosition, check_sink
+from streamkit.consumer.exactly_once import SinkDriver, SinkPosition, check_one_kind, check_sink
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.feed import FeedReport, feed_values
 from streamkit.consumer.handler import Context, Driver, Handler, Outcome
@@ -28,6 +28,7 @@ from streamkit.consumer.ordering import Ordering
 from streamkit.consumer.routing import Handlers
 from streamkit.consumer.running import Running, worker_name
 from streamkit.consumer.stage import Stages
+from streamkit.consumer.transactional import TransactionDriver
 from streamkit.errors import Closed, InvalidUse
 from streamkit.model.codec import Codec, Decoding
 from streamkit.runtime.interfaces import Runtime
@@ -53,6 +54,8 @@ class Consumer(Running):
     another worker goes, then takes its place. weight: its share of the leases, beside the weights of others. sink: the
     position is kept with what handlers write, in one transaction, and each record counts exactly once there:
     `PostgresPosition`, `SQLitePosition`, `DuckDBPosition`, `FilePosition`; handlers write with `ctx.connection`.
+    transactional: the same from stream to stream: what handlers put with `ctx.put` is stored together with the
+    position, once, or not at all; so are dead letters.
     handler_timeout_seconds: how long one call may take. A coroutine is then cancelled and has failed. A plain function
     sees `ctx.stopping`; when it goes on all the same for as long again, the worker writes the attempt down and kills
     its own process, because nothing else ends a thread: run it under something that starts it again, or processes=2.
@@ -78,6 +81,7 @@ class Consumer(Running):
         fan_out: bool = False,
         unhandled: Literal["skip"] | None = None,
         sink: SinkPosition | None = None,
+        transactional: bool = False,
         processes: int = 1,
         leases_max: int | None = None,
         weight: float = 1.0,
@@ -98,12 +102,14 @@ class Consumer(Running):
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
             processes=processes, deaggregate=deaggregate, where=where, fan_out=fan_out, unhandled=unhandled,
+            transactional=transactional,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
             weight=weight, instance=instance, standby=standby,
             handler_timeout_seconds=handler_timeout_seconds,
         )
         super().__init__(config, url, runtime, loop_thread)
         self._sink = sink
+        check_one_kind(sink, transactional=transactional)
         if sink is not None:
             check_sink(sink, checkpoint=checkpoint)
             if ordering.within != "shard":
@@ -155,7 +161,7 @@ class Consumer(Running):
         if self.config.handler_timeout_seconds:
             raise InvalidUse("a loop over batches cannot be ended from outside", try_="decorate a function instead",
                              argument="handler_timeout_seconds")
-        if self._sink is not None:
+        if self._sink is not None or self.config.transactional:
             raise InvalidUse("a loop over batches has no transaction", try_="decorate a function instead",
                              argument="sink")
         if self.config.ordering.within != "shard":
@@ -207,6 +213,9 @@ class Consumer(Running):
             assert self._handoff is not None, "check() refuses a consumer with neither"
             return _HandoffDriver(self._handoff, context)
         driver = self._handlers.driver(context, stages.coroutines if self._handlers.first.is_async else stages.threads)
+        if self.config.transactional:
+            assert isinstance(lease, HeldLease), "transactions have one lane"
+            return TransactionDriver(driver, lease, context, stages, self.config.dead_letter)
         if self._sink is None:
             return driver
         assert isinstance(lease, HeldLease), "a sink has one lane"

@@ -403,6 +403,13 @@ def _leading(batch: Batch[Any], place: Place) -> int:
     return done
 
 
+def check_one_kind(sink: object, *, transactional: bool) -> None:
+    """Raises InvalidUse when the position would be kept in two places."""
+    if sink is not None and transactional:
+        raise InvalidUse("the position is kept by the sink, or decided with outputs, not both",
+                         try_="leave sink or transactional out", argument="transactional")
+
+
 def check_sink(sink: object, *, checkpoint: str) -> None:
     """Raises InvalidUse for what can never work."""
     if not (callable(getattr(sink, "open", None)) and callable(getattr(sink, "open_async", None))):

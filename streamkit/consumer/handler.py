@@ -14,17 +14,22 @@ import types
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from operator import attrgetter
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from streamkit._core.batch import Batch, Record
 from streamkit.consumer.aggregates import Place
-from streamkit.consumer.checkpointer import Checkpointer, Checkpointing, Track
+from streamkit.consumer.checkpointer import Checkpointer, Checkpointing, Named, Track
 from streamkit.consumer.failure import Aborted, HandlerTimedOut, PauseAsked, RetryLater, Surrendered, raise_rejected
 from streamkit.consumer.processor import RecordProcessor, ShardContext
 from streamkit.consumer.stage import Stage, Stages, Stopping
 from streamkit.errors import BatchFailure, InvalidUse
 from streamkit.model.codec import Codec, Decoding
+from streamkit.model.entry import Headers
+
+if TYPE_CHECKING:
+    from streamkit.consumer.transactional import LeaseTransactions
 
 _YIELD_EVERY = 256                         # records of a coroutine handler between two turns of the loop
 _values = attrgetter("value")
@@ -72,7 +77,7 @@ class Context:
 
     __slots__ = (
         "_calls", "_halt", "_halted", "_index", "_lease", "_records", "application", "attempt_counted", "batch",
-        "checkpointer", "log", "shard", "stopping", "stream", "worker",
+        "checkpointer", "log", "shard", "stopping", "stream", "transactions", "worker",
     )  # fmt: skip
 
     def __init__(self, lease: Track, application: str, worker: str) -> None:
@@ -83,6 +88,7 @@ class Context:
         self.stopping = Stopping()
         self.batch: Batch[Any] | None = None
         self.checkpointer: Checkpointer | None = None
+        self.transactions: LeaseTransactions | None = None
         self.log = logging.LoggerAdapter(
             logging.getLogger("streamkit.consumer.handler"),
             {"application": application, "stream": self.stream, "shard": self.shard, "worker": worker},
@@ -119,6 +125,20 @@ class Context:
         """The sink's, inside the transaction that the position belongs to; see `streamkit.PostgresPosition`."""
         assert self.checkpointer is not None, "a context has a checkpointer before its handler runs"
         return self.checkpointer.connection
+
+    def put(
+        self, stream: str | Named, value: Any, *, key: str | None = None, headers: Headers | None = None,
+        time: datetime | None = None, explicit_hash_key: int | None = None,
+    ) -> None:
+        """Put a record in one transaction with the position: both are there, or neither. Needs transactional=True.
+
+        stream: a name, or a producer that has one. It is stored when the handler's batch is; nothing is to be awaited.
+        Raises InvalidUse, InvalidRequest.
+        """
+        assert self.checkpointer is not None, "a context has a checkpointer before its handler runs"
+        self.checkpointer.put(
+            stream, value, key=key, headers=headers, time=time, explicit_hash_key=explicit_hash_key
+        )
 
     def checkpoint(self, at: Record[Any] | Batch[Any] | int | None = None) -> Checkpointing:
         """Everything up to and with `at` is finished; None: up to and with what is in hand. Raises LeaseLost."""

@@ -21,7 +21,7 @@ from streamkit.consumer.checkpointer import HeldLease, Track
 from streamkit.consumer.failure import DeadRecord, PauseAsked, ProcessDied, RetryLater, is_permanent, reason_of
 from streamkit.consumer.handler import Context, Driver, Outcome
 from streamkit.consumer.pace import Pace
-from streamkit.consumer.surroundings import Ended, Stopped, Surroundings
+from streamkit.consumer.surroundings import DeadLetterBox, Ended, Stopped, Surroundings
 from streamkit.errors import StreamkitError
 
 log = logging.getLogger("streamkit.consumer")
@@ -51,6 +51,7 @@ class Lane:
         self._context = context
         self._driver = driver
         self._around = around
+        self._dead_letters: DeadLetterBox = getattr(driver, "dead_letters", None) or around.dead_letters
         self._config = around.config
         self._draining = draining
         self._halting = halting
@@ -250,7 +251,7 @@ class Lane:
             failed_first_ms=self._failed_first_ms.get(place_of(record), now_ms),
         )
         try:
-            await self._around.dead_letters.put(dead)
+            await self._dead_letters.put(dead)
         except StreamkitError as refusal:
             self._around.statistics.poisoned.add((self.lease.shard.uuid, place_of(record)))
             log.error("dead_letter.refused stream=%s error=%s", self._config.dead_letter, refusal)

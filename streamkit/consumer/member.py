@@ -25,6 +25,7 @@ from streamkit.consumer.lease_keeper import LeaseKeeper, Listeners
 from streamkit.consumer.shard_consumer import ShardConsumer, make_checkpointer
 from streamkit.consumer.stage import Stages
 from streamkit.consumer.surroundings import Statistics, Surroundings
+from streamkit.consumer.transactional import LeaseTransactions
 from streamkit.errors import LeaseLost, StreamkitError, TimedOut, Unavailable
 from streamkit.model.codec import Decoding
 from streamkit.model.position import parse_position
@@ -187,6 +188,8 @@ class Member:
         def hands_for(track: Track) -> tuple[Context, Driver]:
             context = Context(track, config.application, config.worker)
             make_checkpointer(track, context, asyncio.get_running_loop(), self._writer.nudge)
+            if config.transactional:
+                context.transactions = LeaseTransactions(self._client, self._writer, lease)
             stages.append(self._make_stages())
             return context, self._make_driver(track, context, stages[-1])
 

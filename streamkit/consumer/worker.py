@@ -12,12 +12,13 @@ from streamkit.client.pool import Connector
 from streamkit.consumer.aggregates import Deaggregate
 from streamkit.consumer.checkpointer import HeldLease, Track
 from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream_names
-from streamkit.consumer.exactly_once import SinkDriver, SinkPosition, check_sink
+from streamkit.consumer.exactly_once import SinkDriver, SinkPosition, check_one_kind, check_sink
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Context, Driver, ProcessorDriver
 from streamkit.consumer.processor import Prepared, RecordProcessor, ShardContext
 from streamkit.consumer.running import Running, worker_name
 from streamkit.consumer.stage import Stages
+from streamkit.consumer.transactional import TransactionDriver
 from streamkit.errors import InvalidUse
 from streamkit.model.codec import Codec, Decoding
 from streamkit.model.sequence import sequence_number
@@ -30,7 +31,8 @@ class Worker(Running):
 
     checkpoint: "manual" leaves it to the processor; "auto" also checkpoints each batch that `process` handled.
     handler_timeout_seconds, deaggregate, where, sink, instance, standby, weight: as for Consumer; with a sink
-    `checkpointer.connection` is what to write with, and checkpoints follow by themselves.
+    `checkpointer.connection` is what to write with, and checkpoints follow by themselves. transactional: so too;
+    `checkpointer.put` is what to put with.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Worker(Running):
         where: str | None = None,
         fan_out: bool = False,
         sink: SinkPosition | None = None,
+        transactional: bool = False,
         processes: int = 1,
         leases_max: int | None = None,
         weight: float = 1.0,
@@ -67,6 +70,9 @@ class Worker(Running):
         runtime: Runtime | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
+        check_one_kind(sink, transactional=transactional)
+        if transactional:
+            checkpoint = "auto"
         if sink is not None:
             checkpoint = "auto"
             check_sink(sink, checkpoint=checkpoint)
@@ -75,7 +81,7 @@ class Worker(Running):
             codec=codec, checkpoint=checkpoint, checkpoint_interval_ms=checkpoint_interval_ms,
             retry=retry or RetryPolicy(), dead_letter=dead_letter, on_exhausted=on_exhausted,
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
-            processes=processes, deaggregate=deaggregate, where=where, fan_out=fan_out,
+            processes=processes, deaggregate=deaggregate, where=where, fan_out=fan_out, transactional=transactional,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
             weight=weight, instance=instance, standby=standby,
             handler_timeout_seconds=handler_timeout_seconds,
@@ -109,6 +115,9 @@ class Worker(Running):
         driver = ProcessorDriver(
             self._processor(), context, shard, stages, timeout_s=self.config.handler_timeout_seconds
         )
+        if self.config.transactional:
+            assert isinstance(lease, HeldLease), "transactions have one lane"
+            return TransactionDriver(driver, lease, context, stages, self.config.dead_letter)
         if self._sink is None:
             return driver
         assert isinstance(lease, HeldLease), "a sink has one lane"

@@ -19,6 +19,7 @@ from streamkit.leases.membership import Membership
 from streamkit.leases.table import FACTS_VERSION, Application, Table
 from streamkit.model.shard import shard_id
 
+WRITER_KNOWN_MS = 7 * 24 * 3_600_000       # after its last commit its epoch and number are forgotten
 UNDO_MS = 7 * 24 * 3_600_000               # how long the positions before a reset are kept
 _KEPT_BYTES_MAX = 1024 * 1024              # of what applications keep with their leases, in one answer
 
@@ -225,13 +226,15 @@ class Applications:
                 if (shard, lease_epoch) in named or state == "complete":
                     continue
                 kept_bytes += application.kept_bytes(shard)
+                left = self.table.left.get((application.name, shard))
+                kept_bytes += len(left.outputs) if left is not None else 0
                 if granted and kept_bytes > _KEPT_BYTES_MAX:
                     break                  # the others with the next heartbeat, which follows at once
                 granted.append(events.Granted(
                     application.stream_of[shard], shard, lease_epoch, checkpoint, takeovers, crashed,
                     application.attempts.get(shard, {}), application.sub_sequences.get(shard, 0),
                     application.app_states.get(shard, b""), application.prepared.get(shard),
-                    application.ahead.get(shard, b""),
+                    application.ahead.get(shard, b""), left,
                 ))
                 if state == "draining":
                     draining.append(shard)
@@ -304,9 +307,19 @@ class Applications:
         application = self.application(event.application)
         if event.beyond:
             return self._beyond(application, event)
+        results, fact = self._noted(application, event)
+        if fact is not None:
+            self._facts.append(facts.encode(fact))
+            self._reached(application, event)
+        return results
+
+    def _noted(
+        self, application: Application, event: events.Checkpoints
+    ) -> tuple[tuple[str, ...], facts.Checkpointed | None]:
+        """The checkpoints' results, and what is to be written if anything changed; here it has changed already."""
         results, changes = application.leases.checkpoint(event.items, event.wall_ms)
         if not changes:
-            return results
+            return results, None
         fact = facts.Checkpointed(application.name, changes, event.wall_ms, {}, {}, {}, {}, {})
         for item, result in zip(event.items, results, strict=True):
             if result != "ok":
@@ -324,10 +337,73 @@ class Applications:
             if item.ahead or item.shard in application.ahead:
                 fact.ahead[item.shard] = item.ahead
         self.table.note(application, fact)
-        self._facts.append(facts.encode(fact))
+        return results, fact
+
+    def _reached(self, application: Application, event: events.Checkpoints) -> None:
         if application.ends and self._settle(application, list(dict.fromkeys(item.shard for item in event.items))):
             self._balance(application, event.now_ms)
+
+    # ---- transactions --------------------------------------------------------------------------------------
+
+    def _transact(self, event: events.Transact) -> tuple[str, ...]:
+        # A repeat is answered from the row and decides nothing: the first time it was decided with its outputs.
+        application = self.application(event.application)
+        item = event.item
+        one = events.Checkpoints(
+            event.application, (item,), event.wall_ms, beyond=(0,) if event.beyond else (), now_ms=event.now_ms
+        )
+        if event.beyond:
+            return self._beyond(application, one)
+        if item.shard in application.leases and application.leases.row(item.shard)[2] == item.lease_epoch:
+            self._check_left(application.name, item.shard, item.lease_epoch)
+        results, fact = self._noted(application, one)
+        if fact is not None and results[0] != "ok":
+            self._facts.append(facts.encode(fact))
+        elif fact is not None:
+            left = facts.Left(item.lease_epoch, item.number, event.outputs, event.wall_ms)
+            self.table.keep(application.name, item.shard, left)
+            self._facts.append(facts.encode(facts.Transacted(fact, item.shard, left)))
+            self._reached(application, one)
         return results
+
+    def _commit_outputs(self, event: events.CommitOutputs) -> tuple[str, ...]:
+        known = self.table.writers.get(event.writer)
+        if known is not None:
+            last = known.left
+            if event.epoch < last.epoch:
+                return ("fenced",)
+            if event.epoch == last.epoch and event.number <= last.number:
+                decided = known.decided and event.number == last.number
+                return ("ok" if decided or not event.number else "void",)
+        if event.outputs:
+            self._check_left("", event.writer, event.epoch)
+        self._decide(facts.OutputsCommitted(
+            event.writer, facts.Left(event.epoch, event.number, event.outputs, event.wall_ms)
+        ))
+        return ("ok" if event.outputs or not event.number else "void",)
+
+    def _check_left(self, application: str, key: bytes, epoch: int) -> None:
+        """Whoever commits again has carried its last outputs out, and told so of those of an elder epoch."""
+        left = self.table.left.get((application, key))
+        if left is not None and left.epoch != epoch:
+            raise InvalidRequest(
+                f"outputs that were decided under epoch {left.epoch} are not carried out yet",
+                try_="carry out what was granted with the lease, and tell it, first", field="outputs", value=left.epoch,
+            )
+
+    def _carried_out(self, event: events.CarriedOut) -> None:
+        for key, epoch, number in event.items:
+            left = self.table.left.get((event.application, key))
+            if left is not None and (left.epoch, left.number) == (epoch, number):
+                self._decide(facts.OutputsCarriedOut(event.application, key))
+
+    def _forget_writers(self, wall_ms: int) -> None:
+        old = [writer for writer, last in self.table.writers.items()
+               if last.left.wall_ms + WRITER_KNOWN_MS < wall_ms and ("", writer) not in self.table.left]
+        for writer in old:
+            self._decide(facts.WriterForgotten(writer))
+
+    # ---- leases come back ----------------------------------------------------------------------------------
 
     def _beyond(self, application: Application, event: events.Checkpoints) -> tuple[str, ...]:
         # A position that does not exist yet would pass over whatever comes to stand there. The others are settled.
@@ -498,6 +574,8 @@ class Applications:
             touched[name] = None
         for name in touched:
             self._balance(self.table.applications[name], event.now_ms)
+        if event.wall_ms:
+            self._forget_writers(event.wall_ms)
 
 
 _STEPS: dict[type, Callable[..., Any]] = {
@@ -516,4 +594,7 @@ _STEPS: dict[type, Callable[..., Any]] = {
     events.ConnectionLost: Applications._connection_lost,
     events.Restarted: Applications._restarted,
     events.Tick: Applications._tick,
+    events.Transact: Applications._transact,
+    events.CommitOutputs: Applications._commit_outputs,
+    events.CarriedOut: Applications._carried_out,
 }

@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from streamkit.leases.facts import Left
+
 
 @dataclass(frozen=True, slots=True)
 class FoundStream:
@@ -109,6 +111,37 @@ class Checkpoints:
 
 
 @dataclass(frozen=True, slots=True)
+class Transact:
+    """A checkpoint and outputs that are decided with it. beyond: the position is above what its shard holds."""
+
+    application: str
+    item: CheckpointItem
+    outputs: bytes
+    wall_ms: int
+    beyond: bool
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitOutputs:
+    """Outputs without a position; none: only take the epoch up, or use the number up."""
+
+    writer: bytes
+    epoch: int
+    number: int
+    outputs: bytes
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedOut:
+    """items: (shard or writer, epoch, number). application "": writers."""
+
+    application: str
+    items: Sequence[tuple[bytes, int, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The owner has finished with these (shard, lease epoch) and will not touch them again.
 
@@ -199,12 +232,15 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
+    """wall_ms: 0 where nothing is stored with it."""
+
     now_ms: int
+    wall_ms: int = 0
 
 
 Event = (
     Join | Beat | Look | Checkpoints | Release | Leave | Pause | Resume | Hold | SetPositions | Delete | StreamsSeen
-    | ConnectionLost | Restarted | Tick
+    | ConnectionLost | Restarted | Tick | Transact | CommitOutputs | CarriedOut
 )
 
 
@@ -223,6 +259,7 @@ class Granted:
     app_state: bytes = b""
     prepared: tuple[int, int, bytes] | None = None
     ahead: bytes = b""
+    left: Left | None = None               # outputs to be carried out first
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,11 +210,61 @@ class ApplicationHeld(_Fact, tag=22, frozen=True):
     reason: str
 
 
+class Left(msgspec.Struct, array_like=True, frozen=True):
+    """Outputs that were decided under (epoch, number) and may not be in their shards yet. wall_ms: of the decision."""
+
+    epoch: int
+    number: int
+    outputs: bytes
+    wall_ms: int
+
+
+class Transacted(_Fact, tag=23, frozen=True):
+    """A checkpoint of one lease, and what came of the records before it: one fact, so that neither is there alone."""
+
+    checkpointed: Checkpointed
+    shard: bytes
+    left: Left
+
+
+class OutputsCommitted(_Fact, tag=24, frozen=True):
+    """A transaction without a position. left.outputs empty: the epoch was taken up, or the number used up.
+
+    decided: there were outputs; left alone says it where it is not in a snapshot.
+    """
+
+    writer: bytes
+    left: Left
+    decided: bool = False
+
+
+class OutputsCarriedOut(_Fact, tag=25, frozen=True):
+    """application "": key is a writer, else a shard."""
+
+    application: str
+    key: bytes
+
+
+class OutputsLeft(_Fact, tag=26, frozen=True):
+    """Only in a snapshot."""
+
+    application: str
+    key: bytes
+    left: Left
+
+
+class WriterForgotten(_Fact, tag=27, frozen=True):
+    """It was not heard of for long, and nothing of it is left."""
+
+    writer: bytes
+
+
 Fact = (
     Genesis | SnapshotStart | SnapshotEnd | ApplicationCreated | StreamAdded | StreamRemoved | MemberJoined | MemberGone
     | LeasesGranted | LeasesDraining | LeasesFreed | Checkpointed | LeasePaused | LeasesResumed | ApplicationDeleted
     | LeaseRows | MapChanged | LeasesCompleted | StateKept
     | PositionsSet | PositionBefore | ApplicationHeld
+    | Transacted | OutputsCommitted | OutputsCarriedOut | OutputsLeft | WriterForgotten
 )
 
 _encoder = msgspec.msgpack.Encoder()

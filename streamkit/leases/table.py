@@ -18,6 +18,7 @@ T = TypeVar("T")
 FACTS_VERSION = 1
 _CHUNK = 2_000                             # leases in one fact of a snapshot: 128 KiB of rows
 _ROW_BYTES = 64
+_NONE_LEFT = facts.Left(0, 0, b"", 0)
 IDLE = frozenset({"waiting", "complete"})  # states of leases that nobody may take
 
 
@@ -97,10 +98,17 @@ class Application:
 
 
 class Table:
-    """All applications, as the log has them."""
+    """All applications, as the log has them.
+
+    left: decided outputs that were not reported as carried out, by (application, shard) and ("", writer); they outlive
+    lease and application. writers: the last epoch and number of whoever commits without a position.
+    """
 
     def __init__(self) -> None:
         self.applications: dict[str, Application] = {}
+        self.left: dict[tuple[str, bytes], facts.Left] = {}
+        self.left_bytes = 0
+        self.writers: dict[bytes, facts.OutputsCommitted] = {}         # the last of each, without its outputs
         self._rebuilt: Table | None = None     # while a snapshot is being read
         self._begun = False
 
@@ -114,6 +122,8 @@ class Table:
             case facts.SnapshotEnd():
                 if self._rebuilt is not None:
                     self.applications = self._rebuilt.applications
+                    self.left, self.left_bytes = self._rebuilt.left, self._rebuilt.left_bytes
+                    self.writers = self._rebuilt.writers
                     self._rebuilt = None
                     self._begun = True
             case _:
@@ -136,6 +146,9 @@ class Table:
         yield facts.SnapshotStart(FACTS_VERSION)
         for name in sorted(self.applications):
             yield from self._image(self.applications[name])
+        yield from self.writers.values()
+        for (application, key), left in self.left.items():
+            yield facts.OutputsLeft(application, key, left)
         yield facts.SnapshotEnd()
 
     def _image(self, application: Application) -> Iterator[facts.Fact]:
@@ -257,6 +270,35 @@ class Table:
         _note(application.prepared, fact.prepared)
         _note(application.ahead, fact.ahead)
 
+    def _transacted(self, fact: facts.Transacted) -> None:
+        self._checkpointed(fact.checkpointed)
+        self.keep(fact.checkpointed.application, fact.shard, fact.left)
+
+    def keep(self, application: str, key: bytes, left: facts.Left) -> None:
+        """In the place of what was left under that key: whoever commits again has carried that out."""
+        before = self.left.pop((application, key), None)
+        self.left_bytes -= len(before.outputs) if before is not None else 0
+        if left.outputs:
+            self.left[application, key] = left
+            self.left_bytes += len(left.outputs)
+
+    def _outputs_committed(self, fact: facts.OutputsCommitted) -> None:
+        left = fact.left
+        self.writers[fact.writer] = facts.OutputsCommitted(
+            fact.writer, facts.Left(left.epoch, left.number, b"", left.wall_ms), fact.decided or bool(left.outputs)
+        )
+        if left.outputs:
+            self.keep("", fact.writer, left)
+
+    def _carried_out(self, fact: facts.OutputsCarriedOut) -> None:
+        self.keep(fact.application, fact.key, _NONE_LEFT)
+
+    def _outputs_left(self, fact: facts.OutputsLeft) -> None:
+        self.keep(fact.application, fact.key, fact.left)
+
+    def _writer_forgotten(self, fact: facts.WriterForgotten) -> None:
+        del self.writers[fact.writer]
+
     def _paused(self, fact: facts.LeasePaused) -> None:
         application = self.applications[fact.application]
         application.leases.pause(fact.shard)
@@ -350,4 +392,9 @@ _APPLY: dict[type, Callable[..., None]] = {
     facts.PositionsSet: Table._positions_set,
     facts.PositionBefore: Table._position_before,
     facts.ApplicationHeld: Table._held,
+    facts.Transacted: Table._transacted,
+    facts.OutputsCommitted: Table._outputs_committed,
+    facts.OutputsCarriedOut: Table._carried_out,
+    facts.OutputsLeft: Table._outputs_left,
+    facts.WriterForgotten: Table._writer_forgotten,
 }

@@ -13,6 +13,7 @@ STREAM_SHARDS_MAX = 10_000
 RETENTION_HOURS_DEFAULT = 168
 RETENTION_HOURS_MIN = 24
 RETENTION_HOURS_MAX = 8_760
+OUTPUTS_BYTES_MAX = 1024 * 1024            # of one transaction, packed: it is one entry of the coordinator's log
 PRODUCER_WINDOW = 8                        # batches a shard remembers of each producer, to recognise repeats
 REPLICAS_MAX = 7                           # copies of a shard; more cost without helping: 7 survive the loss of 3
 WEIGHT_MIN = 0.01                          # of a worker, beside the weights of others

@@ -24,9 +24,9 @@ from streamkit.errors import (
     TimedOut,
 )
 from streamkit.model.codec import Codec, find_codec
+from streamkit.model.entry import content_type_of, hash_key_bytes, pack_headers, payload_encoder, time_to_ms
 from streamkit.model.fate import Fate
 from streamkit.producer.config import ProducerConfig
-from streamkit.producer.entry import content_type_of, hash_key_bytes, pack_headers, payload_encoder, time_to_ms
 from streamkit.producer.figures import Figures, total
 from streamkit.producer.naming import Name
 from streamkit.producer.pressure import Pressure, Room

@@ -24,12 +24,13 @@ from streamkit.client.client import AsyncClient
 from streamkit.client.pool import Connector
 from streamkit.errors import Closed, InvalidUse, StreamkitError
 from streamkit.model.codec import Codec
+from streamkit.model.entry import Headers
 from streamkit.model.fate import Fate
 from streamkit.observability.producer_numbers import ProducerNumbers
 from streamkit.producer import stats
 from streamkit.producer.bulk import BulkPut
 from streamkit.producer.config import ProducerConfig
-from streamkit.producer.entry import Headers, PutEntry, PutResult
+from streamkit.producer.entry import PutEntry, PutResult
 from streamkit.producer.outbox import Outbox, Target, closed_in_child
 from streamkit.runtime import fork
 from streamkit.runtime.latch import Latch

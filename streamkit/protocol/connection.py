@@ -71,13 +71,14 @@ REQUESTS: tuple[type, ...] = (
     m.ListApplications, m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.DescribeNode,
     m.HoldApplication, m.SetPositions, m.CheckApplication,
     m.DescribeCluster, m.DrainNode, m.MoveShard, m.AddNode, m.RemoveNode, m.DescribeCopies,
-    m.AcceptLoss, m.ReadNote, m.SwapNotes, m.ListNotes,
+    m.AcceptLoss, m.ReadNote, m.SwapNotes, m.ListNotes, m.CommitTransaction, m.CommitOutputs, m.OutputsCarriedOut,
 )  # fmt: skip
 ANSWERS: tuple[type, ...] = (
     m.Failure, m.Done, m.StreamDescribed, m.StreamsListed, m.ShardsDescribed, m.PositionResolved, m.ProducerGiven,
     m.ProducerOpened, m.BatchSettled,
     m.Membership, m.Checkpointed, m.ApplicationsListed, m.ApplicationDescribed, m.ApplicationChecked, m.NodeDescribed,
     m.ClusterDescribed, m.ShardsMoving, m.CopiesDescribed, m.NoteRead, m.NotesSwapped, m.NotesListed,
+    m.OutputsCommitted,
 )  # fmt: skip
 
 _REQUEST_FRAMES: tuple[type, ...] = (PutFrame, FetchFrame, *REQUESTS)
@@ -102,7 +103,7 @@ _KINDS = {
     Side.BROKER: 1 << MESSAGE | 1 << PUT | 1 << FETCH,
     Side.CLIENT: 1 << MESSAGE | 1 << PUT_OK | 1 << FETCH_OK,
 }
-FEATURES = ("where", "push")               # what this build's brokers answer beyond the first version
+FEATURES = ("where", "push", "transactions")   # what this build's brokers answer beyond the first version
 _ONE_WAY = frozenset({m.Hello, m.Welcome, m.Goodbye})
 _EITHER_WAY = frozenset({m.Failure})       # of a request, or of the connection
 

@@ -6,7 +6,7 @@ element is the tag. Tags are never reused; fields are only added at the end, wit
 versions can talk. Raw batches never enter msgpack: they follow the header as payload.
 
     tag  1-9    connection      10-19 streams      20-29 positions and producers
-        30-49   applications    50-   node and cluster
+        30-49   applications    50-69 node and cluster    100- transactions (70-99 between nodes: peers.py)
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from typing import Annotated, Any
 
 import msgspec
 
+from streamkit.model.limits import OUTPUTS_BYTES_MAX
+
 _Saved = Annotated[bytes, msgspec.Meta(max_length=64 * 1024)]
 Ahead = Annotated[bytes, msgspec.Meta(max_length=4096)]
 _Whole = Annotated[int, msgspec.Meta(ge=0)]     # 0 … 2⁶⁴ - 1: what kernels and files have room for
+_Outputs = Annotated[bytes, msgspec.Meta(max_length=OUTPUTS_BYTES_MAX)]
+_Writer = Annotated[bytes, msgspec.Meta(max_length=128)]
 
 
 class _Message(msgspec.Struct, array_like=True, frozen=True):
@@ -306,6 +310,14 @@ class BatchSettled(_Message, tag=91, frozen=True):
 # ---- applications ----------------------------------------------------------------------------------------
 
 
+class LeftOutputs(_Part, frozen=True):
+    """Outputs of a transaction that was decided, under which epoch and number, and was not reported as carried out."""
+
+    epoch: _Whole
+    number: _Whole
+    outputs: bytes
+
+
 class LeaseGrant(_Message, tag=30, frozen=True):
     """A lease this worker owns now."""
 
@@ -321,6 +333,7 @@ class LeaseGrant(_Message, tag=30, frozen=True):
     app_state: bytes = b""                 # as in CheckpointItem
     prepared: tuple[int, int, bytes] | None = None
     ahead: bytes = b""                     # as in CheckpointItem
+    outputs: LeftOutputs | None = None     # to be carried out before anything else is handled
 
 
 class JoinApplication(_Message, tag=31, frozen=True):
@@ -425,6 +438,53 @@ class Checkpointed(_Message, tag=36, frozen=True):
     """
 
     results: tuple[str, ...]
+
+
+class CommitTransaction(_Message, tag=100, frozen=True):
+    """A checkpoint and records for other shards: both are decided, or neither. Answered with Checkpointed.
+
+    outputs: as `transactions.outputs` packs them; those of the lease's transaction before are carried out. Feature
+    "transactions".
+    """
+
+    application: str
+    worker: str
+    item: CheckpointItem
+    outputs: _Outputs
+
+
+class CommitOutputs(_Message, tag=101, frozen=True):
+    """The same without a position, by whoever holds `writer` in the highest epoch. Answered with OutputsCommitted.
+
+    writer: the name of a producer, or what stands for one without. number: grows by one for each transaction of an
+    epoch. outputs empty: only take the epoch up, or use the number up, so that nothing is decided under it later.
+    Feature "transactions".
+    """
+
+    writer: _Writer
+    epoch: _Whole
+    number: _Whole
+    outputs: _Outputs
+
+
+class OutputsCommitted(_Message, tag=102, frozen=True):
+    """result: "ok" (decided), "void" (never will be), "fenced" (by a higher epoch).
+
+    left: what was decided for the writer and not reported as carried out.
+    """
+
+    result: str
+    left: LeftOutputs | None = None
+
+
+class OutputsCarriedOut(_Message, tag=103, frozen=True):
+    """Every record of these outputs is stored. items: (shard, epoch, number), or (writer, …) without application.
+
+    Answered with Done. Feature "transactions".
+    """
+
+    application: str
+    items: tuple[tuple[_Writer, _Whole, _Whole], ...]
 
 
 class ReleaseLeases(_Message, tag=37, frozen=True):
@@ -740,6 +800,7 @@ Message = (
     | CancelBatch | BatchSettled
     | JoinApplication | Heartbeat | Membership | Checkpoint | Checkpointed | ReleaseLeases | LeaveApplication
     | ListApplications | ApplicationsListed | DescribeApplication | ApplicationDescribed | DeleteApplication
+    | CommitTransaction | CommitOutputs | OutputsCommitted | OutputsCarriedOut
     | PauseLease | ResumeLeases | HoldApplication | SetPositions | CheckApplication
     | ApplicationChecked | DescribeNode | NodeDescribed
     | DescribeCluster | ClusterDescribed | DrainNode | MoveShard | AddNode | RemoveNode | ShardsMoving | AcceptLoss

@@ -330,7 +330,7 @@ def test_a_checkpoint_by_hand_or_a_connection_without_a_sink_is_told(session, da
 
     @with_sink.handler
     def checkpointing(value: int, ctx: Context) -> None:
-        with pytest.raises(InvalidUse, match="the sink keeps the position") as refused:
+        with pytest.raises(InvalidUse, match="the position is kept in the transaction") as refused:
             ctx.checkpoint()
         told.append(str(refused.value))
 

@@ -12,14 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streamkit._core.batch import seal
 from streamkit.client.client import AsyncClient
 from streamkit.errors import InternalError, StreamkitError
 from streamkit.node import Node, NodeOptions
 from streamkit.protocol import messages as m
 from streamkit.runtime.real import real_runtime
+from streamkit.transactions.outputs import Outputs, ShardOutputs, StreamOutputs, pack
 from tests.broker.conftest import SMALL, batch_of, config
 
 UUID = b"\x07" * 16                        # stands for the shard until the node has one
+BATCH = seal([(b"k", b"v", b"", None, None)])
+OUTPUTS = pack(Outputs(1, 5, 0, (StreamOutputs("orders", 1, (ShardOutputs(UUID, (BATCH,)),)),)))
 REQUESTS: tuple[m.Message, ...] = (
     m.CreateStream("made", 1, 24, None, "fsync", 1 << 20, "json"),
     m.DescribeStream("orders"),
@@ -45,6 +49,9 @@ REQUESTS: tuple[m.Message, ...] = (
     m.HoldApplication("app", "because"),
     m.SetPositions("app", ((bytes(16), 3, 0),), False),
     m.CheckApplication("app"),
+    m.CommitTransaction("app", "w", m.CheckpointItem(UUID, 1, 1, 1), OUTPUTS),
+    m.CommitOutputs(b"writer", 1, 1, OUTPUTS),
+    m.OutputsCarriedOut("app", ((UUID, 1, 1),)),
     m.DescribeNode(),
     m.ReadNote("made"),
     m.SwapNotes((m.NoteSwap("made", 0, b"note"), m.NoteSwap("orders", 1, None))),

@@ -10,7 +10,7 @@ import pytest
 
 from streamkit.errors import InvalidRequest, InvalidUse
 from streamkit.model.codec import find_codec
-from streamkit.producer.entry import (
+from streamkit.model.entry import (
     content_type_of,
     hash_key_bytes,
     pack_headers,

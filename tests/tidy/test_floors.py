@@ -8,6 +8,7 @@ FLOORS = [
     {"protocol", "replication", "leases", "security", "observability", "expressions"},
     {"storage", "http"},
     {"metadata", "client"},
+    {"transactions"},
     {"broker", "producer", "consumer"},
     {"delivery", "analytics", "functions", "queues", "topics", "compat"},
     {"gateway", "console"},
