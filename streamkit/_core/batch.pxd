@@ -181,6 +181,7 @@ cdef class RecordContext:
     cdef readonly int64_t created_ms
     cdef readonly object decode          # bytes -> value, or None: values are the bytes
     cdef readonly object decode_for      # content type -> decode, or None
+    cdef readonly object explain         # what decode raised -> text, or None
     cdef readonly str codec
     cdef readonly bytes uuid
     cdef uint32_t seed                   # CRC-32C of uuid
@@ -255,3 +256,4 @@ cdef inline void locate_entry(Batch batch, uint32_t place, Fields* into) noexcep
 cdef class BatchIterator:
     cdef Batch batch
     cdef uint32_t next_index
+    cdef bint decoded                    # the values alone

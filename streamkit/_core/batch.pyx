@@ -333,17 +333,19 @@ cdef class RecordContext:
     """What records share that is not in their batch: where they come from and how values are decoded.
 
     decode: bytes → value; None gives the bytes. decode_for: content type → such a function, asked for records that
-    carry a `content-type` header. uuid: when given, the leader's checksum is looked at as well.
+    carry a `content-type` header. explain: text for what they raise, when str() will not do. uuid: when given, the
+    leader's checksum is looked at as well.
     """
 
     def __init__(self, str stream not None, str shard not None, int ordinal=0, created_ms=0, decode=None, *,
-                 decode_for=None, str codec="", bytes uuid=b""):
+                 decode_for=None, explain=None, str codec="", bytes uuid=b""):
         self.stream = stream
         self.shard = shard
         self.ordinal = ordinal
         self.created_ms = created_ms
         self.decode = decode
         self.decode_for = decode_for
+        self.explain = explain
         self.codec = codec
         self.uuid = uuid
         self.seed = sk_crc32c(0, <const uint8_t*>PyBytes_AS_STRING(uuid), len(uuid))
@@ -613,6 +615,12 @@ cdef class Batch:
         made.next_index = self.first
         return made
 
+    def decoded(self):
+        """Iterates over what `value` of each record is, without making more of the records. Raises DecodeFailed."""
+        cdef BatchIterator made = self.__iter__()
+        made.decoded = True
+        return made
+
     def __getitem__(self, Py_ssize_t index):
         cdef Py_ssize_t count = self.last - self.first
         if index < 0:
@@ -800,7 +808,8 @@ cdef class BatchIterator:
         if index >= self.batch.last:
             raise StopIteration
         self.next_index = index + 1
-        return self.batch.record_at(index)
+        record = self.batch.record_at(index)
+        return decode_value(record) if self.decoded else record
 
 
 @cython.final
@@ -959,7 +968,8 @@ cdef object decode_value(Record record):
     except StreamkitError:
         raise
     except Exception as cause:                       # a codec is the user's code: whatever it raises is a failure to decode
-        raise record.decode_failed(codec, cause) from cause
+        why = cause if context.explain is None else context.explain(cause)
+        raise record.decode_failed(codec, why) from cause
 
 
 cdef object utc(object ms, Record record):

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from streamkit._core.batch import Batch, Record, RecordContext, seal, stamped
+from streamkit._core.batch import Batch, Record, seal, stamped
 from streamkit.consumer.aggregates import place_of
 from streamkit.consumer.checkpointer import HeldLease, Track
 from streamkit.consumer.config import ConsumerConfig
@@ -193,10 +193,7 @@ def _nothing() -> None:
 
 def _sealed(config: ConsumerConfig, handler: Handler, values: list[Any], key: str) -> list[Batch[Any]]:
     codec = find_codec(config.codec)
-    context = RecordContext(
-        config.streams[0], _SHARD.id, 0, 0, handler.decoding.decode, decode_for=handler.decoding.decode_for,
-        codec=handler.decoding.codec.name, uuid=_SHARD.uuid,
-    )
+    context = handler.decoding.context(config.streams[0], _SHARD)
     now_ms = RealClock().now_ms()
     batches: list[Batch[Any]] = []
     for start in range(0, len(values), BATCH_RECORDS_MAX):

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from operator import attrgetter
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from streamkit._core.batch import Batch, Record
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from streamkit.consumer.transactional import LeaseTransactions
 
 _YIELD_EVERY = 256                         # records of a coroutine handler between two turns of the loop
-_values = attrgetter("value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,25 +385,24 @@ class FunctionDriver:
 def _items(handler: Handler, batch: Batch[Any]) -> Iterable[Any]:
     if handler.takes == "record":
         return batch
-    return batch.values() if handler.takes == "data" else map(_values, batch)
+    return batch.values() if handler.takes == "data" else batch.decoded()
 
 
 def each_record(handler: Handler, context: Context, batch: Batch[Any], arguments: tuple[Context, ...]) -> Outcome:
     """One call a record, in order, until one raises or the shard is to be given up."""
-    function = handler.function
-    done = 0
+    if context._halt:
+        return Outcome(0)
+    # No more of Python for a record than the call: `map` makes it, and `enumerate` counts those that came back.
+    calls = map(handler.function, _items(handler, batch), *map(repeat, arguments))
     try:
-        for item in _items(handler, batch):
+        for context._index, _ in enumerate(calls, 1):
             if context._halt:
-                break
-            context._index = done
-            function(item, *arguments)
-            done += 1
+                return Outcome(context._index)
     except Exception as error:
-        context._index = done
-        return Outcome(done, error)
-    context._index = done
-    return Outcome(done)
+        return Outcome(context._index, error)
+    if context._index < len(batch):        # `map` takes it for the end
+        return Outcome(context._index, RuntimeError(f"handler {handler.name!r} raised StopIteration"))
+    return Outcome(context._index)
 
 
 async def each_record_async(

@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from streamkit._core.batch import RecordContext
 from streamkit.client.client import AsyncClient
 from streamkit.consumer.checkpointer import CheckpointWriter, HeldLease, Track
 from streamkit.consumer.config import ConsumerConfig, Start
@@ -69,7 +68,7 @@ class Member:
         self._config = config
         self._make_driver = make_driver
         self._make_stages = make_stages
-        self._decoding = decoding
+        self._decoding = decoding or Decoding("bytes")
         self._held: dict[bytes, _Held] = {}
         self._stop = asyncio.Event()
         self._ending = False                           # the process will be gone soon: nothing new is begun
@@ -171,12 +170,7 @@ class Member:
         config = self._config
         shard = shard_from_wire(grant.shard)
         lease = HeldLease(grant, shard, manual=config.checkpoint == "manual")
-        decoding = self._decoding
-        records = RecordContext(
-            grant.stream, shard.id, shard.ordinal, shard.created_ms, decoding.decode if decoding else None,
-            decode_for=decoding.decode_for if decoding else None, codec=decoding.codec.name if decoding else "bytes",
-            uuid=shard.uuid,
-        )
+        records = self._decoding.context(grant.stream, shard)
         fetcher = Fetcher(
             self._client, shard, records, grant.checkpoint, self.budget, application=config.application,
             session=self._keeper.session, lease_epoch=grant.lease_epoch, bytes_max=config.fetch_bytes_max,

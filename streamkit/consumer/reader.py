@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from streamkit._core.batch import Batch, Record, RecordContext
+from streamkit._core.batch import Batch, Record
 from streamkit.client.client import AsyncClient
 from streamkit.client.pool import Connector
 from streamkit.consumer.aggregates import Deaggregate, check_deaggregate, unwrapped
@@ -190,11 +190,7 @@ class AsyncReader:
         self, client: AsyncClient, shard: Shard, start: int, end: int | None, arrived: asyncio.Queue[Any]
     ) -> None:
         # One shard's batches into the common queue, then _Ended; or the error that ended it.
-        decoding = self._decoding
-        context = RecordContext(
-            self.stream, shard.id, shard.ordinal, shard.created_ms, decoding.decode, decode_for=decoding.decode_for,
-            codec=decoding.codec.name, uuid=shard.uuid,
-        )
+        context = self._decoding.context(self.stream, shard)
         try:
             if not (start >= end if end is not None else shard.end is not None and start >= shard.end):
                 fetcher = Fetcher(client, shard, context, start, self._budget, records_lost_ok=False, where=self._where)

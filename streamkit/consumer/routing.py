@@ -96,7 +96,7 @@ class RoutedDriver(FunctionDriver):
     def calls(self, batch: Batch[Any]) -> tuple[bytes, int, list[tuple[Batch[Any], Callable[..., Any]]]]:
         """Where each record goes, how many could not be decided, and a view and a call for each handler."""
         if not self._contexts:
-            self._contexts = [_with_decoding(batch.context, handler) for handler in self._handlers]
+            self._contexts = [handler.decoding.instead(batch.context) for handler in self._handlers]
         before = self._router.undecided
         routes = self._router.routes(batch)
         everything = bytes(len(batch))
@@ -120,14 +120,6 @@ def _call(handler: Handler, context: Context) -> Callable[[Any], Any]:
     if handler.with_context:
         return lambda record: function(taken(record), context)
     return lambda record: function(taken(record))
-
-
-def _with_decoding(context: RecordContext, handler: Handler) -> RecordContext:
-    decoding = handler.decoding
-    return RecordContext(
-        context.stream, context.shard, context.ordinal, context.created_ms, decoding.decode,
-        decode_for=decoding.decode_for, codec=decoding.codec.name, uuid=context.uuid,
-    )
 
 
 def _finished(routes: bytes, undecided: int, outcome: Outcome) -> Outcome:

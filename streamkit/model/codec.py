@@ -3,19 +3,23 @@
 A codec is any object with `name`, `encode` and `decode`; its name travels in the header `content-type`. "auto" goes
 by that header; without one a payload is JSON when it reads as JSON, else the bytes as they are. `Decoding` joins a
 codec with an annotation: a built-in type, msgspec.Struct, dataclass, TypedDict, or a class with
-`model_validate_json`. Its functions go into `_core.batch.RecordContext`; what they raise becomes DecodeFailed there.
+`model_validate_json`. Its functions go into `_core.batch.RecordContext`; what they raise becomes DecodeFailed there,
+with the text that `explain` finds for it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
+from streamkit._core.batch import RecordContext
 from streamkit.errors import InvalidUse
+from streamkit.model.shard import Shard
 
+Decode: TypeAlias = Callable[[bytes], Any]
 CONTENT_TYPE = "content-type"              # the header that names a record's codec
 
 
@@ -124,15 +128,15 @@ def find_codec(codec: Codec | str) -> Codec:
     )
 
 
-class Unfit(ValueError):
-    """A payload that decodes, but not into what was asked for; the text begins with the field's path."""
-
-
 _AT = re.compile(r"(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 
 
 def explain(error: BaseException) -> str:
-    """One line: the field's path, then what is wrong with it. Never the payload."""
+    """Why a payload could not be decoded, in one line: the field's path, then what is wrong with it; never the payload.
+
+    error: what a function of `Decoding` raised. It is asked here and not around each call, which would cost as much
+    again as making the record.
+    """
     if isinstance(error, msgspec.MsgspecError):
         text = str(error).replace("`", "")
         if found := _AT.match(str(error)):
@@ -164,11 +168,22 @@ class Decoding:
     def __init__(self, codec: Codec | str = "auto", annotation: Any = None) -> None:
         self.codec = find_codec(codec)
         self.annotation = None if annotation in (Any, object) else annotation
-        self._by_type: dict[str, Callable[[bytes], Any]] = {}
+        self._by_type: dict[str, Decode] = {}
         self.decode = self._decoder(self.codec)
         self.decode_for = self._decode_for if self.codec is AUTO and self.annotation is not bytes else None
 
-    def _decode_for(self, content_type: str) -> Callable[[bytes], Any]:
+    def context(self, stream: str, shard: Shard) -> RecordContext:
+        """For the batches of that shard."""
+        return self.instead(RecordContext(stream, shard.id, shard.ordinal, shard.created_ms, uuid=shard.uuid))
+
+    def instead(self, context: RecordContext) -> RecordContext:
+        """The same records, decoded this way."""
+        return RecordContext(
+            context.stream, context.shard, context.ordinal, context.created_ms, self.decode,
+            decode_for=self.decode_for, explain=explain, codec=self.codec.name, uuid=context.uuid,
+        )
+
+    def _decode_for(self, content_type: str) -> Decode:
         known = self._by_type.get(content_type)
         if known is None:
             plain = content_type.partition(";")[0].strip().lower()
@@ -178,23 +193,23 @@ class Decoding:
                 self._by_type[content_type] = known
         return known
 
-    def _decoder(self, codec: Codec) -> Callable[[bytes], Any]:
+    def _decoder(self, codec: Codec) -> Decode:
         annotation = self.annotation
         if annotation is None:
-            return _explained(codec.decode)
+            return codec.decode
         if annotation is bytes:
             return BYTES.decode
         if (validate_json := getattr(annotation, "model_validate_json", None)) is not None:
-            validate = annotation.model_validate
             if codec is JSON or codec is AUTO:
-                return _explained(validate_json)
-            return _explained(lambda data: validate(codec.decode(data)))
+                return cast(Decode, validate_json)
+            validate = annotation.model_validate
+            return lambda data: validate(codec.decode(data))
         try:
             _refuse_unknown(msgspec.inspect.type_info(annotation), set())      # before the first record comes
             if codec is JSON or codec is AUTO:
-                return _explained(msgspec.json.Decoder(annotation).decode)
+                return msgspec.json.Decoder(annotation).decode
             if codec is MSGPACK:
-                return _explained(msgspec.msgpack.Decoder(annotation).decode)
+                return msgspec.msgpack.Decoder(annotation).decode
             msgspec.json.Decoder(annotation)
         except (TypeError, NameError) as cause:
             shown = getattr(annotation, "__name__", str(annotation))
@@ -203,8 +218,8 @@ class Decoding:
                 try_="use dict, a msgspec.Struct, a dataclass, a TypedDict, Record or Batch", annotation=shown,
             ) from cause
         if codec is TEXT and annotation is str:
-            return _explained(TEXT.decode)
-        return _explained(lambda data: _converted(codec.decode(data), annotation))
+            return TEXT.decode
+        return lambda data: _converted(codec.decode(data), annotation)
 
 
 def _refuse_unknown(info: Any, seen: set[int]) -> None:
@@ -226,13 +241,3 @@ def _converted(value: Any, annotation: Any) -> Any:
     if isinstance(annotation, type) and isinstance(value, annotation):
         return value
     return msgspec.convert(value, annotation, strict=not isinstance(value, str))
-
-
-def _explained(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def decode_explained(data: bytes) -> Any:
-        try:
-            return decode(data)
-        except (ValueError, TypeError) as cause:       # msgspec's and pydantic's errors are ValueErrors
-            raise Unfit(explain(cause)) from cause
-
-    return decode_explained

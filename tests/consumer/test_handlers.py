@@ -157,6 +157,23 @@ def test_feed_retries_rejects_pauses_blocks_and_stops_as_the_policy_says():
     assert (blocked.blocked.reason, blocked.blocked.attempts, blocked.checkpoint) == ("ValueError: one", 3, 1)
 
 
+def test_a_handler_that_raises_stop_iteration_has_failed_at_that_record():
+    consumer = made(retry=RetryPolicy(attempts_max=2))
+    got: list[int] = []
+
+    @consumer.handler
+    def handle(number: int, ctx: Context) -> None:
+        assert ctx.record.value == number
+        if number == 2:
+            next(iter(()))
+        got.append(number)
+
+    report = consumer.feed(range(5))
+
+    assert got == [0, 1, 3, 4]
+    assert [(dead.attempts, "StopIteration" in dead.reason) for dead in report.dead_letter] == [(2, True)]
+
+
 def test_feed_reports_a_batch_failure_and_goes_on():
     consumer = made(retry=RetryPolicy(attempts_max=1))
 

@@ -201,6 +201,20 @@ def test_a_value_is_decoded_once_and_failures_say_where() -> None:
         bad.json()
 
 
+def test_decoded_values_come_without_records_and_fail_as_theirs_do() -> None:
+    records = [(b"k", b"%d" % number, b"", None, None) for number in range(5)]
+    context = RecordContext("s", "h", decode=int, explain=lambda error: f"because: {type(error).__name__}")
+    batch = Batch(stamped_batch([*records, (b"k", b"x", b"", None, None)]), context)
+    got = batch.decoded()
+
+    assert [next(got) for _ in range(5)] == list(range(5))
+    with pytest.raises(DecodeFailed, match="because: ValueError") as caught:
+        next(got)
+    assert caught.value.facts["sequence_number"] == batch[5].sequence_number
+    assert list(batch.part(2, 4).decoded()) == [2, 3]
+    assert list(Batch(stamped_batch(records)).decoded()) == [record[1] for record in records]
+
+
 def test_the_content_type_chooses_the_decoder() -> None:
     packed = msgspec.msgpack.encode({"content-type": b"upper"})
     context = RecordContext("s", "h", decode=bytes.lower, decode_for=lambda kind: getattr(bytes, kind))

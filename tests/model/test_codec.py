@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamkit.errors import InvalidUse
-from streamkit.model.codec import AUTO, BYTES, JSON, MSGPACK, TEXT, Decoding, Unfit, find_codec
+from streamkit.model.codec import AUTO, BYTES, JSON, MSGPACK, TEXT, Decoding, explain, find_codec
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -78,9 +78,9 @@ def test_a_payload_becomes_what_the_annotation_says(annotation, codec):
     (dict[str, int], "[...]: expected int, got str"),
 ])
 def test_a_payload_that_does_not_fit_names_the_field(annotation, reason):
-    with pytest.raises(Unfit) as unfit:
+    with pytest.raises((ValueError, TypeError)) as unfit:
         Decoding("auto", annotation).decode(b'{"id": "x"}')
-    assert str(unfit.value) == reason
+    assert explain(unfit.value) == reason
 
 
 def test_auto_goes_by_the_content_type():
@@ -120,7 +120,7 @@ class Reversed:
 
 def test_a_codec_of_ones_own_is_taken_and_its_values_checked():
     assert Decoding(Reversed(), str).decode(b"cba") == "abc"
-    with pytest.raises(Unfit):
+    with pytest.raises(msgspec.ValidationError):
         Decoding(Reversed(), dict).decode(b"cba")
 
 
@@ -141,5 +141,5 @@ def test_a_value_of_the_wrong_kind_is_refused(codec, value):
 def test_garbage_is_unfit_or_a_value_and_nothing_else(data, annotation, codec):
     try:
         Decoding(codec, annotation).decode(data)
-    except Unfit as unfit:
-        assert str(unfit)
+    except (ValueError, TypeError) as unfit:
+        assert explain(unfit)
