@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from streamkit._core.outcome import PutHandle as PutHandle
     from streamkit.client.client import AsyncClient as AsyncClient
     from streamkit.client.lag import Lag as Lag
+    from streamkit.client.operations import AsyncOperation as AsyncOperation
+    from streamkit.client.operations import Operation as Operation
     from streamkit.client.sync import Client as Client
     from streamkit.consumer.checkpointer import Checkpointer as Checkpointer
     from streamkit.consumer.checkpointer import PreparedCheckpoint as PreparedCheckpoint
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 # Public name → the module that defines it.
 _HOMES = {
     "AsyncClient": "streamkit.client.client",
+    "AsyncOperation": "streamkit.client.operations",
     "AsyncProducer": "streamkit.producer.producer",
     "AsyncReader": "streamkit.consumer.reader",
     "Batch": "streamkit._core.batch",
@@ -68,6 +71,7 @@ _HOMES = {
     "FilePosition": "streamkit.consumer.positions.files",
     "Fate": "streamkit.model.fate",
     "Lag": "streamkit.client.lag",
+    "Operation": "streamkit.client.operations",
     "Ordering": "streamkit.consumer.ordering",
     "PostgresPosition": "streamkit.consumer.positions.postgres",
     "Prepared": "streamkit.consumer.processor",

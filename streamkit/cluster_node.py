@@ -66,7 +66,7 @@ async def open_cluster(node: Node, directory: LogDirectory) -> Cluster:
         shards_max=config.streams.shards_max,
     )
     push(catalog.close)
-    streams = ClusterStreams(catalog, directory, node.counters, auto_create=node.auto_create())
+    streams = ClusterStreams(catalog, directory, node.counters, node.runtime.clock, auto_create=node.auto_create())
     streams.coordination = coordination = Coordination(streams, runtime.clock, node.coordinator_config())
     cluster = Cluster(
         identity=identity, members=members, streams=streams, runtime=runtime, config=cluster_config(config.cluster)

@@ -165,7 +165,7 @@ class Node:
             store = await SqliteStore.open(f"{self.data_dir}/{_METADATA_FILE}", runtime)
             push(store.close)
         catalog = await Catalog.open(store, runtime, node=self.name, shards_max=config.streams.shards_max)
-        streams = Streams(catalog, directory, self.counters, auto_create=self.auto_create())
+        streams = Streams(catalog, directory, self.counters, self.runtime.clock, auto_create=self.auto_create())
         await streams.open()
         internal = streams.shards[catalog.stream(APPLICATIONS_STREAM).shards[0].uuid]
         coordinator = Coordinator(

@@ -141,7 +141,7 @@ async def sealed(options: dict[str, Any]) -> dict[str, Any]:
     value_bytes = options.get("value_bytes", VALUE_BYTES)
     window = Window(options["server_pids"])
     async with AsyncClient(options["url"]) as client:
-        stream = await client.describe_stream(options["stream"])
+        stream = await client.stream(options["stream"], refresh=True)
         batches = sealed_batches(min(count, 16 if records_each > 1 else 4096), records_each, stream.shards, value_bytes)
         before = {s.ordinal: s.high_watermark for s in await client.describe_shards(stream.name)}
         pipeline = Pipeline(client, stream.shards, window_size, window.latencies_ms)
@@ -176,7 +176,7 @@ async def open_loop(options: dict[str, Any]) -> dict[str, Any]:
     window = Window(options["server_pids"])
     seen_ms: list[float] = []
     async with AsyncClient(options["url"]) as client, AsyncClient(options["url"]) as reading:
-        stream = await client.describe_stream(options["stream"])
+        stream = await client.stream(options["stream"], refresh=True)
         shard = stream.shards[0]
         (batches,) = sealed_batches(min(count, 4096), 1, (shard,))
         start = (await client.resolve_position(shard, "latest")).sequence

@@ -31,6 +31,7 @@ from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamConfig, StreamDescription, StreamStatus
 from streamkit.protocol.messages import JoinApplication, ShardState
 from streamkit.protocol.peers import AskLeader, LeaderSays
+from streamkit.runtime.interfaces import Clock
 from streamkit.storage import LogDirectory
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ class ClusterStreams(Streams):
     reshards: Reshards
 
     def __init__(
-        self, catalog: ClusterCatalog, directory: LogDirectory, counters: Counters, *,
+        self, catalog: ClusterCatalog, directory: LogDirectory, counters: Counters, clock: Clock, *,
         auto_create: StreamConfig | None,
     ) -> None:  # fmt: skip
-        super().__init__(catalog, directory, counters, auto_create=auto_create)
+        super().__init__(catalog, directory, counters, clock, auto_create=auto_create)
         self.replica_sets = catalog.replica_sets
         catalog.on_change.append(self._stream_changed)
         self._places: dict[str, tuple[int, dict[bytes, Shard]]] = {}

@@ -16,10 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from streamkit.broker.shard_server import ShardServer
 from streamkit.broker.streams import Streams
-from streamkit.errors import StreamBusy, StreamkitError
+from streamkit.errors import NotFound, StreamBusy, StreamkitError
 from streamkit.metadata import reshard
 from streamkit.metadata.reshard import Plan, ReshardEntry
 from streamkit.metadata.reshardings import Reshardings
@@ -35,6 +36,26 @@ _RETRY_FIRST_SECONDS = 0.05
 _RETRY_MOST_SECONDS = 2.0
 _MAJORITY_STEP_SECONDS = 0.005
 _HOUR_MS = 3_600_000
+_WAIT_MS_MAX = 1_000               # for news of an operation: a node that stops waits for those who wait
+_FAILED_MAX = 64                   # operations whose failure is remembered for whoever asks
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """operation: names what is under way; "": nothing is, the stream is as it was asked for."""
+
+    stream: StreamDescription
+    operation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """status: "running", "done" or "failed"; error: why. done: of `total` steps."""
+
+    status: str
+    done: int
+    total: int
+    error: StreamkitError | None = None
 
 
 class Reshards:
@@ -53,23 +74,30 @@ class Reshards:
         self._errors: dict[str, StreamkitError] = {}           # of plans that are being given up
         self._corrections: set[asyncio.Task[None]] = set()
         self._again: set[str] = set()                          # asked for while they were at work
+        self._watchers: dict[str, set[asyncio.Future[None]]] = {}
+        self._failed: dict[str, StreamkitError] = {}           # operations that were given up, the latest last
         records.on_change.append(self._noted)
 
     # -- requests ------------------------------------------------------------------------------------------
 
-    async def split(self, name: str, ordinal: int, at: int | None = None) -> StreamDescription:
-        """The stream afterwards. Raises ShardNotFound, ShardClosed, InvalidRequest and what `_reshard` raises."""
-        return await self._reshard(name, lambda stream: reshard.split(stream, ordinal, at))
+    async def split(self, name: str, ordinal: int, at: int | None = None, *, wait: bool = True) -> Asked:
+        """The stream afterwards, or what is under way. Raises ShardNotFound, ShardClosed, InvalidRequest, and more:
 
-    async def merge(self, name: str, ordinals: Collection[int]) -> StreamDescription:
+        StreamNotFound, StreamBusy, LimitReached, DiskFull, CannotPlace, StoreUnavailable.
+        """
+        return await self._reshard(name, lambda stream: reshard.split(stream, ordinal, at), wait)
+
+    async def merge(self, name: str, ordinals: Collection[int], *, wait: bool = True) -> Asked:
         """The same; they are neighbours."""
-        return await self._reshard(name, lambda stream: reshard.merge(stream, ordinals))
+        return await self._reshard(name, lambda stream: reshard.merge(stream, ordinals), wait)
 
-    async def scale(self, name: str, count: int) -> StreamDescription:
+    async def scale(self, name: str, count: int, *, wait: bool = True) -> Asked:
         """The same; nothing happens when the open shards are `count` of nearly equal ranges already."""
-        return await self._reshard(name, lambda stream: reshard.scale(stream, count))
+        return await self._reshard(name, lambda stream: reshard.scale(stream, count), wait)
 
-    async def _reshard(self, name: str, make_plan: Callable[[StreamDescription], Plan | None]) -> StreamDescription:
+    async def _reshard(
+        self, name: str, make_plan: Callable[[StreamDescription], Plan | None], wait: bool
+    ) -> Asked:
         # Raises StreamNotFound, StreamBusy, LimitReached, DiskFull, CannotPlace, StoreUnavailable.
         check_stream_name(name)
         self._streams.stream(name)
@@ -78,8 +106,12 @@ class Reshards:
             logger.info("stream.reshard_began", extra={"facts": {
                 "stream": name, "plan": entry.id, "parents": len(entry.parents), "children": len(entry.children),
             }})  # fmt: skip
-            await self._finished(entry)
-        return self._streams.catalog.located(self._streams.stream(name))
+            if wait:
+                await self._finished(entry)
+            else:
+                self._start(name)
+        stream = self._streams.catalog.located(self._streams.stream(name))
+        return Asked(stream, _operation(entry) if entry is not None and not wait else "")
 
     async def _finished(self, entry: ReshardEntry) -> None:
         done = self._waiting[entry.id] = asyncio.get_running_loop().create_future()
@@ -93,6 +125,42 @@ class Reshards:
             ) from None
         finally:
             self._waiting.pop(entry.id, None)
+
+    async def progress(self, name: str, operation: str, wait_ms: int) -> Progress:
+        """How far it is, told when that changes or after wait_ms. Raises StreamNotFound, NotFound, StoreUnavailable.
+
+        Whatever node began with it: the plan says how far, the stream's map that it is done.
+        """
+        check_stream_name(name)
+        entry = self._records.entries.get(name)
+        if entry is not None and _operation(entry) == operation:
+            await self._changed_within(name, wait_ms)
+        for looked in (False, True):
+            entry = self._records.entries.get(name)
+            if entry is not None and _operation(entry) == operation:
+                # The last step is the transaction.
+                return Progress("running", sum(p.end is not None for p in entry.parents), len(entry.parents) + 1)
+            if operation in self._failed:
+                return Progress("failed", 0, 1, self._failed[operation])
+            if any(shard.uuid.hex() == operation for shard in self._streams.stream(name).shards):
+                return Progress("done", 1, 1)
+            if not looked:                             # this node may not have heard of it, or of its end
+                await self._records.look(name)
+        raise NotFound(
+            f'nobody knows that change of stream "{name}": it was given up, or is long done',
+            try_=f"streamkit stream describe {name}", stream=name, operation=operation[:80],
+        )
+
+    async def _changed_within(self, name: str, wait_ms: int) -> None:
+        watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.setdefault(name, set()).add(watcher)
+        try:
+            await asyncio.wait([watcher], timeout=min(wait_ms, _WAIT_MS_MAX) / 1000)
+        finally:
+            watchers = self._watchers[name]
+            watchers.discard(watcher)
+            if not watchers:
+                del self._watchers[name]
 
     # -- what others began ---------------------------------------------------------------------------------
 
@@ -158,6 +226,9 @@ class Reshards:
 
     def _noted(self, name: str, entry: ReshardEntry | None) -> None:
         """The store says something of a plan; in a cluster it may be another node's."""
+        for watcher in self._watchers.get(name, ()):
+            if not watcher.done():
+                watcher.set_result(None)
         if entry is not None:
             if not self._alone:
                 self._start(name)
@@ -274,9 +345,13 @@ class Reshards:
         if not self._alone or any(log is None or log.closing is not None for log in parents):
             return False
         self._errors[entry.id] = error                 # whoever waits is told why, and not that it is done
+        self._failed[_operation(entry)] = error
+        while len(self._failed) > _FAILED_MAX:
+            del self._failed[next(iter(self._failed))]
         try:
             await self._records.abandon(name)
         except StreamkitError as cause:
+            self._failed.pop(_operation(entry), None)
             logger.warning("stream.reshard_left_behind", extra={"facts": {"stream": name, "error": str(cause)}})
             return False
         finally:
@@ -316,6 +391,11 @@ class Reshards:
                 self._changed(stream.name)
             count += len(gone)
         return count
+
+
+def _operation(entry: ReshardEntry) -> str:
+    # A child tells by being in the stream's map that the plan was carried out.
+    return entry.children[0].uuid
 
 
 def _busy(name: str) -> StreamBusy:

@@ -18,14 +18,15 @@ from streamkit.broker.counters import Counters
 from streamkit.broker.fetch import Fetches
 from streamkit.broker.matching import Matcher
 from streamkit.broker.producers import give_producer, open_producer
-from streamkit.broker.reshard import Reshards
+from streamkit.broker.reshard import Asked, Reshards
 from streamkit.broker.shard_server import ShardServer
 from streamkit.broker.streams import Streams
+from streamkit.broker.traffic import WINDOW_MS, traffic_of
 from streamkit.errors import InvalidRequest, NodeDraining, StreamkitError
 from streamkit.metadata.notes import Notes
 from streamkit.protocol import messages as m
 from streamkit.protocol.connection import Received
-from streamkit.protocol.conversion import altered, create_from_wire, stream_to_wire
+from streamkit.protocol.conversion import altered, create_from_wire, failure_to_wire, hash_to_wire, stream_to_wire
 from streamkit.protocol.frames import FetchFrame, Frame, PutFrame
 from streamkit.runtime.interfaces import Clock, Executor
 
@@ -76,6 +77,8 @@ class Service:
             m.SplitShard: self._split_shard,
             m.MergeShards: self._merge_shards,
             m.ScaleStream: self._scale_stream,
+            m.DescribeOperation: self._describe_operation,
+            m.DescribeTraffic: self._describe_traffic,
             m.ResolvePosition: self._resolve_position,
             m.NewProducer: self._new_producer,
             m.OpenProducer: self._open_producer,
@@ -230,13 +233,23 @@ class Service:
 
     async def _split_shard(self, message: m.SplitShard, _: int) -> m.StreamDescribed:
         at = None if message.at is None else int.from_bytes(message.at, "big")
-        return m.StreamDescribed(stream_to_wire(await self.reshards.split(message.name, message.shard, at)))
+        return _asked(await self.reshards.split(message.name, message.shard, at, wait=message.wait))
 
     async def _merge_shards(self, message: m.MergeShards, _: int) -> m.StreamDescribed:
-        return m.StreamDescribed(stream_to_wire(await self.reshards.merge(message.name, message.shards)))
+        return _asked(await self.reshards.merge(message.name, message.shards, wait=message.wait))
 
     async def _scale_stream(self, message: m.ScaleStream, _: int) -> m.StreamDescribed:
-        return m.StreamDescribed(stream_to_wire(await self.reshards.scale(message.name, message.shards)))
+        return _asked(await self.reshards.scale(message.name, message.shards, wait=message.wait))
+
+    async def _describe_operation(self, message: m.DescribeOperation, _: int) -> m.OperationDescribed:
+        found = await self.reshards.progress(message.stream, message.operation, message.wait_ms)
+        failure = None if found.error is None else failure_to_wire(found.error)
+        return m.OperationDescribed(found.status, found.done, found.total, failure)
+
+    async def _describe_traffic(self, message: m.DescribeTraffic, _: int) -> m.TrafficDescribed:
+        found = await traffic_of(self.streams.shard(message.shard), self._clock.now_ms())
+        at = None if found.at is None else hash_to_wire(found.at)
+        return m.TrafficDescribed(at, found.records, WINDOW_MS, found.below, found.key, found.key_share)
 
     async def _describe_shards(self, message: m.DescribeShards, _: int) -> m.ShardsDescribed:
         return m.ShardsDescribed(await self.streams.states_of(message.name))
@@ -292,3 +305,7 @@ class Service:
         count_max = max(1, min(message.count_max, _LIST_COUNT_MAX))
         notes, more = await self._notes.page(message.prefix, message.after, count_max, _NOTES_BYTES_MAX)
         return m.NotesListed(tuple(m.NoteInfo(*note) for note in notes), more)
+
+
+def _asked(asked: Asked) -> m.StreamDescribed:
+    return m.StreamDescribed(stream_to_wire(asked.stream), asked.operation)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from streamkit.broker.counters import Counters
 from streamkit.broker.shard_server import ShardServer
+from streamkit.broker.traffic import put_rates
 from streamkit.errors import (
     CorruptFile,
     InvalidPosition,
@@ -30,6 +31,7 @@ from streamkit.metadata.catalog import APPLICATIONS_STREAM, Catalog
 from streamkit.model.shard import Shard
 from streamkit.model.stream import StreamConfig, StreamDescription, StreamStatus, check_stream_name
 from streamkit.protocol.messages import ShardState
+from streamkit.runtime.interfaces import Clock
 from streamkit.storage import LogDirectory
 
 logger = logging.getLogger("streamkit.broker")
@@ -39,7 +41,8 @@ class Streams:
     """Open with `await Streams.open(…)`."""
 
     def __init__(
-        self, catalog: Catalog, directory: LogDirectory, counters: Counters, *, auto_create: StreamConfig | None
+        self, catalog: Catalog, directory: LogDirectory, counters: Counters, clock: Clock, *,
+        auto_create: StreamConfig | None,
     ) -> None:
         """auto_create: what a stream that is asked for and missing is created with; None: it is an error."""
         self.catalog = catalog
@@ -48,6 +51,7 @@ class Streams:
         self.public: dict[bytes, ShardServer] = {}         # those that clients may name
         self.counters = counters
         self._auto_create = auto_create
+        self._clock = clock
         self._changing = asyncio.Lock()
         self._closed = False
 
@@ -281,10 +285,12 @@ class Streams:
     def _state(self, served: ShardServer, shard: Shard) -> ShardState:
         log = served.log
         empty = log.log_start == log.log_end
+        records_rate, bytes_rate = put_rates(log, self._clock.now_ms())
         return ShardState(
             ordinal=shard.ordinal, log_start=log.log_start, high_watermark=served.high_watermark, log_end=log.log_end,
             stored_bytes=log.stored_bytes, first_append_ms=None if empty else log.first_append_ms(),
             last_append_ms=None if empty else log.last_append_ms, records_appended=served.put_records,
+            put_records_rate=records_rate, put_bytes_rate=bytes_rate,
         )
 
 

@@ -12,11 +12,16 @@ from streamkit.cli.rendering import count, duration, emit, instant, note, size, 
 from streamkit.cli.times import parse_duration_ms
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamkit.client.client import AsyncClient
+    from streamkit.client.operations import AsyncOperation, SplitAt
     from streamkit.model.shard import Shard
     from streamkit.model.stream import StreamDescription
     from streamkit.protocol.messages import ShardState
 
 HOUR_MS = 3_600_000
+_SHOW_S = 0.25                     # between two looks at how far a change is
 
 
 @click.group(no_args_is_help=True)
@@ -115,7 +120,7 @@ def describe(invocation: Invocation, name: str) -> None:
 
     async def work() -> tuple[StreamDescription, tuple[ShardState, ...]]:
         async with invocation.client() as client:
-            return await client.describe_stream(name), await client.describe_shards(name)
+            return await client.stream(name), await client.describe_shards(name)
 
     found, states = invocation.run(work())
     by_ordinal = {state.ordinal: state for state in states}
@@ -134,9 +139,12 @@ def describe(invocation: Invocation, name: str) -> None:
     )
     rows = [_shard_row(shard, by_ordinal.get(shard.ordinal)) for shard in found.shards]
     table(
-        ("SHARD", "RANGE (of 100 %)", "STATE", "OLDEST", "NEXT", "KEPT", "LAST PUT", "EPOCH", "LEADER"),
+        (
+            "SHARD", "RANGE (of 100 %)", "STATE", "PUT/s", "MB/s", "OLDEST", "NEXT", "KEPT", "LAST PUT", "EPOCH",
+            "LEADER",
+        ),
         rows,
-        right=("OLDEST", "NEXT", "KEPT", "EPOCH"),
+        right=("PUT/s", "MB/s", "OLDEST", "NEXT", "KEPT", "EPOCH"),
     )
 
 
@@ -186,62 +194,80 @@ def alter(
         click.echo(f"altered {changed.name}   {shown}")
 
 
+_wait = click.option(
+    "--wait/--no-wait", default=True, show_default=True,
+    help="Show progress until it is done, or print the operation and leave.",
+)  # fmt: skip
+
+
 @stream.command()
 @click.argument("name", metavar="STREAM")
 @click.argument("shard")
-@click.option("--at", metavar="HASH_KEY", default=None, help="First hash key of the second half (default: the middle).")
+@click.option(
+    "--at", metavar="middle|traffic|HASH_KEY", default="middle", show_default=True,
+    help="First hash key of the second half; traffic: where the bytes of the last ten minutes part into halves.",
+)
+@_wait
 @common
 @pass_invocation
-def split(invocation: Invocation, name: str, shard: str, at: str | None) -> None:
+def split(invocation: Invocation, name: str, shard: str, at: str, wait: bool) -> None:
     """Split a shard in two. Readers finish the parent before its children.
 
     SHARD is its id or its number. What it holds stays readable until the retention ends; from the split on its keys go
     to the children, each key in order.
     """
-    ordinal, key = _ordinal(shard), None if at is None else _hash_key(at)
+    from streamkit.model.shard import shard_ordinal
 
-    async def work() -> tuple[StreamDescription, StreamDescription]:
-        async with invocation.client() as client:
-            return await client.describe_stream(name), await client.split_shard(name, ordinal, key)
-
-    _show_change(invocation, *invocation.run(work()))
+    ordinal, place = shard_ordinal(shard), _place(at)
+    invocation.run(_change(invocation, name, wait, lambda client: client.split_shard(name, ordinal, place)))
 
 
 @stream.command()
 @click.argument("name", metavar="STREAM")
 @click.argument("shards", nargs=-1, required=True, metavar="SHARD SHARD…")
+@_wait
 @common
 @pass_invocation
-def merge(invocation: Invocation, name: str, shards: tuple[str, ...]) -> None:
+def merge(invocation: Invocation, name: str, shards: tuple[str, ...], wait: bool) -> None:
     """Merge neighbouring shards into one. Readers finish the parents before their child.
 
     SHARD is an id or a number; streamkit stream describe shows which are neighbours.
     """
-    ordinals = tuple(map(_ordinal, shards))
+    from streamkit.model.shard import shard_ordinal
 
-    async def work() -> tuple[StreamDescription, StreamDescription]:
-        async with invocation.client() as client:
-            return await client.describe_stream(name), await client.merge_shards(name, *ordinals)
-
-    _show_change(invocation, *invocation.run(work()))
+    ordinals = tuple(map(shard_ordinal, shards))
+    invocation.run(_change(invocation, name, wait, lambda client: client.merge_shards(name, *ordinals)))
 
 
 @stream.command()
 @click.argument("name", metavar="STREAM")
-@click.argument("shards", type=int)
+@click.argument("shards", type=int, required=False)
+@click.option("--shards", "wanted", type=int, default=None, metavar="SHARDS", help="The same as the argument.")
+@_wait
 @common
 @pass_invocation
-def scale(invocation: Invocation, name: str, shards: int) -> None:
+def scale(invocation: Invocation, name: str, shards: int | None, wanted: int | None, wait: bool) -> None:
     """Change the number of open shards. Readers finish closed shards before their children.
 
     SHARDS of nearly equal ranges are open afterwards; shards whose range stays the same stay open.
     """
+    number = shards if wanted is None else wanted
+    if number is None or (shards is not None and wanted is not None):
+        raise click.UsageError("say once how many shards: streamkit stream scale STREAM SHARDS")
+    invocation.run(_change(invocation, name, wait, lambda client: client.scale_stream(name, number)))
 
-    async def work() -> tuple[StreamDescription, StreamDescription]:
-        async with invocation.client() as client:
-            return await client.describe_stream(name), await client.scale_stream(name, shards)
 
-    _show_change(invocation, *invocation.run(work()))
+@stream.command()
+@click.argument("operation", metavar="OPERATION")
+@common
+@pass_invocation
+def wait(invocation: Invocation, operation: str) -> None:
+    """Wait for a split, merge or scaling that is under way.
+
+    OPERATION is what --no-wait printed.
+    """
+    name = operation.partition("/")[0]
+    invocation.run(_change(invocation, name, True, lambda client: client.operation(operation)))
 
 
 @stream.command()
@@ -284,27 +310,59 @@ def delete(invocation: Invocation, name: str, yes: bool) -> None:
         click.echo(name if invocation.quiet else f"deleted {name}   {count(records)} records   {size(kept)}")
 
 
-def _ordinal(shard: str) -> int:
-    digits = shard.removeprefix("shardId-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
-        from streamkit.errors import InvalidUse
-
-        raise InvalidUse(
-            f"{shard[:80]!r} is not a shard", try_="name it as streamkit stream describe does, or by its number",
-            shard=shard[:80],
-        )
-    return int(digits)
-
-
-def _hash_key(text: str) -> int:
+def _place(at: str) -> SplitAt:
+    if at == "middle":
+        return "middle"
+    if at == "traffic":
+        return "traffic"
     try:
-        return int(text, 0)
+        return int(at, 0)
     except ValueError:
         from streamkit.errors import InvalidUse
 
         raise InvalidUse(
-            f"{text[:80]!r} is not a hash key", try_="give a whole number, 0 to 2**128 - 1", at=text[:80]
+            f"{at[:80]!r} is not a hash key", try_="give middle, traffic, or a whole number, 0 to 2**128 - 1",
+            at=at[:80],
         ) from None
+
+
+async def _change(
+    invocation: Invocation, name: str, wait: bool, begin: Callable[[AsyncClient], AsyncOperation]
+) -> None:
+    async with invocation.client() as client:
+        before = await client.stream(name)
+        operation = begin(client)
+        await operation.accepted()
+        if operation.note and not invocation.json:
+            note(operation.note)
+        if not wait and operation.id:
+            if invocation.json:
+                emit("operation", {"id": operation.id, "stream": name, "note": operation.note})
+            else:
+                way = "" if invocation.quiet else f"{name}   under way: streamkit stream wait "
+                click.echo(f"{way}{operation.id}")
+            return
+        _show_change(invocation, before, await _followed(operation, invocation))
+
+
+async def _followed(operation: AsyncOperation, invocation: Invocation) -> StreamDescription:
+    """What came of it; on a terminal with a line that shows how far it is."""
+    from streamkit.errors import TimedOut
+
+    shown = sys.stderr.isatty() and not invocation.json and not invocation.quiet
+    while True:
+        try:
+            after = await operation.wait(_SHOW_S)
+        except TimedOut:
+            if operation.status == "failed":           # its own
+                raise
+            if shown:
+                done = round(20 * operation.progress)
+                click.echo(f"\r{'█' * done}{'░' * (20 - done)}  {operation.progress:4.0%}", err=True, nl=False)
+        else:
+            if shown:
+                click.echo("\r" + " " * 28 + "\r", err=True, nl=False)
+            return after
 
 
 def _show_change(invocation: Invocation, before: StreamDescription, after: StreamDescription) -> None:
@@ -364,6 +422,8 @@ def _shard_facts(shard: Shard, state: ShardState | None) -> dict[str, Any]:
     }
     if state is not None:
         facts |= {
+            "put_records_rate": state.put_records_rate,
+            "put_bytes_rate": state.put_bytes_rate,
             "log_start": state.log_start,
             "high_watermark": state.high_watermark,
             "log_end": state.log_end,
@@ -379,10 +439,11 @@ def _shard_row(shard: Shard, state: ShardState | None) -> tuple[str, ...]:
 
     span = f"{shard.hash_start / 2**128:6.1%} – {shard.hash_end / 2**128:6.1%}".replace("%", "")
     if state is None:
-        return (shard.id, span, _state(shard), "–", "–", "–", "–", str(shard.epoch), shard.leader)
+        return (shard.id, span, _state(shard), *["–"] * 6, str(shard.epoch), shard.leader)
     last = "never" if state.last_append_ms is None else f"{duration(time.time() * 1000 - state.last_append_ms)} ago"
     return (
-        shard.id, span, _state(shard), count(state.log_start), count(state.high_watermark), size(state.stored_bytes),
+        shard.id, span, _state(shard), count(round(state.put_records_rate)), f"{state.put_bytes_rate / 1e6:.1f}",
+        count(state.log_start), count(state.high_watermark), size(state.stored_bytes),
         last, str(shard.epoch), shard.leader,
     )  # fmt: skip
 

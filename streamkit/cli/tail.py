@@ -140,7 +140,7 @@ async def _tail(
     count: int | None, live: bool, where: Condition | None = None,
 ) -> None:  # fmt: skip
     async with invocation.client() as client:
-        description = await client.describe_stream(stream)
+        description = await client.stream(stream, refresh=True)
         choice = replace(choice, codec=description.config.codec)
         where = None if where is None else _condition(where.text, choice)
         shards = _chosen(description, shard_name)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -21,6 +22,7 @@ from streamkit.client.config import ClientConfig
 from streamkit.client.connection import OnDone, settle
 from streamkit.client.fates import find_fate
 from streamkit.client.lag import Lag, lag_of
+from streamkit.client.operations import AsyncOperation, Begun, SplitAt, attach, begin, begin_split
 from streamkit.client.pool import Connector, Link, Pool
 from streamkit.client.routing import Routes
 from streamkit.client.url import parse_url, resolve_addresses, warn_if_readable
@@ -31,27 +33,29 @@ from streamkit.errors import (
     InvalidRequest,
     NotLeader,
     ProtocolMismatch,
+    StreamBusy,
     StreamkitError,
     TimedOut,
+    Unavailable,
 )
 from streamkit.model import limits
 from streamkit.model.fate import BatchName, Fate, parse_put_token
 from streamkit.model.note import Note, check_note_key, check_note_prefix, check_note_swaps
 from streamkit.model.position import Position, parse_position
-from streamkit.model.shard import Shard
+from streamkit.model.shard import Shard, shard_ordinal
 from streamkit.model.stream import UNCHANGED, Durability, StreamConfig, StreamDescription, Unchanged, check_stream_name
 from streamkit.protocol import messages as m
 from streamkit.protocol.conversion import (
     alter_to_wire,
     create_to_wire,
     position_to_wire,
-    split_to_wire,
     stream_from_wire,
 )
 from streamkit.protocol.frames import FETCH_BYTES_MAX, Fetched, PutReceipt
 from streamkit.runtime import environment
 from streamkit.runtime.interfaces import Buffer, Runtime
 from streamkit.runtime.real import RealNetwork, real_runtime
+from streamkit.runtime.tasks import wait_out
 
 _log = logging.getLogger("streamkit.client")
 
@@ -61,6 +65,7 @@ A = TypeVar("A", bound=m.Message)
 _REPEATABLE = (
     m.DescribeStream, m.ListStreams, m.DescribeShards, m.ResolvePosition, m.ListApplications, m.DescribeApplication,
     m.DescribeNode, m.ReadNote, m.ListNotes, m.CheckApplication, m.CancelBatch,
+    m.DescribeOperation, m.DescribeTraffic,
 )  # fmt: skip
 _COORDINATED = (
     m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication, m.ListApplications,
@@ -97,6 +102,7 @@ class AsyncClient:
         self._coordinator: Link | None = None          # who coordinates applications, when another node said so
         self._routes = Routes(self._ask_stream)
         self._link_by_shard: dict[bytes, Link] = {}
+        self._operations: set[AsyncOperation] = set()  # that are under way
 
     async def connect(self) -> str:
         """Connect now, not with the first request; the broker's name.
@@ -107,6 +113,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Say goodbye. What is under way fails with Closed. Safe to call twice."""
+        await wait_out([operation.unfollow() for operation in list(self._operations)])
         await self._pool.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -146,8 +153,13 @@ class AsyncClient:
         return self._routes.remember(stream_from_wire(answer.stream))
 
     async def describe_stream(self, name: str) -> StreamDescription:
-        """Asks the broker. Raises StreamNotFound."""
-        return await self._routes.stream(name, refresh=True)
+        """Asks the brokers, also for the shards' rates (0.0 while a leader is sought). Raises StreamNotFound."""
+        stream = await self._routes.stream(name, refresh=True)
+        try:
+            states = {state.ordinal: state for state in await self.describe_shards(name)}
+        except (Unavailable, StreamBusy, TimedOut):        # what is asked for first of all is there
+            return stream
+        return replace(stream, shards=tuple(_rated(shard, states.get(shard.ordinal)) for shard in stream.shards))
 
     async def stream(self, name: str, refresh: bool = False) -> StreamDescription:
         """What is remembered of a stream; asks when nothing is, or when `refresh`. Raises StreamNotFound."""
@@ -184,24 +196,48 @@ class AsyncClient:
         message = alter_to_wire(name, retention_hours, retention_bytes, record_bytes_max)
         return self._routes.remember(stream_from_wire((await self._ask(message, m.StreamDescribed)).stream))
 
-    async def split_shard(self, name: str, shard: int, at: int | None = None) -> StreamDescription:
-        """Close a shard (its ordinal) and give its keys to two others, the second from hash key `at` (the middle) on.
+    def split_shard(self, name: str, shard: str | int, at: SplitAt = "middle") -> AsyncOperation:
+        """Close a shard (its id or ordinal) and give its keys to two others; await it for the stream afterwards.
 
-        The stream afterwards. Readers finish the parent before its children; key order is kept. Raises ShardNotFound,
-        ShardClosed, InvalidRequest, StreamBusy.
+        at: first hash key of the second; "middle" of the range; or "traffic": where the bytes of the last ten minutes
+        part into halves, the middle when there were too few, and InvalidRequest when they nearly all have one key.
+        Readers finish the parent before its children; key order is kept. A change that is under way already is waited
+        for. Raises ShardNotFound, ShardClosed, InvalidRequest, StreamBusy.
         """
-        return await self._reshard(split_to_wire(name, shard, at))
+        return self._operate(f"the split of {name}", begin_split(self, name, shard, at))
 
-    async def merge_shards(self, name: str, *shards: int) -> StreamDescription:
-        """Close neighbouring shards (ordinals) and give their keys to one other; as `split_shard`."""
-        return await self._reshard(m.MergeShards(name, shards))
+    def merge_shards(self, name: str, *shards: str | int) -> AsyncOperation:
+        """Close neighbouring shards (ids or ordinals) and give their keys to one other; as `split_shard`."""
+        message = m.MergeShards(name, tuple(map(shard_ordinal, shards)), wait=False)
+        return self._operate(f"the merge in {name}", begin(self, name, message))
 
-    async def scale_stream(self, name: str, shards: int) -> StreamDescription:
+    def scale_stream(self, name: str, shards: int) -> AsyncOperation:
         """Split and merge until `shards` shards of nearly equal ranges are open; as `split_shard`."""
-        return await self._reshard(m.ScaleStream(name, shards))
+        return self._operate(f"the scaling of {name}", begin(self, name, m.ScaleStream(name, shards, wait=False)))
 
-    async def _reshard(self, message: m.Message) -> StreamDescription:
-        return self._routes.remember(stream_from_wire((await self._ask(message, m.StreamDescribed)).stream))
+    def operation(self, id: str) -> AsyncOperation:
+        """Follow again what another client began, perhaps. Raises InvalidRequest, NotFound, StreamNotFound."""
+        return self._operate(f"the operation {id[:80]}", attach(id))
+
+    def _operate(self, what: str, begin: Coroutine[Any, Any, Begun]) -> AsyncOperation:
+        operation = AsyncOperation(self, what, begin)
+        self._operations.add(operation)
+        operation.when_ended(self._operations.discard)
+        return operation
+
+    def remember(self, stream: StreamDescription) -> StreamDescription:
+        """What a broker just said of a stream, with the newest leaders known."""
+        return self._routes.remember(stream)
+
+    async def describe_traffic(self, shard: Shard) -> m.TrafficDescribed:
+        """Where a split would halve what the shard took lately. Raises InvalidRequest (an earlier version's broker)."""
+        connection = await self._link(shard).ready()
+        if "traffic" not in connection.features:
+            raise InvalidRequest(
+                "the broker is of an earlier version, which cannot tell where the traffic parts",
+                try_='split at="middle", or upgrade the nodes', field="at", value="traffic",
+            )
+        return await self._ask_leader(shard, m.DescribeTraffic(shard.uuid), m.TrafficDescribed)
 
     async def describe_shards(self, name: str) -> tuple[m.ShardState, ...]:
         """How much each shard holds, in ordinal order. Raises StreamNotFound."""
@@ -539,6 +575,12 @@ class AsyncClient:
         for shard in [uuid for uuid, used in self._link_by_shard.items() if used is link]:
             del self._link_by_shard[shard]
             self._routes.doubt(shard)
+
+
+def _rated(shard: Shard, state: m.ShardState | None) -> Shard:
+    if state is None or shard.closed_ms is not None:       # what it took before it was closed, its children take
+        return shard
+    return replace(shard, put_records_rate=state.put_records_rate, put_bytes_rate=state.put_bytes_rate)
 
 
 def _durability(name: str) -> Durability:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from streamkit.client.applications import ResetPlan
 from streamkit.client.client import AsyncClient
 from streamkit.client.config import ClientConfig
 from streamkit.client.lag import Lag
+from streamkit.client.operations import AsyncOperation, Operation, SplitAt
 from streamkit.client.pool import Connector
 from streamkit.model import limits
 from streamkit.model.fate import Fate
@@ -92,7 +93,7 @@ class Client:
         )
 
     def describe_stream(self, name: str) -> StreamDescription:
-        """Asks the broker. Raises StreamNotFound."""
+        """Asks the brokers, also for the shards' rates. Raises StreamNotFound."""
         return self._run(self._client.describe_stream(name))
 
     def stream(self, name: str, refresh: bool = False) -> StreamDescription:
@@ -124,17 +125,34 @@ class Client:
             )
         )
 
-    def split_shard(self, name: str, shard: int, at: int | None = None) -> StreamDescription:
-        """Close a shard (its ordinal) and give its keys to two others, the second from hash key `at` on."""
-        return self._run(self._client.split_shard(name, shard, at))
+    def split_shard(self, name: str, shard: str | int, at: SplitAt = "middle") -> Operation:
+        """Close a shard (its id or ordinal) and give its keys to two others; returns once that is certain to happen.
 
-    def merge_shards(self, name: str, *shards: int) -> StreamDescription:
-        """Close neighbouring shards (ordinals) and give their keys to one other."""
-        return self._run(self._client.merge_shards(name, *shards))
+        at: first hash key of the second; "middle" of the range; or "traffic": where the bytes of the last ten minutes
+        part into halves, the middle when there were too few, and InvalidRequest when they nearly all have one key.
+        A change that is under way already is waited for. Raises ShardNotFound, ShardClosed, InvalidRequest, StreamBusy.
+        """
+        return self._begin(lambda: self._client.split_shard(name, shard, at))
 
-    def scale_stream(self, name: str, shards: int) -> StreamDescription:
-        """Split and merge until `shards` shards of nearly equal ranges are open."""
-        return self._run(self._client.scale_stream(name, shards))
+    def merge_shards(self, name: str, *shards: str | int) -> Operation:
+        """Close neighbouring shards (ids or ordinals) and give their keys to one other; as `split_shard`."""
+        return self._begin(lambda: self._client.merge_shards(name, *shards))
+
+    def scale_stream(self, name: str, shards: int) -> Operation:
+        """Split and merge until `shards` shards of nearly equal ranges are open; as `split_shard`."""
+        return self._begin(lambda: self._client.scale_stream(name, shards))
+
+    def operation(self, id: str) -> Operation:
+        """Follow again what another client began, perhaps; unknown ones fail in `wait`."""
+        return self._begin(lambda: self._client.operation(id))
+
+    def _begin(self, begin: Callable[[], AsyncOperation]) -> Operation:
+        async def accepted() -> AsyncOperation:
+            operation = begin()
+            await operation.accepted()
+            return operation
+
+        return Operation(self._run(accepted()), self._run)
 
     def describe_shards(self, name: str) -> tuple[m.ShardState, ...]:
         """How much each shard holds, in ordinal order. Raises StreamNotFound."""

@@ -88,7 +88,7 @@ async def plan(
     moves: list[Move] = []
     gone: list[str] = []
     for name, of_stream in sorted(by_stream.items()):
-        description = await client.describe_stream(name)
+        description = await client.stream(name, refresh=True)
         shards = {shard.id: shard for shard in description.shards}
         for lease in sorted(of_stream, key=lambda lease: lease.shard):
             shard = shards.get(lease.shard)

@@ -120,7 +120,7 @@ class Reshardings:
                     await self._commit((Swap(PREFIX + name, self._revisions[name], encode_entry(noted)),), name)
                 return None
             except StreamBusy:
-                await self._look(name)                     # the leader of another parent was first
+                await self.look(name)                     # the leader of another parent was first
         raise _busy(name, "being resharded")
 
     async def _finish(self, stream: StreamDescription, entry: ReshardEntry) -> StreamDescription:
@@ -213,7 +213,8 @@ class Reshardings:
             if swap.key.startswith(PREFIX):
                 self._view.wrote(swap.key, swap.value, revision)
 
-    async def _look(self, name: str) -> None:
+    async def look(self, name: str) -> None:
+        """Ask the store for the stream and its plan. Raises StoreUnavailable."""
         await self._catalog.look(name)
         value, revision = await self._store.read(PREFIX + name)
         if value is not None or name in self._revisions:

@@ -65,7 +65,8 @@ class Received:
 
 REQUESTS: tuple[type, ...] = (
     m.CreateStream, m.DescribeStream, m.ListStreams, m.DeleteStream, m.DescribeShards, m.SplitShard, m.MergeShards,
-    m.ScaleStream, m.AlterStream, m.ResolvePosition, m.FetchMatching, m.CancelBatch,
+    m.ScaleStream, m.AlterStream, m.DescribeOperation, m.DescribeTraffic, m.ResolvePosition, m.FetchMatching,
+    m.CancelBatch,
     m.Subscribe, m.GiveCredit,
     m.NewProducer, m.OpenProducer, m.JoinApplication, m.Heartbeat, m.Checkpoint, m.ReleaseLeases, m.LeaveApplication,
     m.ListApplications, m.DescribeApplication, m.DeleteApplication, m.PauseLease, m.ResumeLeases, m.DescribeNode,
@@ -75,7 +76,7 @@ REQUESTS: tuple[type, ...] = (
 )  # fmt: skip
 ANSWERS: tuple[type, ...] = (
     m.Failure, m.Done, m.StreamDescribed, m.StreamsListed, m.ShardsDescribed, m.PositionResolved, m.ProducerGiven,
-    m.ProducerOpened, m.BatchSettled,
+    m.ProducerOpened, m.BatchSettled, m.OperationDescribed, m.TrafficDescribed,
     m.Membership, m.Checkpointed, m.ApplicationsListed, m.ApplicationDescribed, m.ApplicationChecked, m.NodeDescribed,
     m.ClusterDescribed, m.ShardsMoving, m.CopiesDescribed, m.NoteRead, m.NotesSwapped, m.NotesListed,
     m.OutputsCommitted,
@@ -103,7 +104,7 @@ _KINDS = {
     Side.BROKER: 1 << MESSAGE | 1 << PUT | 1 << FETCH,
     Side.CLIENT: 1 << MESSAGE | 1 << PUT_OK | 1 << FETCH_OK,
 }
-FEATURES = ("where", "push", "transactions")   # what this build's brokers answer beyond the first version
+FEATURES = ("where", "push", "transactions", "traffic")     # what this build's brokers answer beyond the first version
 _ONE_WAY = frozenset({m.Hello, m.Welcome, m.Goodbye})
 _EITHER_WAY = frozenset({m.Failure})       # of a request, or of the connection
 

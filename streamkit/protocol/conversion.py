@@ -152,13 +152,18 @@ def altered(config: StreamConfig, message: AlterStream) -> StreamConfig:
     )
 
 
-def split_to_wire(name: str, ordinal: int, at: int | None) -> SplitShard:
+def split_to_wire(name: str, ordinal: int, at: int | None, *, wait: bool = True) -> SplitShard:
     """Raises InvalidRequest for what is no hash key."""
     if at is not None and not 0 <= at < HASH_KEYS:
         raise InvalidRequest(
             f"{at} is not a hash key", try_="hash keys are 0 to 2**128 - 1", field="at", value=str(at)[:50]
         )
-    return SplitShard(name, ordinal, None if at is None else at.to_bytes(_HASH_BYTES, "big"))
+    return SplitShard(name, ordinal, None if at is None else hash_to_wire(at), wait)
+
+
+def hash_to_wire(key: int) -> bytes:
+    """A hash key, or the end of a range of them."""
+    return key.to_bytes(_HASH_BYTES, "big")
 
 
 def position_to_wire(position: Position) -> tuple[str, int]:

@@ -7,6 +7,7 @@ versions can talk. Raw batches never enter msgpack: they follow the header as pa
 
     tag  1-9    connection      10-19 streams      20-29 positions and producers
         30-49   applications    50-69 node and cluster    100- transactions (70-99 between nodes: peers.py)
+        110-    changes of shards under way
 """
 
 from __future__ import annotations
@@ -123,9 +124,13 @@ class DescribeStream(_Message, tag=11, frozen=True):
 
 
 class StreamDescribed(_Message, tag=12, frozen=True):
-    """Answers CreateStream, DescribeStream, AlterStream, SplitShard, MergeShards and ScaleStream."""
+    """Answers CreateStream, DescribeStream, AlterStream, SplitShard, MergeShards and ScaleStream.
+
+    operation: what was begun and not waited for, for DescribeOperation; "": it is done.
+    """
 
     stream: StreamInfo
+    operation: str = ""
 
 
 class ListStreams(_Message, tag=13, frozen=True):
@@ -149,25 +154,69 @@ class DescribeShards(_Message, tag=16, frozen=True):
 
 
 class SplitShard(_Message, tag=18, frozen=True):
-    """Close a shard and give its range to two children; answered with the stream as it is then."""
+    """Close a shard and give its range to two children; answered with the stream as it is then.
+
+    wait: False is answered as soon as nobody can prevent it any more, with the stream as it was.
+    """
 
     name: str
     shard: _Whole                          # ordinal
     at: bytes | None = None                # first hash key of the second child, as in ShardInfo; None: the middle
+    wait: bool = True
 
 
 class MergeShards(_Message, tag=19, frozen=True):
-    """Close neighbouring shards and give their ranges to one child."""
+    """Close neighbouring shards and give their ranges to one child. wait: as of SplitShard."""
 
     name: str
     shards: tuple[_Whole, ...]             # ordinals, in any order
+    wait: bool = True
 
 
 class ScaleStream(_Message, tag=24, frozen=True):
-    """Close what is needed so that `shards` shards of nearly equal ranges are open."""
+    """Close what is needed so that `shards` shards of nearly equal ranges are open. wait: as of SplitShard."""
 
     name: str
     shards: _Whole
+    wait: bool = True
+
+
+class DescribeOperation(_Message, tag=110, frozen=True):
+    """How far a change of a stream's shards is. Answered when that changes, or after wait_ms."""
+
+    stream: str
+    operation: str
+    wait_ms: _Whole = 0
+
+
+class OperationDescribed(_Message, tag=111, frozen=True):
+    """status: "running", "done", or "failed" (then failure says why, and the stream is as it was)."""
+
+    status: str
+    done: int                              # of `total` steps
+    total: int
+    failure: Failure | None = None
+
+
+class DescribeTraffic(_Message, tag=112, frozen=True):
+    """Where a split would halve what the shard took lately; asked of its leader."""
+
+    shard: bytes
+
+
+class TrafficDescribed(_Message, tag=113, frozen=True):
+    """at: first hash key of the second half, as in ShardInfo; None: too few records, or one key that cannot be split.
+
+    records: that were looked at. window_ms: how far back. below: share of the bytes that the first half would take.
+    key, key_share: the heaviest key, and its share.
+    """
+
+    at: bytes | None
+    records: int
+    window_ms: int
+    below: float = 0.0
+    key: str = ""
+    key_share: float = 0.0
 
 
 class AlterStream(_Message, tag=25, frozen=True):
@@ -188,6 +237,8 @@ class ShardState(_Message, tag=7, frozen=True):
     first_append_ms: int | None            # append time of the oldest kept batch; None when empty
     last_append_ms: int | None
     records_appended: int                  # since the node started
+    put_records_rate: float = 0.0          # a second, over the last minute
+    put_bytes_rate: float = 0.0            # the same, of bytes as they are stored
 
 
 class ShardsDescribed(_Message, tag=17, frozen=True):
@@ -795,6 +846,7 @@ Message = (
     Hello | Welcome | Failure | Goodbye | Done
     | CreateStream | DescribeStream | StreamDescribed | ListStreams | StreamsListed | DeleteStream
     | DescribeShards | ShardsDescribed | SplitShard | MergeShards | ScaleStream | AlterStream
+    | DescribeOperation | OperationDescribed | DescribeTraffic | TrafficDescribed
     | FetchMatching | Subscribe | GiveCredit
     | ResolvePosition | PositionResolved | NewProducer | ProducerGiven | OpenProducer | ProducerOpened
     | CancelBatch | BatchSettled

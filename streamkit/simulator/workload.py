@@ -217,7 +217,7 @@ class Workload:
                     stream = await client.create_stream(STREAM, config)
                     break
                 except StreamExists:
-                    stream = await client.describe_stream(STREAM)
+                    stream = await client.stream(STREAM, refresh=True)
                     break
                 except (Unavailable, TimedOut):
                     await asyncio.sleep(0.05)
@@ -298,7 +298,7 @@ class Workload:
         """The same shard, wherever it is led now."""
         if len(self.addresses) > 1:
             with contextlib.suppress(StreamkitError):
-                stream = await client.describe_stream(STREAM)
+                stream = await client.stream(STREAM, refresh=True)
                 return next((found for found in stream.shards if found.uuid == shard.uuid), shard)
         return shard
 
@@ -332,7 +332,7 @@ class Workload:
             while not placed <= {shard.ordinal for shard in stream.shards}:
                 await asyncio.sleep(0.05)      # the node that was asked has not heard of the newest shards yet
                 with contextlib.suppress(StreamkitError):
-                    stream = await client.describe_stream(STREAM)
+                    stream = await client.stream(STREAM, refresh=True)
             uuids = {shard.ordinal: shard.uuid for shard in stream.shards}
             self.shards = stream.shards
             for shard in stream.shards:

@@ -166,6 +166,27 @@ class ShardLog(ShardCore):
                 total += segment.position * (segment.end - sequence) // (segment.end - segment.base)
         return total
 
+    def appended_since(self, at_ms: int) -> tuple[int, int]:
+        """(records, stored bytes) appended at `at_ms` or later, nearly: inside a segment by its index in memory, or
+
+        by the share of its time where that is not. Never waits for the disk.
+        """
+        records = size = 0
+        if at_ms <= self.last_append_ms:
+            for segment in reversed(self.segments):
+                count, first_ms, last_ms = segment.end - segment.base, segment.first_append_ms, segment.last_append_ms
+                if first_ms >= at_ms:
+                    records, size = records + count, size + segment.position
+                    continue
+                if segment.index_whole:
+                    relative, position = segment.index.find_time(at_ms)
+                    records, size = records + count - relative, size + segment.position - position
+                elif 0 < first_ms < last_ms:
+                    share = max(0.0, (last_ms - at_ms) / (last_ms - first_ms))
+                    records, size = records + int(count * share), size + int(segment.position * share)
+                break
+        return records, size
+
     def arrived_ms(self, sequence: int, limit: int) -> int | None:
         """When the record at `sequence`, or the first kept after it and before `limit`, arrived; None: there is none.
 

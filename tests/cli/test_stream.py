@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.cli.conftest import run_command
+
 
 def test_a_stream_is_created_listed_described_and_deleted(served):
     assert served.run("stream", "create", "life", "--shards", "4", "--retention", "48h") == (
@@ -87,9 +89,37 @@ def test_shards_are_split_merged_and_scaled(served):
     assert "closed, see 2 3" in described
 
 
+def test_a_shard_is_split_where_its_traffic_parts(served):
+    served.run("stream", "create", "busy")
+    few = run_command("stream", "split", "busy", "0", "--at", "traffic", "--url", served.url)
+    served.run("put", "busy", "--lines", "--key-from", "data.k", stdin="".join(f'{{"k": "{n}"}}\n' for n in range(400)))
+
+    split = run_command("stream", "split", "busy", "1", "--at", "traffic", "--url", served.url)
+    (described,) = served.json("stream", "describe", "busy")
+
+    assert few.returncode == 0 and b"took no records in the last 10 minutes: split in the middle" in few.stderr
+    assert split.returncode == 0 and b"of the bytes of the last 10 minutes lie below it" in split.stderr
+    assert all(shard["put_bytes_rate"] >= 0 for shard in described["shards"])
+    served.run("stream", "create", "hot")
+    served.run("put", "hot", "--lines", "--key", "customer-7", stdin="x\n" * 100)
+    first, second = served.fail("stream", "split", "hot", "0", "--at", "traffic", exit_code=2)
+    assert "a split cannot spread one key" in first and second.startswith("try:   ")
+
+
+def test_a_change_is_left_and_waited_for_later(served):
+    served.run("stream", "create", "later")
+    (begun,) = served.json("stream", "scale", "later", "--shards", "3", "--no-wait")
+    shown = served.run("stream", "wait", begun["id"])
+
+    assert begun["schema"] == "streamkit.operation.v1" and begun["id"].startswith("later/")
+    assert shown.endswith("3 open\n") or "nothing to do" in shown
+    assert served.run("stream", "wait", begun["id"]).startswith("later")
+    assert "say once how many" in served.fail("stream", "scale", "later", exit_code=2)[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "word"),
-    [(["split", "bent", "two"], 2, "is not a shard"), (["split", "bent", "0", "--at", "middle"], 2, "not a hash key"),
+    [(["split", "bent", "two"], 2, "is not a shard"), (["split", "bent", "0", "--at", "half"], 2, "not a hash key"),
      (["split", "bent", "0", "--at", str(2**128)], 2, "not a hash key"), (["split", "bent", "7"], 1, "has no shard"),
      (["merge", "bent", "0"], 2, "two different shards"), (["merge", "bent", "0", "2"], 2, "not neighbours"),
      (["scale", "bent", "0"], 2, "1..10000"), (["scale", "no-such", "2"], 1, "does not exist")],

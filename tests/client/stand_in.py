@@ -70,6 +70,11 @@ class StandIn:
                 )
             case m.DescribeStream(name=name):
                 return m.StreamDescribed(stream_to_wire(self.streams[name]))
+            case m.DescribeShards(name=name):
+                ends = [(shard.ordinal, len(self.stored[shard.uuid])) for shard in self.streams[name].shards]
+                return m.ShardsDescribed(tuple(
+                    m.ShardState(ordinal, 0, end, end, 0, None, None, end, 7.0, 7_000.0) for ordinal, end in ends
+                ))  # fmt: skip
             case m.ListStreams(after=after):
                 names = sorted(name for name in self.streams if name > after)
                 listed = tuple(stream_to_wire(self.streams[name], with_shards=False) for name in names[:2])

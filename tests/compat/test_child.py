@@ -45,7 +45,7 @@ def test_children_of_every_kind_process_a_stream_and_its_split(session, tmp_path
 
     with start(session, KINDS[kind](tmp_path)):
         until_noted(tmp_path, range(30))
-        session.client.split_shard("s", 0)
+        session.client.split_shard("s", 0).wait()
         put(session, 30, first=30)
         until_noted(tmp_path, range(60))
         ended = "TERMINATE" if kind in ("first", "second") else "shard_ended"
@@ -118,7 +118,7 @@ def alive(process_id: int) -> bool:
 
 
 def test_the_other_shards_do_not_notice_a_child_that_always_dies(session, tmp_path):
-    session.client.split_shard("s", 0)
+    session.client.split_shard("s", 0).wait()
     body = """
     def before(message): pass
     def during(records):

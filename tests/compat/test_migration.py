@@ -96,7 +96,7 @@ def test_latest_and_a_time_are_what_they_are_now(node):
 
 def test_a_split_that_was_processed_is_not_processed_again(node):
     parent = next(iter(sorted(by_shard(put(node, 0, 40)))))
-    node.client.split_shard("orders", 0)
+    node.client.split_shard("orders", 0).wait()
     results = by_shard(put(node, 40, 90))
     leases = [
         KclLease(parent, "SHARD_END"), KclLease("shardId-000000000001", "LATEST"),
@@ -115,7 +115,7 @@ def test_a_split_that_was_processed_is_not_processed_again(node):
 def test_children_without_a_lease_wait_for_their_parent(node):
     results = by_shard(put(node, 0, 40))
     parent, other = sorted(results)
-    node.client.split_shard("orders", 0)
+    node.client.split_shard("orders", 0).wait()
     put(node, 40, 80)
     done, number = results[parent][-3]
 

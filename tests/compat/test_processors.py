@@ -105,7 +105,7 @@ def test_every_generation_is_handed_all_records_and_children_follow_their_parent
 
     with worker(session, kclpy_processor(generation(notes))):
         until(lambda: len(notes.seen) == 40)
-        session.client.split_shard("s", 0)
+        session.client.split_shard("s", 0).wait()
         put(session, 40, first=40)
         until(lambda: len(notes.seen) >= 80)
 
@@ -235,7 +235,7 @@ def test_an_end_without_a_checkpoint_is_told_five_times_and_then_the_policy_deci
 
     with worker(session, kclpy_processor(third(notes, ends=False)), on_exhausted="skip"):
         until(lambda: len(notes.seen) == 10)
-        session.client.split_shard("s", 0)
+        session.client.split_shard("s", 0).wait()
         put(session, 10, first=10)
         until(lambda: len(notes.seen) >= 20)
 

@@ -163,7 +163,7 @@ class Directory:
 
     async def _describe(self, native: str) -> StreamDescription | None:
         try:
-            return await self.client.describe_stream(native)
+            return await self.client.stream(native, refresh=True)
         except StreamNotFound:
             return None
 
@@ -316,7 +316,7 @@ class Directory:
         taken = value is not None
         if not taken:
             with contextlib.suppress(StreamNotFound):
-                await self.client.describe_stream(native)
+                await self.client.stream(native, refresh=True)
                 taken = True
         if taken:
             try:
@@ -429,7 +429,7 @@ class Directory:
         Where one step would give a shard three of them, shards are split at the new borders and merged two by two.
         """
         client = self.client
-        stream = await client.describe_stream(native)
+        stream = await client.stream(native, refresh=True)
         if (plan := scale(stream, count)) is None:
             return
         if all(len(child.parents) <= 2 for child in plan.children):
@@ -458,7 +458,7 @@ class Directory:
             gone = pending.kind == "delete"
             if pending.kind == "create":
                 try:
-                    await self.client.describe_stream(note.native)
+                    await self.client.stream(note.native, refresh=True)
                 except StreamNotFound:
                     gone = True                                # it could not be made
             value = None if gone else encode_note(msgspec.structs.replace(note, pending=None))

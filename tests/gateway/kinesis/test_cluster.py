@@ -133,16 +133,16 @@ async def test_a_node_that_has_not_heard_yet_is_asked_again(tmp_path, monkeypatc
         a, b = desk["a"], desk["b"]
         await a.make("s", Tags={"a": "b"})
         await settled(a)
-        describe, times = b.client.describe_stream, 0
+        describe, times = b.client.stream, 0
 
-        async def lagging(name):
+        async def lagging(name, refresh=False):
             nonlocal times
             times += 1
             if not heard or times < 4:
                 raise StreamNotFound("not yet", stream=name, near=None)
-            return await describe(name)
+            return await describe(name, refresh)
 
-        monkeypatch.setattr(b.client, "describe_stream", lagging)
+        monkeypatch.setattr(b.client, "stream", lagging)
         if heard:
             assert (await b("DescribeStream", StreamName="s"))["StreamDescription"]["StreamStatus"] == "ACTIVE"
         else:
@@ -158,14 +158,14 @@ async def test_a_shard_that_a_node_has_not_heard_of_is_waited_for(tmp_path, monk
         before = await b.client.describe_stream("s")
         await a.reshard("SplitShard", ShardToSplit="shardId-000000000000", NewStartingHashKey=str(HASH_KEYS // 2))
         iterator = await a.iterator(shard=2)
-        describe, times = b.client.describe_stream, 0
+        describe, times = b.client.stream, 0
 
-        async def lagging(name):
+        async def lagging(name, refresh=False):
             nonlocal times
             times += 1
-            return before if times % 5 else await describe(name)
+            return before if times % 5 else await describe(name, refresh)
 
-        monkeypatch.setattr(b.client, "describe_stream", lagging)
+        monkeypatch.setattr(b.client, "stream", lagging)
         assert (await b.get(iterator))["Records"] == []
         b.kinesis._directory.forget(place())
         assert await b.iterator(shard=1)
