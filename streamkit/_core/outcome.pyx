@@ -17,7 +17,7 @@ from libc.string cimport memset
 
 from streamkit._core.debug cimport LIVE_HANDLE, SK_COUNT, live_counts
 
-from streamkit.errors import ForkedHandle, PutFailed, StreamkitError, TimedOut, InvalidUse
+from streamkit.errors import Cancelled, ForkedHandle, PutFailed, StreamkitError, TimedOut, InvalidUse
 
 cdef object log = logging.getLogger("streamkit.producer")
 cdef object new_latch = None
@@ -192,6 +192,17 @@ def refused(error not None) -> PutHandle:
     return handle
 
 
+def known(result) -> PutHandle:
+    """The handle of a record that is stored already, with its PutResult."""
+    cdef PutHandle handle = PutHandle.__new__(PutHandle)
+    cdef Delivery delivery = Delivery.__new__(Delivery)
+    delivery.origin = lambda receipt, index: result
+    delivery.count = 1
+    delivery.settle(STORED)
+    handle.delivery = delivery
+    return handle
+
+
 @cython.final
 @cython.freelist(1024)
 cdef class PutHandle:
@@ -213,6 +224,16 @@ cdef class PutHandle:
 
     def done(self) -> bool:
         return self.delivery.done()
+
+    @property
+    def outcome(self) -> str:
+        """"pending", "stored", "failed" or "cancelled". A failure that was seen here only is still raised by flush."""
+        if self.delivery.state == PENDING:
+            return "pending"
+        self.follow()
+        if self.delivery.state == STORED:
+            return "stored"
+        return "cancelled" if isinstance(self.delivery.error, Cancelled) else "failed"
 
     def result(self, timeout_s=None):
         """The PutResult. Waits `timeout_s` (None: until delivery_timeout_ms settles it). Raises what failed the record.

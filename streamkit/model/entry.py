@@ -27,15 +27,18 @@ def content_type_of(codec: Codec, stream_codec: str) -> bytes:
     return _encode_headers({CONTENT_TYPE: codec.name.encode()})
 
 
-def pack_headers(headers: Headers, codec: Codec, stream_codec: str) -> bytes:
-    """Headers as they travel: a msgpack map of text to bytes. Raises InvalidRequest."""
-    packed: dict[str, bytes] = {}
+def pack_headers(headers: Headers, codec: Codec, stream_codec: str, own: Mapping[str, bytes] | None = None) -> bytes:
+    """Headers as they travel: a msgpack map of text to bytes; own: the library's. Raises InvalidRequest."""
+    packed: dict[str, bytes] = dict(own or {})
     if content_type_of(codec, stream_codec):
         packed[CONTENT_TYPE] = codec.name.encode()
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str | bytes):
             raise InvalidRequest(f"header {name!r} must be text or bytes under a text name",
                                  try_="encode the value first", field="headers")  # fmt: skip
+        if own and name in own:
+            raise InvalidRequest(f'header "{name}" is the library\'s own', try_="choose another name",
+                                 field="headers")  # fmt: skip
         packed[name] = value.encode() if isinstance(value, str) else value
     return _encode_headers(packed) if packed else b""
 

@@ -24,6 +24,8 @@ class PutEntry:
     headers: Headers | None = None
     time: datetime | None = None
     explicit_hash_key: int | None = None
+    app_seq: int | None = None
+    channel: str = ""
 
 
 class PutResult(NamedTuple):

@@ -156,6 +156,7 @@ class Lane:
         self.in_flight = 0
         self.in_flight_bytes = 0
         self.next_sequence = 0
+        self.stored_end = 0                # one past the last record that was acknowledged, in the shard's sequences
         self.stopped = False
         self.overdue = False               # the open batch has waited linger_ms
         self.waiting_since_ms: int | None = None   # when the open batch was first seen; None: none was

@@ -30,6 +30,8 @@ from streamkit.producer.config import ProducerConfig
 from streamkit.producer.figures import Figures, total
 from streamkit.producer.naming import Name
 from streamkit.producer.pressure import Pressure, Room
+from streamkit.producer.progress import HEADER
+from streamkit.producer.resumption import Resumption
 from streamkit.producer.sender import NOBODY, Owner, Sender, Sending
 from streamkit.protocol.messages import ProducerGiven
 from streamkit.runtime import fork
@@ -55,15 +57,19 @@ class Target:
         self.encode = payload_encoder(codec)
         self.headers = content_type_of(codec, sender.stream.config.codec)
         self._codec = codec
+        self.resumption: Resumption | None = None    # made with the first number of a named producer
 
     def arguments(
-        self, value: object, key: str | None, headers: Any, time: Any, explicit_hash_key: int | None
-    ) -> tuple[str | None, bytes, bytes, int | None, bytes | None]:
-        """What `put` takes, from what the user gave."""
+        self, value: object, key: str | None, headers: Any, time: Any, explicit_hash_key: int | None,
+        mark: bytes | None = None,
+    ) -> tuple[str | None, bytes, bytes, int | None, bytes | None]:  # fmt: skip
+        """What `put` takes, from what the user gave; mark: of Progress.header."""
+        own = None if mark is None else {HEADER: mark}
+        stream_codec = self.sender.stream.config.codec
         return (
             key,
             self.encode(value),
-            pack_headers(headers, self._codec, self.sender.stream.config.codec) if headers else self.headers,
+            pack_headers(headers or {}, self._codec, stream_codec, own) if headers or own else self.headers,
             None if time is None else time_to_ms(time),
             None if explicit_hash_key is None else hash_key_bytes(explicit_hash_key),
         )
@@ -134,6 +140,23 @@ class Outbox:
             self.targets[stream] = made = Target(sender, self.codec)
             return made
 
+    async def resume(self, target: Target) -> None:
+        """Find out what the name has stored in the stream before. Raises InvalidUse, and what asking raises."""
+        if self.name is None:
+            raise InvalidUse("app_seq needs a producer with a name", try_="Producer(…, name=…)", argument="app_seq")
+        backoff = target.sender.backoff()
+        until_ms = self._clock.monotonic_ms() + self.config.delivery_timeout_ms
+        async with self._opening:
+            while target.resumption is None:
+                resumption = Resumption(self._client, target.sender, self.name.name)
+                try:
+                    await resumption.begin()
+                    target.resumption = resumption
+                except StreamkitError as error:
+                    if not error.retryable or self._closed or self._clock.monotonic_ms() >= until_ms:
+                        raise
+                    await asyncio.sleep(backoff.next_ms() / 1000)
+
     async def resume_key(self, key: str | None, stream: str | None) -> None:
         """As Producer.resume_key."""
         for name, target in self.targets.items():
@@ -143,6 +166,9 @@ class Outbox:
     async def flush(self, timeout_s: float | None = None) -> None:
         """As Producer.flush."""
         await self._drain(timeout_s)
+        for target in self.targets.values():
+            if target.resumption is not None and target.resumption.progress.changed:
+                await target.resumption.write()
         self.raise_failures()
 
     def push(self, stream: str | None = None) -> None:
@@ -162,6 +188,8 @@ class Outbox:
                 target.sender.give_up("the producer was closed", settle_s) for target in self.targets.values()
             ])
         for target in self.targets.values():
+            if target.resumption is not None:
+                await target.resumption.close()
             await target.sender.close()
         if self._owns_client:
             await self._client.close()
@@ -273,6 +301,9 @@ class Outbox:
     def _settled(self) -> None:
         self.room.freed()
         self.pressure.look()
+        for target in self.targets.values():
+            if target.resumption is not None and not self._closed:
+                target.resumption.soon()
 
     def before_fork(self) -> None:
         # Other threads run on until the fork and may open streams meanwhile: let go exactly of what was taken.

@@ -32,6 +32,7 @@ from streamkit.producer.bulk import BulkPut
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.entry import PutEntry, PutResult
 from streamkit.producer.outbox import Outbox, Target, closed_in_child
+from streamkit.producer.progress import Numbered, check_number
 from streamkit.runtime import fork
 from streamkit.runtime.latch import Latch
 from streamkit.runtime.real import LoopThread
@@ -187,28 +188,35 @@ class Producer(_Base):
         headers: Headers | None = None,
         time: datetime | None = None,
         explicit_hash_key: int | None = None,
+        app_seq: int | None = None,
+        channel: str = "",
     ) -> Handle:
         """Take one record; waits only for room in the buffer. Records of one key are stored in the order of put.
 
         key: None when order does not matter: the shard that has the least to do gets the record.
         time: event time, aware. explicit_hash_key: takes the place of MD5(key) in choosing the shard.
+        app_seq: for a named producer, the record's number in its `channel`, 0..2**64-1, growing there, such as a file's
+        line numbers. What has that number already, from an earlier instance too, is not stored again. A number whose
+        record failed may be put again. See last_app_seq.
         Raises RecordTooLarge, InvalidRequest (key, headers, time), InvalidUse, BufferFull (on_full="raise"), Closed;
         with the first put also StreamNotFound and ConnectionFailed.
         """
         target = self._default
         if target is None or stream is not None:
             target = self._target(stream)
-        if headers is None and time is None and explicit_hash_key is None:
+        if headers is None and time is None and explicit_hash_key is None and app_seq is None:
             handle = target.put(key, target.encode(value), target.headers)
             if handle is not None:
                 return handle
+        elif app_seq is not None:
+            return self._put_numbered(target, app_seq, channel, (value, key, headers, time, explicit_hash_key))
         return self._put_waiting(target, target.arguments(value, key, headers, time, explicit_hash_key))
 
     def put_many(self, entries: Iterable[PutEntry], *, stream: str | None = None) -> list[Handle]:
         """put() for each entry, in order."""
         return [
             self.put(e.value, key=e.key, stream=stream, headers=e.headers, time=e.time,
-                     explicit_hash_key=e.explicit_hash_key)
+                     explicit_hash_key=e.explicit_hash_key, app_seq=e.app_seq, channel=e.channel)
             for e in entries
         ]  # fmt: skip
 
@@ -221,11 +229,14 @@ class Producer(_Base):
         headers: Headers | None = None,
         time: datetime | None = None,
         explicit_hash_key: int | None = None,
+        app_seq: int | None = None,
+        channel: str = "",
     ) -> PutResult:
         """put(), then the acknowledgement. Raises what failed the record."""
         return self.put(
-            value, key=key, stream=stream, headers=headers, time=time, explicit_hash_key=explicit_hash_key
-        ).result()
+            value, key=key, stream=stream, headers=headers, time=time, explicit_hash_key=explicit_hash_key,
+            app_seq=app_seq, channel=channel,
+        ).result()  # fmt: skip
 
     def put_columns(self, keys: Any, values: Any, *, stream: str | None = None) -> ColumnsHandle:
         """Take a column of keys and one of values without a Python object a record; values go as they are.
@@ -247,6 +258,19 @@ class Producer(_Base):
                     since_ms = None                  # the time counts anew for each row
                 self._check_open()
         return bulk.handle
+
+    def last_app_seq(self, channel: str = "", *, stream: str | None = None) -> int | None:
+        """The number up to which everything that was put in the channel is stored, also by earlier instances.
+
+        Go on with the number behind it, the same records under the same numbers: of those that were on their way when
+        an earlier instance ended, some are stored, and are not stored again. None: go on with the first. A record that
+        failed holds the number back until it is put again. Raises InvalidUse for a producer without a name.
+        """
+        target = self._target(stream)
+        if target.resumption is None:
+            self._thread.run(self._outbox.resume(target))
+        assert target.resumption is not None, "it has begun"
+        return target.resumption.progress.settled(channel)
 
     def resume_key(self, key: str | None = None, *, stream: str | None = None) -> None:
         """Records of a key that was halted may be put again; None: of every key. stream: None: in every stream."""
@@ -321,6 +345,18 @@ class Producer(_Base):
             self._default = target
         return target
 
+    def _put_numbered(
+        self, target: Target, app_seq: int, channel: str, what: tuple[object, str | None, Any, Any, int | None]
+    ) -> Handle:
+        check_number(channel, app_seq)
+        if target.resumption is None:
+            self._thread.run(self._outbox.resume(target))
+        assert target.resumption is not None, "it has begun"
+        with Numbered(target.resumption.progress, channel, app_seq) as numbered:
+            if numbered.handle is None:
+                numbered.handle = self._put_waiting(target, target.arguments(*what, numbered.header))
+        return numbered.handle
+
     def _put_waiting(
         self, target: Target, arguments: tuple[str | None, bytes, bytes, int | None, bytes | None]
     ) -> Handle:
@@ -359,16 +395,36 @@ class AsyncProducer(_Base):
         headers: Headers | None = None,
         time: datetime | None = None,
         explicit_hash_key: int | None = None,
+        app_seq: int | None = None,
+        channel: str = "",
     ) -> Handle:
         """As Producer.put."""
         target = self._default
         if target is None or stream is not None:
             target = await self._target(stream)
-        if headers is None and time is None and explicit_hash_key is None:
+        if headers is None and time is None and explicit_hash_key is None and app_seq is None:
             handle = target.put(key, target.encode(value), target.headers)
             if handle is not None:
                 return handle
-        arguments = target.arguments(value, key, headers, time, explicit_hash_key)
+        elif app_seq is not None:
+            return await self._put_numbered(target, app_seq, channel, (value, key, headers, time, explicit_hash_key))
+        return await self._put_waiting(target, target.arguments(value, key, headers, time, explicit_hash_key))
+
+    async def _put_numbered(
+        self, target: Target, app_seq: int, channel: str, what: tuple[object, str | None, Any, Any, int | None]
+    ) -> Handle:
+        check_number(channel, app_seq)
+        if target.resumption is None:
+            await self._outbox.resume(target)
+        assert target.resumption is not None, "it has begun"
+        with Numbered(target.resumption.progress, channel, app_seq) as numbered:
+            if numbered.handle is None:
+                numbered.handle = await self._put_waiting(target, target.arguments(*what, numbered.header))
+        return numbered.handle
+
+    async def _put_waiting(
+        self, target: Target, arguments: tuple[str | None, bytes, bytes, int | None, bytes | None]
+    ) -> Handle:
         handle = target.put(*arguments) or self._outbox.full(*arguments)
         if handle is not None:
             return handle
@@ -383,7 +439,7 @@ class AsyncProducer(_Base):
         """put() for each entry, in order."""
         return [
             await self.put(e.value, key=e.key, stream=stream, headers=e.headers, time=e.time,
-                           explicit_hash_key=e.explicit_hash_key)
+                           explicit_hash_key=e.explicit_hash_key, app_seq=e.app_seq, channel=e.channel)
             for e in entries
         ]  # fmt: skip
 
@@ -396,13 +452,16 @@ class AsyncProducer(_Base):
         headers: Headers | None = None,
         time: datetime | None = None,
         explicit_hash_key: int | None = None,
+        app_seq: int | None = None,
+        channel: str = "",
     ) -> PutResult:
         """put(), then the acknowledgement. Raises what failed the record."""
         return await (
             await self.put(
-                value, key=key, stream=stream, headers=headers, time=time, explicit_hash_key=explicit_hash_key
+                value, key=key, stream=stream, headers=headers, time=time, explicit_hash_key=explicit_hash_key,
+                app_seq=app_seq, channel=channel,
             )
-        )
+        )  # fmt: skip
 
     async def put_columns(self, keys: Any, values: Any, *, stream: str | None = None) -> ColumnsHandle:
         """As Producer.put_columns."""
@@ -414,6 +473,14 @@ class AsyncProducer(_Base):
                 await self._freed(since_ms)
                 self._check_open()
         return bulk.handle
+
+    async def last_app_seq(self, channel: str = "", *, stream: str | None = None) -> int | None:
+        """As Producer.last_app_seq."""
+        target = await self._target(stream)
+        if target.resumption is None:
+            await self._outbox.resume(target)
+        assert target.resumption is not None, "it has begun"
+        return target.resumption.progress.settled(channel)
 
     async def resume_key(self, key: str | None = None, *, stream: str | None = None) -> None:
         """As Producer.resume_key."""

@@ -59,6 +59,7 @@ _LOOK_LAST_MS = 1_000                      # … and so long from then on
 _FOLLOWS_MAX = 3                           # leaders named by others that are tried without a pause in between
 _MOVE_BYTES = 1 << 20                      # taken apart in one turn of the loop
 _SLOW_MS = 2_000                           # records without a key avoid a shard whose oldest batch waits longer …
+_PLACE_FORGOTTEN = 2                       # of a receipt's `duplicate`: stored, nobody knows where
 _SLOW_LOOK_MS = 100                        # … which is looked at so often
 FAILURES_KEPT_MAX = 10_000                 # batches whose failure nobody looked at, kept for flush to raise
 
@@ -154,6 +155,15 @@ class Sender:
         lanes = self._lanes
         found = max(((self.accumulator.held(lane.index), lane.index) for lane in lanes), default=(0, 0))
         return (lanes[found[1]], found[0]) if found[0] else None
+
+    @property
+    def identity(self) -> ProducerGiven:
+        """The newest."""
+        return self._identity
+
+    def ends(self) -> dict[bytes, int]:
+        """One past the last record of each shard, by its uuid, that this producer heard to be stored."""
+        return {lane.shard.uuid: lane.stored_end for lane in self._lanes if lane.stored_end}
 
     def now_ms(self) -> int:
         return self._clock.monotonic_ms()
@@ -371,6 +381,8 @@ class Sender:
         if error is None:
             lane.remove(flight)
             lane.went_well()
+            if answer.duplicate != _PLACE_FORGOTTEN:
+                lane.stored_end = max(lane.stored_end, answer.base_sequence + flight.batch.count)
             self.records_stored += flight.batch.count
             self.duplicates += flight.batch.count if answer.duplicate else 0
             self.figures.ack_us.record(_microseconds(now_s - flight.opened_s), flight.batch.count)
@@ -491,7 +503,7 @@ class Sender:
 
         were used before would make the shard take new records for repeats.
         """
-        backoff = self._backoff()
+        backoff = self.backoff()
         while True:
             try:
                 async with asyncio.timeout(self.config.request_timeout_ms / 1000):
@@ -532,7 +544,7 @@ class Sender:
     async def _open(self, lane: Lane, *, patient: bool = True) -> None:
         """Open one shard, however long it takes; what waits for it meanwhile ends with the delivery time-out."""
         began_ms = self._clock.monotonic_ms()
-        backoff = self._backoff()
+        backoff = self.backoff()
         while True:
             try:
                 await self._naming.open(lane)
@@ -752,7 +764,7 @@ class Sender:
     def _lane(self, index: int, shard: Shard) -> Lane:
         config = self.config
         window = Window(config.batch_bytes_max, config.batch_bytes_max * config.in_flight_max)
-        return Lane(index, self.stream.name, shard, self._identity, self._backoff(), self._clock, config, window)
+        return Lane(index, self.stream.name, shard, self._identity, self.backoff(), self._clock, config, window)
 
     def _ranges(self) -> list[tuple[int, int] | None]:
         return [
@@ -796,7 +808,7 @@ class Sender:
             flush.one_settled()
         self._owner.settled()
 
-    def _backoff(self) -> Backoff:
+    def backoff(self) -> Backoff:
         return Backoff(self._client.runtime.random, self.config.retry_first_ms, self.config.retry_most_ms)
 
     def _start(self, work: Awaitable[None], name: str) -> None:

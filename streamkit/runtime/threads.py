@@ -18,6 +18,7 @@ Promise = concurrent.futures.Future
 PromiseTimeout = concurrent.futures.TimeoutError
 Handover = queue.SimpleQueue
 HandoverEmpty = queue.Empty
+Lock = threading.Lock                      # for what takes microseconds
 
 
 def firm_promise() -> Promise[Any]:

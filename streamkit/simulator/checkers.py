@@ -54,6 +54,14 @@ def _came_of(history: History, shard: bytes, elder: bytes) -> bool:
     return shard == elder or any(_came_of(history, parent, elder) for parent in history.parents.get(shard, ()))
 
 
+def copied_is_kept(history: History) -> Iterator[str]:
+    """What a named producer copied by number, through kills and failures, is there."""
+    there = {value for records in history.final.values() for value in records.values()}
+    for value in history.copied:
+        if value not in there:
+            yield f"record {_record(value)} was to be copied, and is not there"
+
+
 def read_is_kept(history: History) -> Iterator[str]:
     """What anybody was ever given is still there: nothing uncommitted was read."""
     for shard, records in history.read.items():
@@ -133,7 +141,7 @@ OF_LEASES = (
     old_owners_are_fenced,
     checkpoints_never_fall,
 )
-OF_THE_WHOLE = (acknowledged_is_kept, read_is_kept)
+OF_THE_WHOLE = (acknowledged_is_kept, copied_is_kept, read_is_kept)
 
 
 def judge(history: History, *, rot: bool = False, whole: bool = True) -> list[str]:

@@ -65,6 +65,7 @@ class GrantSeen:
 class History:
     """`moment` counts what is noted; it orders asking and answering.
 
+    copied: records of which a named producer said at last that all are stored.
     rot: bits were flipped at rest, so that the end of a log may be cut off and be written anew.
     final_seen: so many checkpoints were answered when `final_checkpoints` was asked for.
     parents: of shards that came of a split or a merge; `final` names parents before their children.
@@ -72,6 +73,7 @@ class History:
     """
 
     puts: dict[bytes, Put] = field(default_factory=dict)
+    copied: list[bytes] = field(default_factory=list)
     read: dict[bytes, dict[int, bytes]] = field(default_factory=dict)
     final: dict[bytes, dict[int, bytes]] = field(default_factory=dict)
     processed: dict[bytes, set[int]] = field(default_factory=dict)

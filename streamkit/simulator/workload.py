@@ -24,7 +24,16 @@ from streamkit.consumer.handler import Outcome
 from streamkit.consumer.member import Member
 from streamkit.consumer.ordering import Ordering
 from streamkit.consumer.stage import Stages
-from streamkit.errors import DataError, NotFound, PutFailed, StreamExists, StreamkitError, TimedOut, Unavailable
+from streamkit.errors import (
+    DataError,
+    NotFound,
+    ProducerError,
+    PutFailed,
+    StreamExists,
+    StreamkitError,
+    TimedOut,
+    Unavailable,
+)
 from streamkit.model.sequence import parse_sequence_number
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamConfig, StreamDescription
@@ -40,6 +49,7 @@ APPLICATION = "billing"
 MEMBERSHIP_MS = 1_000
 DELIVERY_MS = 40_000
 _ORDERINGS = (Ordering.SHARD, Ordering.SHARD, Ordering.by_key(3), Ordering.none(2))      # by the name of a worker
+_COPIERS = 0.3                             # of the producers: they have a name and number what they put
 SHORT_DELIVERY_MS = 700                    # so that batches end in doubt, and are cancelled, while others go on
 CLIENT = ClientConfig(connect_timeout_ms=1_000, request_timeout_ms=2_000, reconnect_first_ms=20, reconnect_most_ms=200)
 
@@ -74,6 +84,7 @@ class Workload:
         self.draw = random.Random(world.draw.getrandbits(64))
         self.producing: dict[Process, asyncio.Task[None]] = {}
         self.working: dict[Process, asyncio.Task[None]] = {}
+        self.copying: dict[Process, Copying] = {}
         self.shards: tuple[Shard, ...] = ()
         self._names = 0
         self._placed: list[tuple[Put, int]] = []       # where a put was stored: the shard's ordinal
@@ -92,6 +103,10 @@ class Workload:
         return RecordingClient(name, address, runtime, self.history)
 
     def start_producer(self, records: int) -> None:
+        if random.Random(f"{self.world.seed} copies {self._names}").random() < _COPIERS:
+            self._start_copier(Copying(self, f"copier-{self._names}", records))
+            return
+
         async def main(process: Process, runtime: Runtime) -> None:
             client = self.client(process.name, runtime)
             await self._produce(client, process.name, records)
@@ -99,6 +114,16 @@ class Workload:
 
         process, task = self._start("producer", main)
         self.producing[process] = task
+
+    def _start_copier(self, copying: Copying) -> None:
+        async def main(process: Process, runtime: Runtime) -> None:
+            client = self.client(process.name, runtime)
+            await copying.run(client)
+            await client.close()
+
+        process, task = self._start("copier", main)
+        self.producing[process] = task
+        self.copying[process] = copying
 
     async def _produce(self, client: RecordingClient, name: str, records: int) -> None:
         """Puts in bursts; every outcome goes to the oracle as the producer learns it."""
@@ -119,13 +144,13 @@ class Workload:
                     break
                 except (Unavailable, TimedOut):
                     await asyncio.sleep(0.05)
-            handle.add_done_callback(partial(self._settled, put))
+            handle.add_done_callback(partial(self.settled, put))
             if draw.random() < 0.3:
                 await asyncio.sleep(draw.random() * 6 * pause_seconds)
         with contextlib.suppress(PutFailed):       # each of them is known to the oracle
             await producer.close(2 * DELIVERY_MS / 1000)
 
-    def _settled(self, put: Put, handle: Any) -> None:
+    def settled(self, put: Put, handle: Any) -> None:
         error = handle.exception()
         if error is None:
             result = handle.result()
@@ -171,6 +196,7 @@ class Workload:
     def forget(self) -> None:
         """After the run. What a producer still had under way leads here, past what the collector sees: no further."""
         self.producing.clear()
+        self.copying.clear()
         self.working.clear()
 
     # ---- what the nemesis may choose from ---------------------------------------------------------------------------
@@ -185,10 +211,17 @@ class Workload:
         return list(self.working)
 
     def kill_producer(self, draw: random.Random) -> None:
-        """Another takes its place, with an identity of its own; what it had under way nobody will know."""
+        """Another takes its place, with an identity of its own; what it had under way nobody will know.
+
+        One that copies has a name: the next goes on where it was.
+        """
         process = draw.choice(list(self.producing))
         self.world.kill(process)
         del self.producing[process]
+        if (copying := self.copying.pop(process, None)) is not None:
+            copying.killed()
+            self._start_copier(copying)
+            return
         for put in self.history.puts.values():
             if put.producer == process.name and put.outcome == PENDING:
                 put.outcome = UNKNOWN
@@ -347,6 +380,73 @@ class Workload:
     def new_value(self, producer: str, key: str, number: int) -> tuple[bytes, Put]:
         value = f"{producer}/{key}/{number} ".encode() + self.draw.randbytes(self.draw.choice((0, 30, 300, 3000)))
         return value, self.history.putting(value, producer, key, number)
+
+
+class Copying:
+    """A list of records that a named producer puts by number: each is stored once, whatever happens meanwhile."""
+
+    def __init__(self, workload: Workload, name: str, records: int) -> None:
+        self._workload = workload
+        self._name = name
+        self._draw = random.Random(f"{workload.world.seed} {name}")
+        keys = [f"k{self._draw.randrange(workload.world.faults.keys)}" for _ in range(records)]
+        self._records = [
+            (f"{name}/{key}/{number} ".encode() + self._draw.randbytes(self._draw.choice((0, 30, 300))), key)
+            for number, key in enumerate(keys)
+        ]
+        self._puts: dict[int, Put] = {}
+
+    def killed(self) -> None:
+        for put in self._puts.values():
+            if put.outcome == PENDING:
+                put.outcome = UNKNOWN
+
+    async def run(self, client: AsyncClient) -> None:
+        """As one instance of the name; returns when all are stored."""
+        await _find_stream(client)
+        while True:
+            producer = AsyncProducer(
+                STREAM, client=client, name=self._name, codec="bytes", linger_ms=self._draw.choice((0, 5)),
+                batch_bytes_max=self._draw.choice((1_000, 20_000)), on_failure="halt",
+                delivery_timeout_ms=self._draw.choice((DELIVERY_MS, SHORT_DELIVERY_MS)),
+            )  # fmt: skip
+            try:
+                await self._copy(producer)
+                done = await producer.last_app_seq() == len(self._records) - 1
+            except (Unavailable, TimedOut, ProducerError):
+                done = False
+            with contextlib.suppress(PutFailed):
+                await producer.close(DELIVERY_MS / 1000)
+            if done:
+                self._workload.history.copied += [value for value, _ in self._records]
+                return
+            await asyncio.sleep(0.05)
+
+    async def _copy(self, producer: AsyncProducer) -> None:
+        pause_seconds = self._workload.world.faults.busy_seconds / max(1, len(self._records))
+        last = await producer.last_app_seq()
+        handles = []
+        for number in range(0 if last is None else last + 1, len(self._records)):
+            value, key = self._records[number]
+            if number not in self._puts:
+                self._puts[number] = self._workload.history.putting(value, self._name, key, number)
+            put = self._puts[number]
+            put.outcome, put.token = PENDING, ""
+            try:
+                handle = await producer.put(value, key=key, app_seq=number)
+            except StreamkitError:
+                put.outcome = UNKNOWN      # an elder instance may have stored it
+                raise
+            handle.add_done_callback(partial(self._workload.settled, put))
+            handles.append(handle)
+            if self._draw.random() < 0.3:
+                await asyncio.sleep(self._draw.random() * 6 * pause_seconds)
+        await asyncio.gather(*[_ended(handle) for handle in handles])
+
+
+async def _ended(handle: Any) -> None:
+    with contextlib.suppress(StreamkitError):
+        await handle
 
 
 async def _find_stream(client: AsyncClient) -> StreamDescription:
