@@ -419,8 +419,9 @@ class Coordinator:
         return self._membership(member, view)
 
     def _news(self, member: tuple[str, int], view: events.View) -> bool:
-        told = self._told.get(member, (frozenset(), ()))
-        return bool(view.granted or view.lost) or told != (frozenset(view.draining), view.missing)
+        # A drain that is over is none: who is told nothing takes this for a coordinator that lets nobody wait.
+        draining, missing = self._told.get(member, (frozenset(), ()))
+        return bool(view.granted or view.lost) or not draining.issuperset(view.draining) or missing != view.missing
 
     async def _wait_for_news(self, member: tuple[str, int], wait_ms: int) -> None:
         loop = asyncio.get_running_loop()

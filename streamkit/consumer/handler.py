@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from streamkit._core.batch import Batch, Record
 from streamkit.consumer.aggregates import Place
 from streamkit.consumer.checkpointer import Checkpointer, Checkpointing, Named, Track
+from streamkit.consumer.deadline import LATE, NEVER, Looks
 from streamkit.consumer.failure import Aborted, HandlerTimedOut, PauseAsked, RetryLater, Surrendered, raise_rejected
 from streamkit.consumer.processor import RecordProcessor, ShardContext
 from streamkit.consumer.stage import Stage, Stages, Stopping
@@ -76,7 +77,7 @@ class Context:
 
     __slots__ = (
         "_calls", "_halt", "_halted", "_index", "_lease", "_records", "application", "attempt_counted", "batch",
-        "checkpointer", "log", "shard", "stopping", "stream", "transactions", "worker",
+        "checkpointer", "log", "looks", "shard", "stopping", "stream", "transactions", "worker",
     )  # fmt: skip
 
     def __init__(self, lease: Track, application: str, worker: str) -> None:
@@ -99,6 +100,7 @@ class Context:
         self._halted = False               # for good
         self._calls = 0                    # odd while user code runs
         self.attempt_counted = False       # the attempt in hand was written down before it began
+        self.looks: Looks | None = None    # at the worker's deadline, between records
 
     @property
     def record(self) -> Record[Any]:
@@ -179,6 +181,13 @@ class Context:
     def takes_batches(self) -> None:
         """The driver hands over whole batches: there is no record in hand."""
         self._records = False
+
+    def look(self, done: int) -> int:
+        """Before the record with that index: the index to look at again; LATE: it must not be handed out."""
+        if self.looks is None:
+            return NEVER
+        stride = self.looks.stride()
+        return done + stride if stride else LATE
 
     def halt(self) -> None:
         """Stop after the record in hand."""
@@ -390,13 +399,13 @@ def _items(handler: Handler, batch: Batch[Any]) -> Iterable[Any]:
 
 def each_record(handler: Handler, context: Context, batch: Batch[Any], arguments: tuple[Context, ...]) -> Outcome:
     """One call a record, in order, until one raises or the shard is to be given up."""
-    if context._halt:
+    if context._halt or (look_at := context.look(0)) == LATE:
         return Outcome(0)
     # No more of Python for a record than the call: `map` makes it, and `enumerate` counts those that came back.
     calls = map(handler.function, _items(handler, batch), *map(repeat, arguments))
     try:
         for context._index, _ in enumerate(calls, 1):
-            if context._halt:
+            if context._halt or (context._index >= look_at and (look_at := context.look(context._index)) == LATE):
                 return Outcome(context._index)
     except Exception as error:
         return Outcome(context._index, error)
@@ -410,10 +419,10 @@ async def each_record_async(
 ) -> Outcome:
     """The same for a coroutine function; the loop gets its turn now and then even if it never waits."""
     function = handler.function
-    done = 0
+    done = look_at = 0
     try:
         for item in _items(handler, batch):
-            if context._halt:
+            if context._halt or (done >= look_at and (look_at := context.look(done)) == LATE):
                 break
             context._index = done
             await function(item, *arguments)

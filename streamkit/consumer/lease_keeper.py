@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from streamkit.client.client import AsyncClient
+from streamkit.consumer.deadline import Deadline
 from streamkit.errors import (
     ApplicationNotFound,
     ConnectionFailed,
@@ -68,8 +69,9 @@ class LeaseKeeper:
         self._owned: dict[bytes, int] = {}
         self._done_with: dict[bytes, int] = {}     # lease epochs released here; a late answer may still name them
         self._missing: tuple[str, ...] = ()
-        self._deadline_ms = 0
+        self.deadline = Deadline(self._clock)
         self._membership_ms = join.membership_ms
+        self._in_doubt = False             # the last heartbeat was not answered
         self._before = 0                   # the last session, when it is over
         self._incarnation = client.runtime.random.bits(63) if join.instance else 0
 
@@ -85,11 +87,13 @@ class LeaseKeeper:
                 try:
                     await (self._beat() if self.session else self._enter())
                     backoff.reset()
+                    self._in_doubt = False
                 except (LeaseLost, ApplicationNotFound) as error:
                     log.warning("worker.expelled application=%s worker=%s error=%s", self._join.application,
                                 self._join.worker, error)
                     self._lose_everything()
                 except (Unavailable, TimedOut) as error:
+                    self._in_doubt = True
                     if isinstance(error, ConnectionFailed) and not self._join.instance:
                         self._shorten_deadline()
                     log.warning("worker.heartbeat_failed application=%s error=%s", self._join.application, error)
@@ -158,7 +162,8 @@ class LeaseKeeper:
     async def _beat(self) -> None:
         session = self.session
         sent_ms = self._clock.monotonic_ms()
-        wait_ms = self._membership_ms * 3 // 10
+        # Whoever missed an answer needs the next one at once: a wait for news may be longer than the time that is left.
+        wait_ms = 0 if self._in_doubt else self._membership_ms * 3 // 10
         answer = await self._client.call(
             Heartbeat(self._join.application, self._join.worker, session, tuple(self._owned.items()), wait_ms,
                       self._report()),
@@ -173,7 +178,7 @@ class LeaseKeeper:
 
     def _learn(self, answer: Membership, sent_ms: int) -> None:
         self._membership_ms = answer.membership_ms
-        self._deadline_ms = sent_ms + answer.membership_ms * 9 // 10
+        self.deadline.at_ms = sent_ms + answer.membership_ms * 9 // 10
         for shard in answer.lost:
             if self._owned.pop(shard, None) is not None:
                 self._listeners.lost(shard)
@@ -198,11 +203,11 @@ class LeaseKeeper:
 
     def _shorten_deadline(self) -> None:
         heartbeat_ms = self._membership_ms * 3 // 10
-        self._deadline_ms = min(self._deadline_ms, self._clock.monotonic_ms() + heartbeat_ms * 9 // 10)
+        self.deadline.at_ms = min(self.deadline.at_ms, self._clock.monotonic_ms() + heartbeat_ms * 9 // 10)
 
     def check_deadline(self) -> bool:
         """Whether leases may be acted upon. From the deadline on they are lost, whoever is the first to look."""
-        if self._clock.monotonic_ms() < self._deadline_ms:
+        if self._clock.monotonic_ms() < self.deadline.at_ms:
             return True
         if self.session:
             log.warning("worker.deadline_passed application=%s worker=%s leases=%d", self._join.application,
@@ -213,7 +218,7 @@ class LeaseKeeper:
     async def _watch_deadline(self) -> None:
         while True:
             self.check_deadline()
-            left_ms = self._deadline_ms - self._clock.monotonic_ms() if self.session else self._membership_ms
+            left_ms = self.deadline.at_ms - self._clock.monotonic_ms() if self.session else self._membership_ms
             await asyncio.sleep(min(max(left_ms, 10), self._membership_ms // 10) / 1000)
 
     def _lose_everything(self) -> None:

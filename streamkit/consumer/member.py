@@ -18,6 +18,7 @@ from streamkit.client.client import AsyncClient
 from streamkit.consumer.checkpointer import CheckpointWriter, HeldLease, Track
 from streamkit.consumer.config import ConsumerConfig, Start
 from streamkit.consumer.dead_letters import DeadLetters, NoDeadLetters
+from streamkit.consumer.deadline import Looks
 from streamkit.consumer.fetcher import Budget, Fetcher
 from streamkit.consumer.handler import Context, Driver
 from streamkit.consumer.lease_keeper import LeaseKeeper, Listeners
@@ -181,6 +182,7 @@ class Member:
 
         def hands_for(track: Track) -> tuple[Context, Driver]:
             context = Context(track, config.application, config.worker)
+            context.looks = Looks(self._keeper.deadline)
             make_checkpointer(track, context, asyncio.get_running_loop(), self._writer.nudge)
             if config.transactional:
                 context.transactions = LeaseTransactions(self._client, self._writer, lease)

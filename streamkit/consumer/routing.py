@@ -15,6 +15,7 @@ from typing import Any
 from streamkit._core.batch import Batch, RecordContext
 from streamkit._core.conditions import NO_ROUTE, ROUTES_MAX
 from streamkit.consumer.config import ConsumerConfig
+from streamkit.consumer.deadline import LATE
 from streamkit.consumer.failure import Unhandled
 from streamkit.consumer.handler import Context, FunctionDriver, Handler, Outcome
 from streamkit.consumer.stage import Stage
@@ -128,9 +129,10 @@ def _finished(routes: bytes, undecided: int, outcome: Outcome) -> Outcome:
 
 def _steps(driver: RoutedDriver, context: Context, routes: bytes, calls: list[Any]) -> Iterator[tuple[Any, Any]]:
     # (call, record) one after the other; the context knows which is in hand. Raises Unhandled.
+    look_at = 0
     for done, route in enumerate(routes):
         context._index = done
-        if context._halt:
+        if context._halt or (done >= look_at and (look_at := context.look(done)) == LATE):
             return
         if route != NO_ROUTE:
             context.batch, call = calls[route]

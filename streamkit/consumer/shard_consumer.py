@@ -211,7 +211,9 @@ class ShardConsumer:
             await asyncio.shield(self._working)
         except asyncio.CancelledError:
             if not self._draining.is_set() or not self._working.cancelled():
-                self._working.cancel()     # the lease is lost: cancelled from outside
+                self.context.halt()        # the lease is lost: cancelled from outside, where a thread would go on
+                self._halt_lanes()
+                self._working.cancel()
                 await wait_out([self._working])        # nothing of it runs when the next owner begins
                 raise
         except Ended:

@@ -24,20 +24,26 @@ EPOCH_MS = 1_760_000_000_000           # what every wall clock shows when the wo
 
 
 class MachineClock:
-    """`runtime.Clock` of one machine: the wall clock can be set, the other never falls."""
+    """`runtime.Clock` of one machine: the wall clock can be set, the other never falls and counts time asleep."""
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self._loop = loop
         self.wall_ms = EPOCH_MS
+        self.asleep_ms = 0
 
     def now_ms(self) -> int:
         return self.wall_ms + int(self._loop.time() * 1000)
 
     def monotonic_ms(self) -> int:
-        return 1_000_000 + int(self._loop.time() * 1000)
+        return 1_000_000 + self.asleep_ms + int(self._loop.time() * 1000)
 
     def jump(self, milliseconds: int) -> None:
         self.wall_ms += milliseconds
+
+    def sleep(self, milliseconds: int) -> None:
+        """The machine was suspended that long: both clocks say so, and no timer of the loop has moved."""
+        self.wall_ms += milliseconds
+        self.asleep_ms += milliseconds
 
 
 class SimulatedRandom:

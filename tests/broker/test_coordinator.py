@@ -327,6 +327,26 @@ async def test_a_waiting_heartbeat_is_answered_when_there_is_news(bench):
     told.cancel()
 
 
+async def test_a_heartbeat_after_a_drain_waits_for_news(bench):
+    first = await bench.join()
+    await bench.join("w2")
+    drained = await bench.beat(first)
+    (shard,) = drained.draining
+    (kept,) = [(uuid, lease_epoch) for uuid, lease_epoch in owned(first) if uuid != shard]
+    (given,) = [(uuid, lease_epoch) for uuid, lease_epoch in owned(first) if uuid == shard]
+    await bench.coordinator.handle(m.ReleaseLeases("app", "w1", (given,)), 1)
+
+    beat = m.Heartbeat("app", "w1", first.session, (kept,), 3_000)
+    waiting = asyncio.ensure_future(bench.coordinator.handle(beat, 1))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done(), "that the drain is over is no news"
+    await bench.coordinator.handle(m.LeaveApplication("app", "w2", first.session + 1), 1)
+    answer = await waiting
+
+    assert [grant.shard.uuid for grant in answer.granted] == [shard]
+
+
 async def test_a_waiting_heartbeat_learns_that_its_application_is_gone(bench):
     view = await bench.join()
     waiting = asyncio.create_task(bench.beat(view, wait_ms=3_000))

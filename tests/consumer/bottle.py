@@ -20,7 +20,7 @@ from streamkit.consumer.worker import Worker
 from streamkit.errors import ApplicationNotFound
 from streamkit.model.codec import AUTO
 from streamkit.protocol.messages import ApplicationDescribed, DescribeApplication
-from streamkit.simulator.cluster import ADDRESS, Cluster
+from streamkit.simulator.cluster import Cluster
 from streamkit.simulator.faults import Faults
 from streamkit.simulator.loop import Process
 from streamkit.simulator.oracle import History
@@ -46,8 +46,9 @@ def _quiet_collection() -> Iterator[None]:
 class Bottle:
     """`Bottle.play(story)` runs `await story(bottle)` to its end; every wait takes no time."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, nodes: int = 1) -> None:
         faults = Faults.none()
+        faults.nodes = nodes
         faults.small_journal = False
         self.world = World(seed, faults)
         self.cluster = Cluster(self.world, History())
@@ -56,9 +57,11 @@ class Bottle:
         self.processes: dict[str, Process] = {}
 
     @classmethod
-    def play(cls, story: Callable[[Bottle], Awaitable[None]], *, seed: int = 1, seconds_max: float = 2_000.0) -> None:
+    def play(
+        cls, story: Callable[[Bottle], Awaitable[None]], *, seed: int = 1, seconds_max: float = 2_000.0, nodes: int = 1
+    ) -> None:
         with _quiet_collection():
-            bottle = cls(seed)
+            bottle = cls(seed, nodes)
             bottle.world.loop.seconds_max = seconds_max
             try:
                 bottle.world.loop.run_until_complete(bottle._begin(story))
@@ -70,10 +73,23 @@ class Bottle:
 
     async def _begin(self, story: Callable[[Bottle], Awaitable[None]]) -> None:
         self.cluster.start()
-        await self.cluster.ready.wait()
+        await self.cluster.until_ready()
         _, runtime = self.world.new_process("operator")
-        self.client = AsyncClient(ADDRESS, runtime, config=_CLIENT)
+        self.client = AsyncClient(self.address, runtime, config=_CLIENT)
         await story(self)
+
+    @property
+    def address(self) -> str:
+        return ",".join(self.cluster.addresses)
+
+    async def kill_coordinator(self) -> None:
+        """Of a cluster; its node is there again when this returns, another may coordinate by then."""
+        place = next(place for place in self.cluster.places
+                     if place.node is not None and place.node._coordinating() is not None)
+        self.world.kill(place.process)
+        await asyncio.sleep(1)
+        place.start()
+        await place.ready.wait()
 
     async def restart_node(self) -> None:
         self.world.kill(self.cluster.process)
@@ -99,7 +115,7 @@ class Bottle:
         process, runtime = self.world.new_process(name)
 
         async def main() -> None:
-            client = AsyncClient(ADDRESS, runtime, config=_CLIENT)
+            client = AsyncClient(self.address, runtime, config=_CLIENT)
             member = running.member(client, asyncio.get_running_loop(), runtime.executor)
             running._member = member
             try:
