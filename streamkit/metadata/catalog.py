@@ -20,7 +20,15 @@ from dataclasses import replace
 
 import msgspec
 
-from streamkit.errors import CorruptFile, LimitReached, ProducerFenced, StreamBusy, StreamExists, StreamNotFound
+from streamkit.errors import (
+    CorruptFile,
+    LimitReached,
+    ProducerFenced,
+    StoreUnavailable,
+    StreamBusy,
+    StreamExists,
+    StreamNotFound,
+)
 from streamkit.metadata.certainty import swap_certainly
 from streamkit.metadata.store import Store, Swap
 from streamkit.model.shard import Shard, even_ranges
@@ -333,9 +341,29 @@ class Catalog:
             return await self._new_producer(name, instance.hex(), renew=True)
 
     async def holds_name(self, name: str, instance: bytes) -> bool:
-        """Whether nobody opened the name after `instance`, as the store has it now. Raises StoreUnavailable."""
-        known, _ = await self._store.read(_PRODUCERS + name)
-        return known is not None and _producer_decoder.decode(known).instance == instance.hex()
+        """Whether nobody opened the name after `instance`, as far as the store has told. Raises StoreUnavailable."""
+        return (await self._holder(name, instance.hex())).instance == instance.hex()
+
+    async def _holder(self, name: str, instance: str) -> ProducerEntry:
+        """Who opened the name last.
+
+        A read of the store may be old. Who is told that another holds its name stops for good, so that is written once
+        more before it is said: this fails when it is not the last word.
+        """
+        key = _PRODUCERS + name
+        for _ in range(_TRIES):
+            known, revision = await self._store.read(key)
+            entry = _producer_decoder.decode(known) if known is not None else None
+            if entry is None or entry.instance == instance:
+                break
+            if await self._store.compare_and_swap(key, revision, known) is not None:
+                return entry
+        if entry is None or entry.instance != instance:
+            raise StoreUnavailable(
+                f'who opened "{name[:80]}" last is not known yet', try_="try again: what answered may be behind",
+                store="", outcome="not_done",
+            )  # fmt: skip
+        return entry
 
     async def _new_producer(self, name: str, instance: str, *, renew: bool) -> tuple[int, int]:
         while True:
@@ -343,8 +371,10 @@ class Catalog:
             known, revision = await self._store.read(key) if name else (None, 0)
             entry = _producer_decoder.decode(known) if known is not None else None
             if renew and (entry is None or entry.instance != instance):
+                if (entry := await self._holder(name, instance)).instance == instance:
+                    continue
                 raise ProducerFenced(f'"{name}" was opened again, by a newer instance of this producer',
-                                     try_="stop this one", newest=entry.epoch if entry else None)  # fmt: skip
+                                     try_="stop this one", newest=entry.epoch)  # fmt: skip
             if entry is not None and entry.epoch < _PRODUCER_EPOCH_MAX:
                 raised = ProducerEntry(entry.producer_id, entry.epoch + 1, instance)
                 if await self._store.compare_and_swap(key, revision, _encode(raised)) is not None:

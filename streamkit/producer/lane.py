@@ -288,7 +288,7 @@ class Lane:
                     verdict, error = Verdict.FAIL, self.unknown(flight, error)
             elif doubt and self.identity.producer_id:
                 if verdict is Verdict.FAIL and (flight.cancel_until_ms is not None or isinstance(error, _ENDS)):
-                    error = error if isinstance(error, _ENDS) else self.unknown(flight, error)
+                    error = self.ended(flight, error) if isinstance(error, _ENDS) else self.unknown(flight, error)
                 else:
                     verdict = self._cancel(flight, error, verdict, now_ms, plan)
             elif verdict is not Verdict.FAIL and now_ms >= flight.deadline_ms:
@@ -303,6 +303,7 @@ class Lane:
                 plan.rename = plan.rename or hole
                 if not hole:
                     doubtful.append(flight)
+        plan.rename = plan.rename or self.tainted
         if self.winding_up:                # no number will be given here any more
             plan.rename = False
         plan.renumber = bool(plan.fail) and not self.winding_up
@@ -339,6 +340,7 @@ class Lane:
 
     def rename(self, identity: ProducerGiven, sequence: int = 0) -> None:
         self.forget_given_up()             # nobody will use those numbers again
+        self.tainted = False
         self.identity = identity
         self.renumber(sequence)
 
@@ -425,6 +427,16 @@ class Lane:
             try_="resolve the token when the broker can be reached", sent=True, token=self.token(flight),
             timeout_ms=self.delivery_timeout_ms, shard=self.shard.id, attempts=flight.attempts,
         )  # fmt: skip
+
+    def ended(self, flight: Flight, error: StreamkitError) -> StreamkitError:
+        """The refusal that ends a batch of which an earlier try may be stored; it says so.
+
+        Whoever answered told it of the last try alone, and of others that it does not know.
+        """
+        told = type(error)(str(error), try_=error.try_, **error.facts)
+        told.facts |= {"sent": True, "token": self.token(flight)}
+        told.__cause__ = error             # which says nothing of this batch, and is told to others
+        return told
 
     def may_be_stored(self, flight: Flight, cause: StreamkitError | None) -> StreamkitError:
         """It ends in doubt, asked or not."""

@@ -325,12 +325,12 @@ class Sender:
         ):
             flight = lane.admit(batch, now_ms)
             flight.opened_s = flight.ended_s = lane.opened_s
+            why = "full" if waiting == 2 or not reason else reason     # threads may fill it after we looked
+            self.figures.batch(why, batch.count, batch.raw_bytes, len(batch))
             if self._halted_keys and (halted := self._halted_keys.why_not(batch)) is not None:
                 lane.next_sequence = batch.sequence
                 self._fail(lane, flight, halted)
             lane.opened_s = now_s
-            why = "full" if waiting == 2 or not reason else reason     # threads may fill it after we looked
-            self.figures.batch(why, batch.count, batch.raw_bytes, len(batch))
             waiting = self.accumulator.waiting(lane.index)
             if not waiting:
                 lane.overdue = False
@@ -593,10 +593,11 @@ class Sender:
         self._empty_all()
         self.halted = None
         for lane in self._lanes:
+            if lane.in_flight:
+                continue                   # what is on its way has the old numbers: `_recover` goes on once it is back
             if lane.tainted and self.config.idempotent:
-                lane.tainted = False
                 self._start(self._rename(lane), "rename")
-            elif not lane.in_flight:
+            else:
                 self._resume(lane)
 
     def _empty_all(self) -> None:
@@ -801,7 +802,7 @@ class Sender:
                 _log.exception("producer.on_error_failed")
         self._settle(flight)
         if isinstance(error, ProducerFenced):
-            self.halt(error)
+            self.halt(error.__cause__ if isinstance(error.__cause__, ProducerFenced) else error)
 
     def _settle(self, flight: Flight) -> None:
         for flush in flight.flushes:

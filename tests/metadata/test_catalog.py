@@ -6,8 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamkit.errors import CorruptFile, InvalidRequest, LimitReached, StreamBusy, StreamExists, StreamNotFound
+from streamkit.errors import (
+    CorruptFile,
+    InvalidRequest,
+    LimitReached,
+    ProducerFenced,
+    StoreUnavailable,
+    StreamBusy,
+    StreamExists,
+    StreamNotFound,
+)
 from streamkit.metadata.catalog import Catalog, from_entry, to_entry
+from streamkit.metadata.memory_store import MemoryStore
 from streamkit.model.limits import HASH_KEYS
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamConfig, StreamDescription, StreamStatus
@@ -116,6 +126,27 @@ async def test_a_named_producer_keeps_its_id_and_fences_its_elders(catalog):
     assert await catalog.new_producer("loader") == (1, 0)
     assert await catalog.new_producer("loader") == (1, 1)
     assert await catalog.new_producer("other") == (2, 0)
+
+
+async def test_an_old_read_of_the_store_shuts_nobody_out(runtime):
+    shared = MemoryStore(runtime.clock)
+    handle = shared.handle("n1", runtime.random)
+    catalog = await Catalog.open(handle, runtime)
+    with pytest.raises(StoreUnavailable):
+        await catalog.holds_name("loader", b"elder")
+    await catalog.new_producer("loader", b"elder")
+    runtime.clock.ms += 1_000
+    await catalog.new_producer("loader", b"younger")
+    draws = iter([0.5] * 3)                              # 500 ms ago the elder held it; then the answers are new
+    runtime.random.uniform = lambda: next(draws, 0.0)
+    handle.faults.stale_ms = 1_000
+
+    assert await catalog.holds_name("loader", b"younger")
+    assert not await catalog.holds_name("loader", b"elder")
+    draws = iter([0.5] * 2)
+    assert await catalog.renew_producer("loader", b"younger") == (1, 2)
+    with pytest.raises(ProducerFenced):
+        await catalog.renew_producer("loader", b"elder")
 
 
 async def test_a_producer_whose_epochs_are_used_up_gets_a_new_id(catalog, store):

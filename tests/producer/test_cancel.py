@@ -152,6 +152,9 @@ async def test_where_nobody_is_left_to_ask_the_refusal_itself_is_told(error: Str
         told = await outcome(await p.put(b"0", key="k"))
 
     assert type(told) is type(error)
+    assert told is not None
+    assert told.facts["sent"], "an earlier try may be stored"
+    assert told.facts["token"]
     assert broker.cancelled == []
 
 

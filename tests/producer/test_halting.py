@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
 
@@ -55,6 +56,20 @@ async def test_a_halted_key_waits_until_it_is_resumed_and_others_go_on() -> None
         assert await outcomes([await p.put(b"7", key="a"), await p.put(b"8", key="b")]) == [None, None]
 
     assert broker.stored() == [("b", b"1"), ("b", b"3"), ("b", b"5"), ("a", b"7"), ("b", b"8")]
+
+
+async def test_batches_that_fail_as_they_are_sealed_leave_the_sender_at_work() -> None:
+    broker = FakeBroker(shards=1)
+    broker.faults = refuse(0)
+    raised: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+    async with producer(broker, "halt_key", batch_bytes_max=1) as p:
+        await outcomes([await p.put(b"0", key="a")])
+        handles = [await p.put(b"%d" % i, key="ab"[i % 2]) for i in range(6)]
+        assert [error is None for error in await outcomes(handles)] == [False, True] * 3
+
+    assert raised == []
+    assert sum(p.stats()["sealed"].values()) == 7
 
 
 async def test_a_halted_producer_stores_nothing_until_it_is_resumed() -> None:
