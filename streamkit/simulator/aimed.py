@@ -31,7 +31,8 @@ from streamkit.broker.copy import Copy
 from streamkit.metadata.catalog import APPLICATIONS_STREAM
 from streamkit.protocol import messages as m
 from streamkit.simulator.cluster import Cluster, Place
-from streamkit.simulator.workload import STREAM, Workload
+from streamkit.simulator.recording import STREAM
+from streamkit.simulator.workload import Workload
 from streamkit.simulator.world import World
 
 _SECONDS = (0.3, 0.8, 2.0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from streamkit.simulator.client_checkers import OF_PRODUCERS, name_of
 from streamkit.simulator.oracle import REFUSED, STORED, History
 
 
@@ -14,7 +15,7 @@ def acknowledged_is_kept(history: History) -> Iterator[str]:
     """A record whose put was answered is where the answer said."""
     for value, put in history.puts.items():
         if put.outcome == STORED and history.final.get(put.shard, {}).get(put.sequence) != value:
-            yield f"acknowledged record {_record(value)} is not at {put.shard.hex()[:8]} {put.sequence}"
+            yield f"acknowledged record {name_of(value)} is not at {put.shard.hex()[:8]} {put.sequence}"
 
 
 def refused_is_absent(history: History) -> Iterator[str]:
@@ -23,7 +24,7 @@ def refused_is_absent(history: History) -> Iterator[str]:
         for sequence, value in records.items():
             put = history.puts.get(value)
             if put is not None and put.outcome == REFUSED:
-                yield f"record {_record(value)} was said not to be stored, and is at {shard.hex()[:8]} {sequence}"
+                yield f"record {name_of(value)} was said not to be stored, and is at {shard.hex()[:8]} {sequence}"
 
 
 def stored_once(history: History) -> Iterator[str]:
@@ -32,7 +33,7 @@ def stored_once(history: History) -> Iterator[str]:
     for shard, records in history.final.items():
         for sequence, value in records.items():
             if value in places:
-                yield f"record {_record(value)} is at {places[value][1]} and again at {sequence}"
+                yield f"record {name_of(value)} is at {places[value][1]} and again at {sequence}"
             places[value] = (shard, sequence)
 
 
@@ -42,11 +43,11 @@ def in_order_for_its_key(history: History) -> Iterator[str]:
     for shard, records in history.final.items():
         for _, value in sorted(records.items()):
             put = history.puts.get(value)
-            if put is None:
+            if put is None or not put.key:
                 continue
             before = last.get((put.producer, put.key))
             if before is not None and (before[1] > put.number or not _came_of(history, shard, before[0])):
-                yield f"record {_record(value)} lies after number {before[1]} of its key"
+                yield f"record {name_of(value)} lies after number {before[1]} of its key"
             last[put.producer, put.key] = (shard, put.number)
 
 
@@ -59,7 +60,7 @@ def copied_is_kept(history: History) -> Iterator[str]:
     there = {value for records in history.final.values() for value in records.values()}
     for value in history.copied:
         if value not in there:
-            yield f"record {_record(value)} was to be copied, and is not there"
+            yield f"record {name_of(value)} was to be copied, and is not there"
 
 
 def read_is_kept(history: History) -> Iterator[str]:
@@ -68,7 +69,7 @@ def read_is_kept(history: History) -> Iterator[str]:
         final = history.final.get(shard, {})
         for sequence, value in records.items():
             if final.get(sequence) != value:
-                yield f"record {_record(value)} was read at {shard.hex()[:8]} {sequence}, and is there no more"
+                yield f"record {name_of(value)} was read at {shard.hex()[:8]} {sequence}, and is there no more"
 
 
 def processed_at_least_once(history: History) -> Iterator[str]:
@@ -77,7 +78,7 @@ def processed_at_least_once(history: History) -> Iterator[str]:
         processed = history.processed.get(shard, set())
         for sequence, value in history.final.get(shard, {}).items():
             if sequence < checkpoint and sequence not in processed:
-                yield f"record {_record(value)} at {shard.hex()[:8]} {sequence} was checkpointed, but never processed"
+                yield f"record {name_of(value)} at {shard.hex()[:8]} {sequence} was checkpointed, but never processed"
 
 
 def one_owner_for_each_lease_epoch(history: History) -> Iterator[str]:
@@ -141,7 +142,7 @@ OF_LEASES = (
     old_owners_are_fenced,
     checkpoints_never_fall,
 )
-OF_THE_WHOLE = (acknowledged_is_kept, copied_is_kept, read_is_kept)
+OF_THE_WHOLE = (acknowledged_is_kept, copied_is_kept, read_is_kept, *OF_PRODUCERS)
 
 
 def judge(history: History, *, rot: bool = False, whole: bool = True) -> list[str]:
@@ -153,7 +154,3 @@ def judge(history: History, *, rot: bool = False, whole: bool = True) -> list[st
     for checker in OF_RECORDS + (() if rot else OF_LEASES) + (OF_THE_WHOLE if whole and not rot else ()):
         found += checker(history)
     return found
-
-
-def _record(value: bytes) -> str:
-    return value[:40].split(b" ")[0].decode(errors="replace")

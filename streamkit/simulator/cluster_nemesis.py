@@ -14,7 +14,8 @@ from streamkit.protocol import messages as m
 from streamkit.simulator.aimed import Aim
 from streamkit.simulator.cluster import Cluster, Place
 from streamkit.simulator.nemesis import Nemesis
-from streamkit.simulator.workload import STREAM, Workload
+from streamkit.simulator.recording import STREAM
+from streamkit.simulator.workload import Workload
 from streamkit.simulator.world import World
 
 _ASK_SECONDS = 5.0

@@ -28,6 +28,10 @@ CLUSTER_ACTS = (
     *DAMAGE_ACTS, *LINK_ACTS, *STORE_ACTS, *ADMIN_ACTS,
 )  # fmt: skip
 AIMED_DAMAGE_ACTS = ("relay_wipe", "relay_rot")        # the rest of what `aimed.py` does harms no disk
+
+# What clients do beside the plain things; `producing.py` and `handling.py` say what each is.
+FEATURES = ("named", "halt")
+
 BESIDE_LIES = (*CLIENT_ACTS, "lying_disk", "clock_jump", "compact_store", "split", "merge")
 
 
@@ -38,7 +42,7 @@ class Faults:
     durability: of the stream; "os" only where no power is lost, since it promises nothing there.
     rot: bits are flipped in stored files while the node is down; then the promise is only that nobody reads them.
     nodes: one alone, or a cluster. zones: its nodes have different ones. versions: some speak an older protocol
-    at first.
+    at first. features: of FEATURES, what its clients do beside the plain things.
     """
 
     acts: dict[str, float] = field(default_factory=dict)
@@ -58,6 +62,7 @@ class Faults:
     zones: bool = False
     suspect_ms: int = 1_500
     versions: bool = False
+    features: tuple[str, ...] = ()
 
     @property
     def damages(self) -> bool:
@@ -80,8 +85,13 @@ class Faults:
         return cls()
 
 
-def draw_faults(draw: random.Random) -> Faults:
-    """A world for one seed."""
+def draw_features(draw: random.Random) -> tuple[str, ...]:
+    """Of half of the runs none, of the others one or two. Drawn last: a run without any is what it was before."""
+    return tuple(draw.sample(FEATURES, draw.choice((0, 0, 0, 1, 1, 2))))
+
+
+def draw_faults(draw: random.Random, *, cluster: bool = False) -> Faults:
+    """A world for one seed. cluster: it is to become a cluster's."""
     acts = {act: draw.choice((1.0, 1.0, 3.0)) for act in ACTS if draw.random() < 0.4}
     if draw.random() < 0.05:
         acts = {}
@@ -102,7 +112,7 @@ def draw_faults(draw: random.Random) -> Faults:
         slow_seconds=draw.choice((0.05, 0.5)),
         cold=draw.choice((0.0, 0.0, 0.3, 1.0)),
     )
-    return Faults(
+    faults = Faults(
         acts=acts,
         act_count=draw.choice((1, 2, 4, 8)) if acts else 0,
         busy_seconds=draw.choice((2.0, 4.0)),
@@ -117,11 +127,14 @@ def draw_faults(draw: random.Random) -> Faults:
         keys=draw.choice((1, 4, 12)),
         small_journal=draw.random() < 0.8,
     )
+    if not cluster:
+        faults.features = draw_features(draw)
+    return faults
 
 
 def draw_cluster_faults(draw: random.Random) -> Faults:
     """A cluster's world for one seed: of a third of all that can go wrong, much or little."""
-    faults = draw_faults(draw)
+    faults = draw_faults(draw, cluster=True)
     share = draw.choice((0.1, 0.25, 0.5))
     faults.acts = {act: draw.choice((1.0, 1.0, 3.0)) for act in CLUSTER_ACTS if draw.random() < share}
     if "lying_disk" in faults.acts:
@@ -136,4 +149,5 @@ def draw_cluster_faults(draw: random.Random) -> Faults:
     faults.versions = "upgrade" in faults.acts
     faults.durability = draw.choice(("fsync", "fsync", "os"))
     faults.records = draw.choice((40, 100, 200))
+    faults.features = draw_features(draw)
     return faults

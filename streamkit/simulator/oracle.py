@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from streamkit._core.batch import HEADER_BYTES, Batch
+from streamkit.model.sequence import ParsedSequence, parse_sequence_number
 from streamkit.protocol.messages import Checkpoint, Checkpointed, LeaseGrant
 from streamkit.runtime.interfaces import Buffer
 
@@ -19,8 +21,24 @@ PENDING, STORED, REFUSED, UNKNOWN = "pending", "stored", "refused", "unknown"
 
 
 @dataclass(slots=True)
+class Instance:
+    """One that opened a producer's name. rank: its id and epoch; a higher one is a younger instance's.
+
+    opened: the moment when its first put was taken, 0 before. fenced: it was told that a younger one is there.
+    """
+
+    producer: str
+    rank: tuple[int, int] = (0, -1)
+    opened: int = 0
+    fenced: bool = False
+
+
+@dataclass(slots=True)
 class Put:
-    """One record. number: grows with every put of its producer."""
+    """One record. number: grows with every put of its producer. key: "" for none. moment, settled: when it was put, and
+
+    when its producer was told how that ended (0: never). instance: of a named producer.
+    """
 
     producer: str
     key: str
@@ -30,6 +48,9 @@ class Put:
     sequence: int = -1
     error: str = ""
     token: str = ""                        # to ask with, while the outcome is UNKNOWN
+    moment: int = 0
+    settled: int = 0
+    instance: Instance | None = None
 
 
 @dataclass(slots=True)
@@ -70,6 +91,9 @@ class History:
     final_seen: so many checkpoints were answered when `final_checkpoints` was asked for.
     parents: of shards that came of a split or a merge; `final` names parents before their children.
     stalled: why only an operator may go on, in a mode that says so rather than lose anything.
+    placed: puts that are stored, and the ordinal of the shard. given: the id and epoch a client got for a name last.
+    halting: how a producer goes on after a failure, where that is not "continue"; resumed: its keys that were resumed,
+    None for all, and when that began and was done.
     """
 
     puts: dict[bytes, Put] = field(default_factory=dict)
@@ -87,6 +111,11 @@ class History:
     stalled: str = ""
     parents: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     moment: int = 0
+    placed: list[tuple[Put, int]] = field(default_factory=list)
+    given: dict[str, tuple[int, int]] = field(default_factory=dict)
+    instances: list[Instance] = field(default_factory=list)
+    halting: dict[str, str] = field(default_factory=dict)
+    resumed: dict[str, list[tuple[str | None, int, int]]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
@@ -102,8 +131,32 @@ class History:
     def putting(self, value: bytes, producer: str, key: str, number: int) -> Put:
         put = Put(producer, key, number)
         self.puts[value] = put
-        self.tick()
+        put.moment = self.tick()
         return put
+
+    def settled(self, put: Put, handle: Any) -> None:
+        """Its producer is told how it ended."""
+        error = handle.exception()
+        put.settled = self.tick()
+        if error is None:
+            result = handle.result()
+            put.outcome = UNKNOWN
+            if result.sequence_number:
+                self.stored(put, parse_sequence_number(result.sequence_number))
+            return
+        put.error = str(error)
+        put.outcome = UNKNOWN if error.facts.get("sent") else REFUSED
+        put.token = error.facts.get("token", "")
+
+    def stored(self, put: Put, place: ParsedSequence) -> None:
+        """Somebody was told where it is."""
+        put.outcome, put.sequence = STORED, place.sequence
+        self.placed.append((put, place.ordinal))
+
+    def opening(self, producer: str) -> Instance:
+        """It opens the name."""
+        self.instances.append(Instance(producer))
+        return self.instances[-1]
 
     # ---- reads -----------------------------------------------------------------------------------------------------
 

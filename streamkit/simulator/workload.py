@@ -1,7 +1,8 @@
 """Who uses the stream: producers, workers of one application, and a plain reader, as processes of their own.
 
-They run the shipped client, producer and consumer. Every record says who put it and when, so that the oracle can tell
-one from another; its padding makes batches large enough to be torn.
+They run the shipped client, producer and consumer: `producing.py` and `copying.py` say how they put, `handling.py` how
+they process. Every record says who put it and when, so that the oracle can tell one from another; its padding makes
+batches large enough to be torn.
 """
 
 from __future__ import annotations
@@ -10,67 +11,23 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any
-from zlib import crc32
 
-from streamkit._core.batch import Batch
-from streamkit.client.client import AsyncClient
-from streamkit.client.config import ClientConfig
-from streamkit.consumer.checkpointer import Track
-from streamkit.consumer.config import ConsumerConfig
-from streamkit.consumer.failure import RetryPolicy
-from streamkit.consumer.handler import Outcome
-from streamkit.consumer.member import Member
-from streamkit.consumer.ordering import Ordering
-from streamkit.consumer.stage import Stages
-from streamkit.errors import (
-    DataError,
-    NotFound,
-    ProducerError,
-    PutFailed,
-    StreamExists,
-    StreamkitError,
-    TimedOut,
-    Unavailable,
-)
+from streamkit.errors import DataError, StreamExists, StreamkitError, TimedOut, Unavailable
 from streamkit.model.sequence import parse_sequence_number
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamConfig, StreamDescription
-from streamkit.producer.producer import AsyncProducer
 from streamkit.protocol import messages as m
 from streamkit.runtime.interfaces import Runtime
+from streamkit.simulator.copying import Copying
+from streamkit.simulator.handling import APPLICATION, member
 from streamkit.simulator.loop import Process
-from streamkit.simulator.oracle import PENDING, REFUSED, STORED, UNKNOWN, History, Put
+from streamkit.simulator.oracle import PENDING, REFUSED, UNKNOWN, History
+from streamkit.simulator.producing import Producing
+from streamkit.simulator.recording import STREAM, RecordingClient, find_stream
 from streamkit.simulator.world import World
 
-STREAM = "orders"
-APPLICATION = "billing"
-MEMBERSHIP_MS = 1_000
-DELIVERY_MS = 40_000
-_ORDERINGS = (Ordering.SHARD, Ordering.SHARD, Ordering.by_key(3), Ordering.none(2))      # by the name of a worker
 _COPIERS = 0.3                             # of the producers: they have a name and number what they put
-SHORT_DELIVERY_MS = 700                    # so that batches end in doubt, and are cancelled, while others go on
-CLIENT = ClientConfig(connect_timeout_ms=1_000, request_timeout_ms=2_000, reconnect_first_ms=20, reconnect_most_ms=200)
-
-
-class RecordingClient(AsyncClient):
-    """The shipped client; what matters to the oracle is written down as it is answered."""
-
-    def __init__(self, name: str, address: str, runtime: Runtime, history: History) -> None:
-        super().__init__(address, runtime, config=CLIENT)
-        self.name = name
-        self.history = history
-
-    async def call(self, message: m.Message, *, timeout_ms: int | None = None) -> m.Message:
-        asked, sent_seconds = self.history.tick(), asyncio.get_running_loop().time()
-        answer = await super().call(message, timeout_ms=timeout_ms)
-        if isinstance(answer, m.Membership):
-            self.history.answered(self.name, sent_seconds)
-            self.history.granted(self.name, answer.granted)
-        elif isinstance(message, m.Checkpoint) and isinstance(answer, m.Checkpointed):
-            self.history.checkpointed(self.name, asked, message, answer)
-        return answer
 
 
 class Workload:
@@ -87,7 +44,6 @@ class Workload:
         self.copying: dict[Process, Copying] = {}
         self.shards: tuple[Shard, ...] = ()
         self._names = 0
-        self._placed: list[tuple[Put, int]] = []       # where a put was stored: the shard's ordinal
 
     # ---- processes ------------------------------------------------------------------------------------------------
 
@@ -104,12 +60,12 @@ class Workload:
 
     def start_producer(self, records: int) -> None:
         if random.Random(f"{self.world.seed} copies {self._names}").random() < _COPIERS:
-            self._start_copier(Copying(self, f"copier-{self._names}", records))
+            self._start_copier(Copying(self.world, self.history, f"copier-{self._names}", records))
             return
 
         async def main(process: Process, runtime: Runtime) -> None:
             client = self.client(process.name, runtime)
-            await self._produce(client, process.name, records)
+            await Producing(self.world, self.history, self.draw, client, records).run()
             await client.close()
 
         process, task = self._start("producer", main)
@@ -125,63 +81,13 @@ class Workload:
         self.producing[process] = task
         self.copying[process] = copying
 
-    async def _produce(self, client: RecordingClient, name: str, records: int) -> None:
-        """Puts in bursts; every outcome goes to the oracle as the producer learns it."""
-        draw = random.Random(self.draw.getrandbits(64))
-        await _find_stream(client)
-        producer = AsyncProducer(
-            STREAM, client=client, codec="bytes", linger_ms=draw.choice((0, 5, 20)),
-            batch_bytes_max=draw.choice((1_000, 20_000)),
-            delivery_timeout_ms=random.Random(f"{self.world.seed} {name}").choice((DELIVERY_MS, SHORT_DELIVERY_MS)),
-        )  # fmt: skip
-        pause_seconds = self.world.faults.busy_seconds / max(1, records)
-        for number in range(records):
-            key = f"k{draw.randrange(self.world.faults.keys)}"
-            value, put = self.new_value(name, key, number)
-            while True:
-                try:
-                    handle = await producer.put(value, key=key)
-                    break
-                except (Unavailable, TimedOut):
-                    await asyncio.sleep(0.05)
-            handle.add_done_callback(partial(self.settled, put))
-            if draw.random() < 0.3:
-                await asyncio.sleep(draw.random() * 6 * pause_seconds)
-        with contextlib.suppress(PutFailed):       # each of them is known to the oracle
-            await producer.close(2 * DELIVERY_MS / 1000)
-
-    def settled(self, put: Put, handle: Any) -> None:
-        error = handle.exception()
-        if error is None:
-            result = handle.result()
-            put.outcome = STORED if result.sequence_number else UNKNOWN
-            if result.sequence_number:
-                parsed = parse_sequence_number(result.sequence_number)
-                put.sequence = parsed.sequence
-                self._placed.append((put, parsed.ordinal))
-            return
-        put.error = str(error)
-        put.outcome = UNKNOWN if error.facts.get("sent") else REFUSED
-        put.token = error.facts.get("token", "")
-
     # ---- workers --------------------------------------------------------------------------------------------------
 
     def start_worker(self) -> None:
         async def main(process: Process, runtime: Runtime) -> None:
             client = self.client(process.name, runtime)
-            config = ConsumerConfig(
-                streams=(STREAM,), application=APPLICATION, start="trim_horizon", worker=process.name, codec="bytes",
-                membership_ms=MEMBERSHIP_MS, checkpoint_interval_ms=200, batch_records_max=50, drain_seconds=1,
-                retry=RetryPolicy(first_ms=10, last_ms=100), stall_seconds=0,
-                ordering=_ORDERINGS[crc32(process.name.encode()) % len(_ORDERINGS)],
-            )  # fmt: skip
-            await _find_stream(client)
-            handlers = asyncio.get_running_loop()
-            member = Member(
-                client, config, lambda lease, *_: Processing(self, lease, process.name),
-                lambda: Stages(runtime.executor, handlers), None,
-            )  # fmt: skip
-            await member.run()
+            await find_stream(client)
+            await member(client, self.history, self.draw).run()
 
         process, task = self._start("worker", main)
         self.working[process] = task
@@ -298,7 +204,7 @@ class Workload:
     async def _tail(self, process: Process, runtime: Runtime) -> None:
         """Reads every shard from its beginning, for as long as the run lasts."""
         client = self.client(process.name, runtime)
-        stream = await _find_stream(client)
+        stream = await find_stream(client)
         await asyncio.gather(*[self._follow(client, shard) for shard in stream.shards])
 
     async def _follow(self, client: RecordingClient, shard: Shard, *, until_end: bool = False) -> None:
@@ -346,10 +252,7 @@ class Workload:
                     await asyncio.sleep(0.05)
             put.token = ""
             if fate.outcome == "stored":
-                put.outcome = STORED
-                parsed = parse_sequence_number(fate.sequence_number)
-                put.sequence = parsed.sequence
-                self._placed.append((put, parsed.ordinal))
+                self.history.stored(put, parse_sequence_number(fate.sequence_number))
             elif fate.outcome == "not_stored":
                 put.outcome = REFUSED
 
@@ -359,9 +262,9 @@ class Workload:
 
         async def main() -> None:
             client = self.client("final", runtime)
-            stream = await _find_stream(client)
+            stream = await find_stream(client)
             await self._resolve_all(client)
-            placed = {ordinal for _, ordinal in self._placed}
+            placed = {ordinal for _, ordinal in self.history.placed}
             while not placed <= {shard.ordinal for shard in stream.shards}:
                 await asyncio.sleep(0.05)      # the node that was asked has not heard of the newest shards yet
                 with contextlib.suppress(StreamkitError):
@@ -371,131 +274,8 @@ class Workload:
             for shard in stream.shards:
                 self.history.parents[shard.uuid] = tuple(uuids[parent] for parent in shard.parents)
                 await self._follow(client, shard, until_end=True)
-            for put, ordinal in self._placed:
+            for put, ordinal in self.history.placed:
                 put.shard = uuids[ordinal]
             await client.close()
 
         await self.world.start(process, main())
-
-    def new_value(self, producer: str, key: str, number: int) -> tuple[bytes, Put]:
-        value = f"{producer}/{key}/{number} ".encode() + self.draw.randbytes(self.draw.choice((0, 30, 300, 3000)))
-        return value, self.history.putting(value, producer, key, number)
-
-
-class Copying:
-    """A list of records that a named producer puts by number: each is stored once, whatever happens meanwhile."""
-
-    def __init__(self, workload: Workload, name: str, records: int) -> None:
-        self._workload = workload
-        self._name = name
-        self._draw = random.Random(f"{workload.world.seed} {name}")
-        keys = [f"k{self._draw.randrange(workload.world.faults.keys)}" for _ in range(records)]
-        self._records = [
-            (f"{name}/{key}/{number} ".encode() + self._draw.randbytes(self._draw.choice((0, 30, 300))), key)
-            for number, key in enumerate(keys)
-        ]
-        self._puts: dict[int, Put] = {}
-
-    def killed(self) -> None:
-        for put in self._puts.values():
-            if put.outcome == PENDING:
-                put.outcome = UNKNOWN
-
-    async def run(self, client: AsyncClient) -> None:
-        """As one instance of the name; returns when all are stored."""
-        await _find_stream(client)
-        while True:
-            producer = AsyncProducer(
-                STREAM, client=client, name=self._name, codec="bytes", linger_ms=self._draw.choice((0, 5)),
-                batch_bytes_max=self._draw.choice((1_000, 20_000)), on_failure="halt",
-                delivery_timeout_ms=self._draw.choice((DELIVERY_MS, SHORT_DELIVERY_MS)),
-            )  # fmt: skip
-            try:
-                await self._copy(producer)
-                done = await producer.last_app_seq() == len(self._records) - 1
-            except (Unavailable, TimedOut, ProducerError):
-                done = False
-            with contextlib.suppress(PutFailed):
-                await producer.close(DELIVERY_MS / 1000)
-            if done:
-                self._workload.history.copied += [value for value, _ in self._records]
-                return
-            await asyncio.sleep(0.05)
-
-    async def _copy(self, producer: AsyncProducer) -> None:
-        pause_seconds = self._workload.world.faults.busy_seconds / max(1, len(self._records))
-        last = await producer.last_app_seq()
-        handles = []
-        for number in range(0 if last is None else last + 1, len(self._records)):
-            value, key = self._records[number]
-            if number not in self._puts:
-                self._puts[number] = self._workload.history.putting(value, self._name, key, number)
-            put = self._puts[number]
-            put.outcome, put.token = PENDING, ""
-            try:
-                handle = await producer.put(value, key=key, app_seq=number)
-            except StreamkitError:
-                put.outcome = UNKNOWN      # an elder instance may have stored it
-                raise
-            handle.add_done_callback(partial(self._workload.settled, put))
-            handles.append(handle)
-            if self._draw.random() < 0.3:
-                await asyncio.sleep(self._draw.random() * 6 * pause_seconds)
-        await asyncio.gather(*[_ended(handle) for handle in handles])
-
-
-async def _ended(handle: Any) -> None:
-    with contextlib.suppress(StreamkitError):
-        await handle
-
-
-async def _find_stream(client: AsyncClient) -> StreamDescription:
-    while True:
-        try:
-            return await client.stream(STREAM)
-        except NotFound:
-            raise
-        except StreamkitError:
-            await asyncio.sleep(0.05)
-
-
-class Processing:
-    """User code of one lease: takes a while, now and then fails, and tells the oracle what it was given."""
-
-    whole = True
-
-    def __init__(self, workload: Workload, lease: Track, worker: str) -> None:
-        self._workload = workload
-        self._lease = lease
-        self._worker = worker
-        self._draw = random.Random(workload.draw.getrandbits(64))
-        self._end_fails = lease.lease_epoch % 3 == 0
-
-    async def initialize(self) -> None:
-        await asyncio.sleep(self._draw.random() * 0.01)
-
-    async def run(self, batch: Batch[Any]) -> Outcome:
-        self._workload.history.handed_out(self._worker, asyncio.get_running_loop().time(), MEMBERSHIP_MS / 1000)
-        await asyncio.sleep(self._draw.random() * self._draw.choice((0.0, 0.001, 0.02)))
-        if self._draw.random() < 0.02:
-            return Outcome(0, RuntimeError("the simulated handler fails"))
-        for record in batch:
-            self._workload.history.processing(
-                self._worker, self._lease.shard.uuid, record.sequence, bytes(record.data)
-            )
-        return Outcome(len(batch))
-
-    async def shard_ended(self) -> bool:
-        if self._end_fails:
-            self._end_fails = False
-            raise RuntimeError("the simulated handler fails at the shard's end")
-        return self._lease.lease_epoch % 2 == 0
-
-    async def passed_over(self, batch: Batch[Any]) -> None:
-        raise AssertionError("the simulated policy passes over nothing")
-
-    async def shutdown_requested(self) -> None:
-        await asyncio.sleep(self._draw.random() * 0.01)
-
-    async def lease_lost(self) -> None:
-        await asyncio.sleep(0)

@@ -27,6 +27,9 @@ ALSO = {
     "streamkit.simulator.world": {"random"},
     "streamkit.simulator.faults": {"random"},
     "streamkit.simulator.workload": {"random"},
+    "streamkit.simulator.producing": {"random"},
+    "streamkit.simulator.copying": {"random"},
+    "streamkit.simulator.handling": {"random"},
     "streamkit.simulator.nemesis": {"random"},
     "streamkit.simulator.aimed": {"random"},
     "streamkit.simulator.run": {"multiprocessing", "concurrent", "random", "time"},   # seeds are shared out

@@ -1,0 +1,69 @@
+"""The promises of the libraries, beyond those that every client has: judged as in `checkers.py`, which calls these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from streamkit.simulator.oracle import History, Put
+
+
+def elders_are_shut_out(history: History) -> Iterator[str]:
+    """Once a younger instance of a name had its first put taken, nothing more of an elder one is stored, anywhere; and
+
+    in no shard does a record of an elder lie behind one of a younger.
+    """
+    opened = sorted((each.opened, each.rank) for each in history.instances if each.opened)
+    for shard, records in history.final.items():
+        youngest = (0, -1)
+        for sequence, value in sorted(records.items()):
+            put = history.puts.get(value)
+            if put is None or put.instance is None:
+                continue
+            rank = put.instance.rank
+            if rank < youngest:
+                yield f"record {name_of(value)} at {shard.hex()[:8]} {sequence} lies behind one of a younger instance"
+            youngest = max(youngest, rank)
+            if any(moment < put.moment and rank < younger for moment, younger in opened):
+                yield f"record {name_of(value)} was put by an elder instance after a younger one had begun"
+
+
+def the_youngest_is_not_shut_out(history: History) -> Iterator[str]:
+    """Only another instance can shut one out."""
+    for instance in history.instances:
+        others = [each for each in history.instances if each is not instance]
+        if instance.fenced and not any(not each.opened or each.rank > instance.rank for each in others):
+            yield f"{instance.producer} was shut out of its name, and nobody younger is there"
+
+
+def halted_until_resumed(history: History) -> Iterator[str]:
+    """Behind a put that failed nothing of its key is stored before somebody said so, with "halt" nothing at all."""
+    stored = {value for records in history.final.values() for value in records.values()}
+    puts: dict[str, list[tuple[bytes, Put]]] = {producer: [] for producer in history.halting}
+    for value, put in history.puts.items():
+        if put.producer in puts:
+            puts[put.producer].append((value, put))
+    for producer, whole in history.halting.items():
+        resumed = history.resumed.get(producer, [])
+        held: dict[str, float] = {}            # until when nothing of a key may be stored
+        failed: list[tuple[int, float]] = []
+        for value, put in puts[producer]:
+            if value in stored:
+                if put.key and held.get(put.key, 0) > (put.settled or float("inf")):
+                    yield f"record {name_of(value)} is stored behind one of its key that failed"
+                if whole == "halt" and any(told < put.moment and until > put.moment for told, until in failed):
+                    yield f"record {name_of(value)} was put while all was halted, and is stored"
+            elif put.settled:
+                until = min(
+                    (began for key, began, done in resumed if done > put.settled and key in (None, put.key)),
+                    default=float("inf"),
+                )
+                held[put.key] = max(held.get(put.key, 0), until)
+                failed.append((put.settled, until))
+
+
+OF_PRODUCERS = (elders_are_shut_out, the_youngest_is_not_shut_out, halted_until_resumed)
+
+
+def name_of(value: bytes) -> str:
+    """Of a record, for people."""
+    return value[:40].split(b" ")[0].decode(errors="replace")
