@@ -14,7 +14,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from streamkit.client.pool import Connector
 from streamkit.client.sync import Client
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from streamkit.consumer.reader import Reader
     from streamkit.node import Node
     from streamkit.producer.producer import Producer
+    from streamkit.producer.settings import PutSettings
 
 _STOP_SECONDS = 30.0
 
@@ -52,7 +53,7 @@ class Session:
             self._client = Client(self._where)
         return self._client
 
-    def producer(self, stream: str | None = None, **options: Any) -> Producer:
+    def producer(self, stream: str | None = None, **options: Unpack[PutSettings]) -> Producer:
         """As `streamkit.Producer`, connected to this node."""
         from streamkit.producer.producer import Producer
 

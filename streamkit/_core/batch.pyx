@@ -715,6 +715,14 @@ cdef class Batch:
         return self.header.epoch
 
     @property
+    def stream(self) -> str:
+        return self.context.stream
+
+    @property
+    def shard(self) -> str:
+        return self.context.shard
+
+    @property
     def is_control(self) -> bool:
         return bool(self.header.flags & FLAG_CONTROL)
 

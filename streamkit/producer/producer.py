@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from streamkit._core.outcome import ColumnsHandle, PutHandle
 from streamkit.client.client import AsyncClient
@@ -36,6 +36,9 @@ from streamkit.producer.progress import Numbered, check_number
 from streamkit.runtime import fork
 from streamkit.runtime.latch import Latch
 from streamkit.runtime.real import LoopThread
+
+if TYPE_CHECKING:
+    from streamkit.producer.settings import ProducerSettings
 
 _log = logging.getLogger("streamkit.producer")
 
@@ -173,7 +176,8 @@ class Producer(_Base):
     """
 
     def __init__(
-        self, stream: str | None = None, *, loop_thread: LoopThread | None = None, **settings: Any
+        self, stream: str | None = None, *, loop_thread: LoopThread | None = None,
+        **settings: Unpack[ProducerSettings],
     ) -> None:
         self._thread = loop_thread or LoopThread.shared()
         super().__init__(stream, **settings)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from streamkit.client.lag import Lag, lag_of
 from streamkit.client.sync import Client
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from streamkit.consumer.reader import Reader
     from streamkit.consumer.running import Running
     from streamkit.producer.producer import Producer
+    from streamkit.producer.settings import PutSettings
 
 Fault = Literal["disk_full", "slow_disk", "partition", "kill_worker"]
 _FAULTS = ("disk_full", "slow_disk", "partition", "kill_worker")
@@ -132,7 +133,7 @@ class Node:
         """As `Client.create_stream`."""
         return self.client.create_stream(name, shards=shards, **options)
 
-    def producer(self, stream: str | None = None, **options: Any) -> Producer:
+    def producer(self, stream: str | None = None, **options: Unpack[PutSettings]) -> Producer:
         """As `streamkit.Producer`, connected to this node."""
         from streamkit.producer.producer import Producer
 

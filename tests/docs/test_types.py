@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
+
+from streamkit.producer.producer import Producer, _Base
+from streamkit.producer.settings import ProducerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,10 +20,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from streamkit import (
-    AsyncProducer, Batch, Checkpointer, Client, Consumer, Context, FilePosition, Lag, PostgresPosition, Producer,
-    PutResult, Reader, Record, RecordProcessor, RetryPolicy, ShardContext, SQLitePosition, StreamDescription, Worker,
-    errors,
+    AsyncClient, AsyncProducer, AsyncReader, Batch, Checkpointer, Client, Consumer, Context, FilePosition, Lag,
+    Operation, Ordering, PostgresPosition, Producer, PutEntry, PutResult, Reader, Record, RecordProcessor, RetryPolicy,
+    ShardContext, SQLitePosition, StreamDescription, Worker, errors,
 )
+from streamkit.testing import Clock, Node
 
 
 class Order:
@@ -87,12 +93,72 @@ def asks() -> tuple[Lag, StreamDescription]:
         return lag, client.describe_stream("orders")
 
 
+def changes() -> StreamDescription:
+    with Client("streamkit://127.0.0.1:7440") as client:
+        hot = max(client.describe_stream("orders").shards, key=lambda shard: shard.put_bytes_rate)
+        operation: Operation = client.split_shard("orders", hot.id, at="traffic")
+        print(operation.id, operation.status, operation.progress, operation.note)
+        client.split_shard("orders", 1, at=2**127)
+        client.merge_shards("orders", 2, "shardId-000000000003").wait()
+        plan = client.reset_application("billing", to=datetime(2026, 11, 1, tzinfo=UTC), dry_run=True)
+        print(plan.again)
+        return client.scale_stream("orders", shards=8).wait(timeout_s=60)
+
+
+async def changes_async() -> StreamDescription:
+    async with AsyncClient() as client:
+        operation = client.scale_stream("orders", 4)
+        await operation.accepted()
+        print(operation.progress)
+        await operation
+        return await client.split_shard("orders", 0)
+
+
+async def reads_async() -> None:
+    async for record in AsyncReader("orders", start=datetime.now(UTC), until="latest", where="data.total > 100"):
+        print(record.sequence_number.isdigit(), record.headers.get("x", b""), record.arrived.tzinfo)
+
+
+def pulls() -> None:
+    lanes = Consumer("orders", application="lanes", start={"shardId-000000000000": "latest"},
+                     ordering=Ordering.by_key(8), on_exhausted="dead_letter", dead_letter="orders-failed")
+    with lanes:
+        print(lanes.lag().seconds)
+    for batch in Consumer(["orders", "refunds"], application="pull", start="latest").batches():
+        for record in batch:
+            print(record.value)
+
+
+@consumer.handler(where="data.kind = 'refund'")
+def refund(order: Order) -> None:
+    print(order.id)
+
+
+def many(producer: Producer) -> list[str]:
+    handles = producer.put_many([PutEntry({"id": 1}, key="a"), PutEntry({"id": 2}, headers={"x": b"1"})])
+    tuned = Producer("orders", linger_ms=5, compression="zstd", on_full="raise", idempotent=True, codec="msgpack")
+    tuned.flush(timeout_s=1.0)
+    tuned.close()
+    return [handle.result(5.0).sequence_number for handle in handles]
+
+
+def test_end_to_end(streamkit_node: Node, streamkit_clock: Clock) -> None:
+    streamkit_node.create_stream("orders", shards=2)
+    with streamkit_node.producer("orders", linger_ms=1) as producer:
+        producer.put({"id": 1}, key="a")
+    streamkit_node.run_until_idle(consumer)
+    streamkit_clock.advance(hours=25)
+    with streamkit_node.fail("disk_full"):
+        assert streamkit_node.application("billing").lag.records == 0
+
+
 def feeds() -> int:
     record: Record[Order]
     return consumer.feed([{"id": 1}]).handled
 '''
 WRONG = '''
-from streamkit import Client, Consumer, Producer, SQLitePosition, Worker
+from streamkit import AsyncProducer, Batch, Client, Consumer, Producer, Reader, Record, SQLitePosition, Worker
+from streamkit.testing import Node
 
 Consumer("orders", application="billing")                                                   # call-arg
 Consumer("orders", application="billing", start=5)                                          # arg-type
@@ -104,6 +170,27 @@ SQLitePosition(5)                                                               
 Producer("orders").put({"id": 1}, "key")                                                    # call-arg
 Client().describe_stream(5)                                                                 # arg-type
 Client().lag("billing").hours                                                               # attr-defined
+Producer("orders", linger=5)                                                                # call-arg
+Producer("orders", compression="gzip")                                                      # arg-type
+AsyncProducer("orders", on_full="drop")                                                     # arg-type
+Node().producer("orders", linger_ms="5")                                                    # arg-type
+Node().fail("flood")                                                                        # arg-type
+Producer("orders").put({"id": 1}, key="a", time="now")                                      # arg-type
+Producer("orders").put({"id": 1}, key="a").result().offset                                  # attr-defined
+Client().split_shard("orders", 0, at="trafic")                                              # arg-type
+Client().split_shard("orders", 0).shards                                                    # attr-defined
+Client().scale_stream("orders", shards="8")                                                 # arg-type
+Client().reset_application("billing", to=5)                                                 # arg-type
+Reader("orders")                                                                            # call-arg
+Reader("orders", start="latest", until=5)                                                   # arg-type
+Consumer("orders", application="a", start="latest", ordering="by_key")                      # arg-type
+
+
+def value_of(record: Record[int], batch: Batch[str]) -> None:
+    """The type of a record's value is its parameter."""
+    record.value.upper()                                                                    # attr-defined
+    batch[0].value + 1                                                                      # operator
+    record.offset                                                                           # attr-defined
 
 
 def handle(value: dict[str, int]) -> None:
@@ -131,3 +218,14 @@ def test_right_programs_pass_and_wrong_ones_are_told_where(tmp_path: Path) -> No
 
     assert [(name, int(number)) for name, number, _ in told] == [each[:2] for each in wanted], done.stdout + done.stderr
     assert [code for *_, code in told] == [code for *_, code in wanted], done.stdout
+
+
+def test_what_is_passed_on_to_a_producer_is_typed_as_it_is_taken() -> None:
+    taken = {name: p for name, p in inspect.signature(_Base.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    told = ProducerSettings.__annotations__
+
+    assert told.keys() == taken.keys()
+    assert get_type_hints(ProducerSettings) == {
+        name: hint for name, hint in get_type_hints(_Base.__init__).items() if name in taken
+    }
+    assert "Unpack[ProducerSettings]" in str(inspect.signature(Producer.__init__))
