@@ -366,7 +366,7 @@ class WrongShard(ProducerError):
 
 
 class ShardClosed(ProducerError):
-    """The shard takes no more records, its children do; nothing was stored; facts: shard, map_version."""
+    """The shard takes no more records, its children do; nothing was stored; facts: shard, map_version, end."""
 
     code = "shard_closed"
     retryable = True

@@ -348,7 +348,7 @@ cdef class ShardCore:
             if self.closing is not None:
                 raise ShardClosed("the shard was closed; its children take its keys",
                                   try_="refresh the shard map and route the batch again", shard=self.uuid.hex(),
-                                  map_version=header.map_version)
+                                  map_version=header.map_version, end=self.closing_end)
             if self.node.refusal is not None:
                 raise self.node.refusal()
             assert not self.changing, "nothing is appended while the log is being cut"

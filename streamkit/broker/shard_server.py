@@ -131,7 +131,7 @@ class ShardServer:
         # A longer log may yet win over this one and hold the very batch that is refused here: a producer that believed
         # the refusal would put it elsewhere, too.
         return NotLeader(
-            f"whether {self.shard.id} is led here is not settled yet", try_="try again in a moment",
+            f"whether {self.shard.id} is led here, or is closed, is not settled yet", try_="try again in a moment",
             shard=self.shard.uuid.hex(), epoch=self.epoch, leader="", address="",
         )  # fmt: skip
 

@@ -668,11 +668,10 @@ class Sender:
             lane.shard = shard
         if found.map_version > self.stream.map_version:
             self._change_map(found)
-        for lane in self._lanes:
-            if lane.lost and lane.moved_on:
+        for lane in self._lanes:           # one without a timer waits for its children, wherever the shard is led
+            if lane.lost and lane.moved_on and lane.retry_timer is not None:
                 lane.lost = False
-                if lane.retry_timer is not None:
-                    self._resume(lane)
+                self._resume(lane)
 
     def _change_map(self, found: StreamDescription) -> None:
         known = {lane.shard.uuid for lane in self._lanes}

@@ -11,6 +11,7 @@ from streamkit._core.batch import Batch
 from streamkit.errors import Cancelled, ConnectionFailed, InvalidRequest, NotLeader, ShardClosed
 from streamkit.model.fate import BatchName, Fate, PutToken
 from streamkit.model.sequence import parse_sequence_number
+from streamkit.protocol.closing import Closing, encode_closing
 from streamkit.protocol.versions import VERSION_MAX
 from tests.broker.cluster_nodes import Nodes, cluster
 from tests.broker.conftest import batch_of
@@ -100,6 +101,27 @@ async def test_a_token_tells_every_fate_to_whoever_asks(start, connect):
 async def test_what_was_cancelled_stays_so_under_another_leader_and_in_a_closed_shard(tmp_path: Path):
     async with cluster(tmp_path) as nodes, nodes.client() as client:
         await held_through(nodes, client)
+
+
+async def test_a_shard_says_that_it_is_closed_once_that_is_for_good(tmp_path: Path):
+    async with cluster(tmp_path) as nodes, nodes.client() as client:
+        shard = (await client.create_stream("orders")).shards[0]
+        leader = await nodes.led(shard.uuid)
+        others = [name for name in nodes.nodes if name != leader]
+        async with nodes.client(leader) as asking:
+            await put(asking, shard, batch_of(b"a"))
+            server = nodes.copies(shard.uuid)[leader].server
+            for name in others:
+                await nodes.stop(name)
+            assert server is not None
+            server.close_with(encode_closing(Closing("orders", 0, "00", ())), 1_700_000_000_000)
+
+            with pytest.raises(NotLeader, match="not settled"):    # a leader without the closing batch may come yet
+                await asking.put_batch(shard, batch_of(b"b"))
+            await nodes.start(*others)
+            await server.closed()
+            with pytest.raises(ShardClosed):
+                await asking.put_batch(shard, batch_of(b"b"))
 
 
 async def held_through(nodes: Nodes, client) -> None:

@@ -7,7 +7,7 @@ import pytest
 from streamkit._core.batch import Batch
 from streamkit.client.client import AsyncClient
 from streamkit.client.routing import shard_for
-from streamkit.errors import ShardClosed, StreamBusy, StreamkitError
+from streamkit.errors import NotLeader, ShardClosed, StreamBusy, StreamkitError
 from streamkit.metadata.memory_store import MemoryStore
 from streamkit.metadata.reshard import open_shards
 from streamkit.model.limits import HASH_KEYS
@@ -194,7 +194,7 @@ def test_puts_meet_a_closed_shard_only_for_moments():
                 try:
                     await client.put_batch(shard_for(stream, hash_key(b"key-0")), one(b"key-0", b"%d" % number))
                     bottle.acked.append((b"key-0", b"%d" % number))
-                except ShardClosed:
+                except (NotLeader, ShardClosed):       # the first until the closing batch is safe
                     refused.append(bottle.world.loop.time())
 
         async def reshape(client):

@@ -265,6 +265,27 @@ async def test_a_leader_nobody_names_is_looked_for() -> None:
     assert broker.refreshes == 1
 
 
+async def test_a_closed_shard_that_moves_before_its_children_are_known_is_waited_for() -> None:
+    broker = FakeBroker(shards=1)
+    async with producer(broker) as p:
+        await p.put_and_wait(b"0", key="k")
+        shard = broker.description.shards[0].uuid
+        broker.faults = lambda number: ShardClosed("closed", shard="s", map_version=2)
+        handle = await p.put(b"1", key="k")
+        sender = p._outbox.targets["orders"].sender
+        while not sender.lanes()[0].told_closed:                   # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        broker.move(shard, "b")
+        looked = broker.refreshes
+        while sender._looking and broker.refreshes < looked + 2:   # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        broker.faults = lambda number: None
+        broker.split(shard)
+        async with asyncio.timeout(5):
+            await handle
+    assert_in_order(broker, 2)
+
+
 async def test_what_never_reaches_the_children_fails_at_its_deadline() -> None:
     broker = FakeBroker(shards=1)
     async with producer(broker, delivery_timeout_ms=1_000) as p:
