@@ -127,8 +127,9 @@ class Follower:
         moved = None
         if known > self.high_watermark:
             self.high_watermark = moved = known
-        probed = offer.end == offer.start
-        return Effects(high_watermark=moved, certain=self._may_vote(offer), answer=self._vouch(safe, again=probed))
+        # A probe; or batches that come once more, because the first answer came when the leader probed lower.
+        again = offer.end == offer.start or offer.end <= self._answered
+        return Effects(high_watermark=moved, certain=self._may_vote(offer), answer=self._vouch(safe, again=again))
 
     def _may_vote(self, offer: Offered) -> bool:
         if self.certain or not self.whole or self._vote_end is None:

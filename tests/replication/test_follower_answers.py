@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from streamkit.replication.effects import Answer, Verdict
-from streamkit.replication.events import Flushed, Offered, Promised, Truncated
+from streamkit.replication.events import Appended, Flushed, Offered, Promised, Truncated
 from streamkit.replication.follower import Follower
 
 
@@ -26,3 +26,19 @@ def test_a_copy_that_begins_anew_where_the_leader_keeps_something_takes_what_com
 
     assert follower.step(offer).hear
     assert follower.heard(offer, 2000).answer == Answer(Verdict.ACCEPTED, 3, 2000)
+
+
+def test_batches_that_come_once_more_are_vouched_for_once_more():
+    """The leader may have had no use for the first answer: it was probing lower when it came."""
+    log = SimpleNamespace(log_start=0, log_end=22, epochs=[(2, 0), (3, 27)])
+    follower = Follower(log, promised=3, certain=True)
+    offer = Offered(3, 22, 28, 2, 22, 0, 28, 27)
+    assert follower.step(offer).hear
+    log.log_end = 28
+    follower.step(Appended(28))
+    assert follower.heard(offer, 22).answer == Answer(Verdict.ACCEPTED, 3, 22)
+    assert follower.step(Flushed(28)).answer == Answer(Verdict.ACCEPTED, 3, 28)
+
+    assert follower.step(offer).hear
+    assert follower.heard(offer, 28).answer == Answer(Verdict.ACCEPTED, 3, 28)
+    assert follower.step(Flushed(28)).answer is None
