@@ -113,8 +113,8 @@ class Consumer(Running):
         if sink is not None:
             check_sink(sink, checkpoint=checkpoint)
             if ordering.within != "shard":
-                raise InvalidUse("a sink keeps one position a shard, lanes have several",
-                                 try_="use ordering=Ordering.SHARD, or the sink's own keys", argument="ordering")
+                raise InvalidUse("a sink keeps one position a shard, in one transaction at a time; lanes have several",
+                                 try_="use ordering=Ordering.SHARD, and more shards", argument="ordering")
         self._handlers = Handlers(config)
         self._handoff: _Handoff | None = None
 

@@ -7,6 +7,7 @@ retries, same policy. Waits take no time; what would block for ever ends the fee
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from streamkit.consumer.failure import DeadRecord, reason_of
 from streamkit.consumer.handler import Context, Driver, Handler
 from streamkit.consumer.routing import Handlers
 from streamkit.consumer.shard_consumer import ShardConsumer, make_checkpointer
-from streamkit.consumer.surroundings import Statistics, Surroundings
+from streamkit.consumer.surroundings import Ended, Statistics, Surroundings
 from streamkit.errors import InvalidUse
 from streamkit.model.codec import find_codec
 from streamkit.model.limits import BATCH_RECORDS_MAX, HASH_KEYS
@@ -86,14 +87,14 @@ class _Inline:
 
 
 class _Values:
-    """The source: batches made of values, then nothing for ever; `exhausted` is called once."""
+    """The source: batches made of values, then nothing for ever; `exhausted` is awaited once."""
 
-    def __init__(self, batches: list[Batch[Any]], exhausted: Callable[[], None]) -> None:
+    def __init__(self, batches: list[Batch[Any]], exhausted: Callable[[], Awaitable[None]]) -> None:
         self._batches = batches
         self._exhausted = exhausted
 
     async def next(self) -> Batch[Any]:
-        self._exhausted()
+        await self._exhausted()
         await asyncio.Event().wait()
         raise AssertionError("an event that nobody sets")
 
@@ -133,7 +134,7 @@ class _Feed:
             where=self._config.condition(),
         )
         consumer = self._consumer = ShardConsumer(
-            lease, *self._hands_for(lease), _Values(list(self._batches), self._end), around, self._hands_for
+            lease, *self._hands_for(lease), _Values(list(self._batches), self._exhausted), around, self._hands_for
         )
         await consumer.run()
         await self._flush(lease)
@@ -163,6 +164,12 @@ class _Feed:
     def _record(self, sequence: int) -> Record[Any]:
         batch = next(batch for batch in self._batches if sequence < batch.end_sequence)
         return batch[sequence - batch.first_sequence]
+
+    async def _exhausted(self) -> None:
+        assert self._consumer is not None, "the consumer runs"
+        with contextlib.suppress(Ended):   # held up, or paused
+            await self._consumer.settle()
+        self._end()
 
     def _end(self) -> None:
         assert self._consumer is not None, "the consumer runs"

@@ -77,7 +77,7 @@ class Context:
 
     __slots__ = (
         "_calls", "_halt", "_halted", "_index", "_lease", "_records", "application", "attempt_counted", "batch",
-        "checkpointer", "log", "looks", "shard", "stopping", "stream", "transactions", "worker",
+        "checkpointer", "log", "looks", "shard", "stopping", "stream", "transactions", "wanted", "worker",
     )  # fmt: skip
 
     def __init__(self, lease: Track, application: str, worker: str) -> None:
@@ -96,8 +96,9 @@ class Context:
         self._lease = lease
         self._records = True
         self._index = 0
-        self._halt = False                 # come back after the record in hand
-        self._halted = False               # for good
+        self._halt = False                 # come back, having handled one record at least
+        self._halted = False               # for good, and at once
+        self.wanted = 0                    # how many wait for a turn
         self._calls = 0                    # odd while user code runs
         self.attempt_counted = False       # the attempt in hand was written down before it began
         self.looks: Looks | None = None    # at the worker's deadline, between records
@@ -172,8 +173,8 @@ class Context:
 
     def begin_batch(self, batch: Batch[Any]) -> None:
         """This batch is in hand, its first record first."""
-        if self._halt and not self._halted:
-            self._halt = False
+        self._halt = self._halted or self.wanted > 0
+        if self.stopping.is_set() and not self._halted:
             self.stopping = Stopping()     # the call before was asked to end, not this one
         self._index = 0
         self.batch = batch
@@ -198,6 +199,19 @@ class Context:
         """The call in hand has taken too long: it may look at `stopping`."""
         self._halt = True
         self.stopping.set()
+
+    def want(self) -> None:
+        """Somebody else of the lane waits for a turn: come back after the record in hand."""
+        self.wanted += 1
+        self._halt = True
+
+    def unwant(self) -> None:
+        """He has it, or waits no more."""
+        self.wanted -= 1
+
+    def follow(self, track: Track) -> None:
+        """What is handled next counts there."""
+        self._lease = track
 
     @property
     def call_in_hand(self) -> tuple[int, int] | None:
@@ -399,7 +413,7 @@ def _items(handler: Handler, batch: Batch[Any]) -> Iterable[Any]:
 
 def each_record(handler: Handler, context: Context, batch: Batch[Any], arguments: tuple[Context, ...]) -> Outcome:
     """One call a record, in order, until one raises or the shard is to be given up."""
-    if context._halt or (look_at := context.look(0)) == LATE:
+    if context._halted or (look_at := context.look(0)) == LATE:
         return Outcome(0)
     # No more of Python for a record than the call: `map` makes it, and `enumerate` counts those that came back.
     calls = map(handler.function, _items(handler, batch), *map(repeat, arguments))
@@ -422,7 +436,8 @@ async def each_record_async(
     done = look_at = 0
     try:
         for item in _items(handler, batch):
-            if context._halt or (done >= look_at and (look_at := context.look(done)) == LATE):
+            late = done >= look_at and (look_at := context.look(done)) == LATE
+            if late or (context._halt and (done or context._halted)):
                 break
             context._index = done
             await function(item, *arguments)

@@ -11,9 +11,10 @@ ends itself. Nothing behind the record is handed out before, here or elsewhere; 
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from streamkit._core.batch import Batch, Record
 from streamkit.consumer.aggregates import Place, place_of
@@ -29,11 +30,40 @@ log = logging.getLogger("streamkit.consumer")
 _LOOKS = 4                                 # at a call, within its bound: it is seen to hang a quarter late at most
 
 
+class Turn:
+    """User code of a lane is called by one at a time: the lane itself, and keys that it set aside."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = asyncio.Lock()
+
+    async def __aenter__(self) -> None:
+        self._context.want()               # whoever has the turn goes on after us
+        try:
+            await self._lock.acquire()
+        finally:
+            self._context.unwant()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class Aside(Protocol):
+    """Keys that wait for one of their records while their lane goes on."""
+
+    def put(self, record: Batch[Any], error: BaseException) -> bool:
+        """One record that failed just now; False: the lane itself is to try it again."""
+
+    def left_of(self, batch: Batch[Any]) -> Batch[Any] | None:
+        """Without the records that wait as well; None when nothing is left."""
+
+
 class Lane:
     """track: what it moves on; `lease` itself when there are no other lanes. probing: so many records are to go well.
 
     draining: the lease is to be given up. halting: nothing more is to be begun; the same, or set when another lane
-    came to an end. on_pause: called when a handler or the policy paused the lease.
+    came to an end. on_pause: called when a handler or the policy paused the lease. aside: where records that failed
+    wait while the lane goes on; None: it waits for them.
     """
 
     def __init__(
@@ -59,6 +89,18 @@ class Lane:
         self._pace = pace
         self._timeout_s = around.config.handler_timeout_seconds
         self._failed_first_ms: dict[Place, int] = {}
+        self._set_aside = False            # the last outcome had a record that waits aside
+        self._turn = Turn(context)
+        self._told = self                  # who tells of errors
+        self.aside: Aside | None = None
+
+    def beside(self, track: Track) -> Lane:
+        """The same user code, by turns, on another track: a failed record is tried again until it is finished."""
+        made = copy.copy(self)
+        made.track = track
+        made.aside = None
+        made._failed_first_ms = {}
+        return made
 
     def halt(self) -> None:
         """Stop after the record or batch in hand; whoever waits for a retry gives up."""
@@ -80,16 +122,31 @@ class Lane:
             stop = min(at + size, end)
             part = batch if stop - at == end else batch.part(at, stop)
             outcome = await self._run(part)
+            self._set_aside = False
             at += await self._settle(part, outcome, bisect=self._driver.whole and len(part) > 1 and not outcome.exact)
+            if self._set_aside:
+                left = self._left_of(batch, at)
+                if left is None:
+                    return
+                batch, at, end = left, 0, len(left)
             if outcome.error is None:
                 size = min(2 * size, largest)
             elif self._driver.whole and not outcome.failed and not outcome.exact:
                 size = max(1, len(part) // 2)
 
+    def _left_of(self, batch: Batch[Any], at: int) -> Batch[Any] | None:
+        assert self.aside is not None, "something was set aside"
+        return self.aside.left_of(batch.part(at, len(batch))) if at < len(batch) else None
+
     async def _run(self, part: Batch[Any]) -> Outcome:
+        async with self._turn:
+            self._context.follow(self.track)
+            return await self._run_now(part)
+
+    async def _run_now(self, part: Batch[Any]) -> Outcome:
         if self.track.lost or not self._around.alive():
             raise self.track.lease_lost()  # a process that was stopped: nothing more is handed out when it goes on
-        began_s = self.busy_since_s = asyncio.get_running_loop().time()
+        began_s = self._told.busy_since_s = asyncio.get_running_loop().time()
         self.track.live = None if self._driver.whole else self._context.in_hand
         self._pace.begins(part)
         watch = asyncio.get_running_loop().create_task(self._watch(part)) if self._timeout_s else None
@@ -98,7 +155,7 @@ class Lane:
         finally:
             if watch is not None:
                 watch.cancel()
-            self.busy_since_s = None
+            self._told.busy_since_s = None
             self._context.attempt_counted = False
             self.track.live = None
         self._pace.ran(outcome.done, asyncio.get_running_loop().time() - began_s)
@@ -107,7 +164,7 @@ class Lane:
         statistics.unhandled += outcome.unhandled
         statistics.undecided += outcome.undecided
         if outcome.error is not None:
-            self.last_error = outcome.error
+            self._told.last_error = outcome.error
         return outcome
 
     async def _watch(self, part: Batch[Any]) -> None:
@@ -136,7 +193,7 @@ class Lane:
             return outcome.done
         if outcome.failed:
             for index in outcome.failed:
-                await self._alone(part.part(index, index + 1), outcome.error)
+                await self._failed(part.part(index, index + 1), outcome.error)
             self._around.statistics.records += len(part) - outcome.done - len(outcome.failed)
             self._finish(part, len(part))
             return len(part)
@@ -145,8 +202,14 @@ class Lane:
         if bisect:
             self._around.statistics.failures += 1
             return 0
-        await self._alone(part.part(outcome.done, outcome.done + 1), outcome.error)
+        await self._failed(part.part(outcome.done, outcome.done + 1), outcome.error)
         return outcome.done + 1
+
+    async def _failed(self, record: Batch[Any], error: BaseException) -> None:
+        if self.aside is not None and self.aside.put(record, error):
+            self._set_aside = True
+        else:
+            await self.alone(record, error)
 
     def _finish(self, part: Batch[Any], done: int) -> None:
         finished = part.place(done)
@@ -164,9 +227,9 @@ class Lane:
 
     # ---- one record that failed ----------------------------------------------------------------------------
 
-    async def _alone(self, part: Batch[Any], error: BaseException) -> None:
+    async def alone(self, part: Batch[Any], error: BaseException) -> None:
         """One record that failed just now: try it again until it is handled, or the policy passes over it."""
-        record = self.last_alone = part[0]
+        record = self._told.last_alone = part[0]
         counted = True
         while True:
             if isinstance(error, PauseAsked):
@@ -231,12 +294,12 @@ class Lane:
         if policy == "pause":
             await self.pause(reason)
         if policy == "stop":
-            self.failed = Stopped(
+            self._told.failed = Stopped(
                 f"record {record.sequence_number} of {record.stream}/{record.shard} failed {attempts} times: {reason}",
                 try_="correct the handler or the record, then start the worker again",
                 stream=record.stream, shard=record.shard, sequence_number=record.sequence_number,
             )
-            self.failed.__cause__ = error
+            self._told.failed.__cause__ = error
             raise Ended
         statistics.poisoned.add((self.lease.shard.uuid, place_of(record)))
         log.error("record.blocks application=%s stream=%s shard=%s sequence=%d attempts=%d error=%s",
@@ -294,8 +357,8 @@ class Lane:
             raise Ended
         if outcome.error is not None:
             self._around.statistics.failures += 1
-            self.track.attempts[place_of(record)] -= 1     # _alone counts it again
-            await self._alone(part, outcome.error)
+            self.track.attempts[place_of(record)] -= 1     # `alone` counts it again
+            await self.alone(part, outcome.error)
         self._finish(part, 1)
         self.probing -= 1
         return 1

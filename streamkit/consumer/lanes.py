@@ -4,7 +4,8 @@
                     lane 1: part, …                      or the end of what was dealt out
                     …                         marks    = how far each lane is, for whoever takes the shard over
 
-Batches are held until all their parts are finished. When the oldest record in hand holds up the window, nothing more is
+A record that fails is set aside with those of its key (`asides`); the lane goes on with the others. Batches are held
+until all their parts are finished. When the oldest record in hand holds up the window, nothing more is
 dealt out. Where one lane ends (the lease is paused, or lost, or the worker is to stop), all do.
 """
 
@@ -12,14 +13,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from streamkit._core.batch import Batch
 from streamkit._core.lanes import deal
 from streamkit.consumer.aggregates import Place
-from streamkit.consumer.ahead import Marks
+from streamkit.consumer.ahead import ROWS_MAX, Marks
+from streamkit.consumer.asides import Asides, Dealt
 from streamkit.consumer.checkpointer import HeldLease, Track
 from streamkit.consumer.lane import Lane
 from streamkit.consumer.surroundings import Ended, Statistics
@@ -43,19 +45,10 @@ class LaneTrack(Track):
 
 
 @dataclass(slots=True)
-class _Dealt:
-    """A batch of which some parts are not finished."""
-
-    parts: int
-    records: int
-    size_bytes: int
-    finished: Callable[[], None]
-
-
-@dataclass(slots=True)
 class _Queue:
     lane: Lane
-    waiting: deque[tuple[Batch[Any], _Dealt]]      # the first one is in hand
+    asides: Asides
+    waiting: deque[tuple[Batch[Any], Dealt]]       # the first one is in hand
     news: asyncio.Event
 
 
@@ -67,7 +60,7 @@ class Lanes:
         window_bytes: int, statistics: Statistics,
     ) -> None:
         self._by_key = by_key
-        self._queues = [_Queue(lane, deque(), asyncio.Event()) for lane in lanes]
+        self._queues = [self._new_queue(lane, lease) for lane in lanes]
         self._halting = halting
         self._window_records = window_records
         self._window_bytes = window_bytes
@@ -80,20 +73,38 @@ class Lanes:
         self._tasks = Tasks(f"lanes of {lease.shard.id}")
         lease.live = self.reached
 
+    def _new_queue(self, lane: Lane, lease: HeldLease) -> _Queue:
+        asides = Asides(
+            lane, lambda: LaneTrack(lease), by_key=self._by_key, has_room=self._has_room, begin=self._begin,
+            part_done=self._part_done,
+        )
+        lane.aside = asides
+        return _Queue(lane, asides, deque(), asyncio.Event())
+
+    def _has_room(self) -> bool:
+        return sum(len(queue.asides) for queue in self._queues) < ROWS_MAX
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._running = [task for task in self._running if not task.done()]
+        self._running.append(self._tasks.start(self._guarded(work), "aside"))
+
     def reached(self) -> Place:
         """Place of the first record that is not finished."""
-        return min((queue.lane.track.reached for queue in self._queues if queue.waiting), default=self._end)
+        places = [queue.lane.track.reached for queue in self._queues if queue.waiting]
+        for queue in self._queues:
+            places += queue.asides.reached()
+        return min(places, default=self._end)
 
     def marks(self) -> Marks:
-        return Marks(self._by_key, tuple(
-            (queue.lane.track.reached if queue.waiting else self._end)[0] for queue in self._queues
-        ))
+        marks = tuple((queue.lane.track.reached if queue.waiting else self._end)[0] for queue in self._queues)
+        rows = [row for queue, mark in zip(self._queues, marks, strict=True) for row in queue.asides.marks(mark)]
+        return Marks(self._by_key, marks, tuple(rows))
 
     async def take(self, batch: Batch[Any], size_bytes: int, finished: Callable[[], None]) -> None:
         """Deal it out, as soon as the window lets it. finished: called when all of it is. Raises what ended a lane."""
         await self._wait_for_window()
         parts = deal(batch, len(self._queues), self._by_key)
-        dealt = _Dealt(len(parts) - parts.count(None), len(batch), size_bytes, finished)
+        dealt = Dealt(len(parts) - parts.count(None), len(batch), size_bytes, finished)
         for queue, part in zip(self._queues, parts, strict=True):
             if part is None:
                 continue
@@ -106,8 +117,8 @@ class Lanes:
         self.pass_by(batch.place(len(batch)))
         if not dealt.parts:
             self._done_with(dealt)
-        while len(self._running) < len(self._queues):
-            self._running.append(self._tasks.start(self._run(self._queues[len(self._running)]), "lane"))
+        if not self._running:
+            self._running = [self._tasks.start(self._guarded(self._run(queue)), "lane") for queue in self._queues]
 
     def pass_by(self, end: Place) -> None:
         """Nothing up to there is for a lane."""
@@ -128,8 +139,8 @@ class Lanes:
     async def rest(self) -> None:
         """After `halt`: until no lane has anything in hand."""
         self.halt()
-        if self._running:
-            await asyncio.wait(self._running)
+        while running := [task for task in self._running if not task.done()]:
+            await asyncio.wait(running)    # what is in hand may fail, and be set aside yet
 
     async def close(self) -> None:
         """Cancel what is still in hand."""
@@ -137,25 +148,35 @@ class Lanes:
 
     async def _run(self, queue: _Queue) -> None:
         lane = queue.lane
+        while not self._halting.is_set():
+            if not queue.waiting:
+                queue.news.clear()
+                await queue.news.wait()
+                continue
+            part, dealt = queue.waiting[0]
+            queue.asides.dealt = dealt
+            left = queue.asides.left_of(part)
+            if left is not None:
+                await lane.work(left)
+            lane.track.finished = max(lane.track.finished, part.place(len(part)))
+            queue.waiting.popleft()
+            self._part_done(dealt)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            while not self._halting.is_set():
-                if not queue.waiting:
-                    queue.news.clear()
-                    await queue.news.wait()
-                    continue
-                part, dealt = queue.waiting[0]
-                await lane.work(part)
-                lane.track.finished = max(lane.track.finished, part.place(len(part)))
-                queue.waiting.popleft()
-                dealt.parts -= 1
-                if not dealt.parts:
-                    self._done_with(dealt)
+            await work
         except Exception as error:
             if self._ended is None:
                 self._ended = error
             self.halt()
 
-    def _done_with(self, dealt: _Dealt) -> None:
+    def _part_done(self, dealt: Dealt) -> None:
+        dealt.parts -= 1
+        self._moved.set()
+        if not dealt.parts:
+            self._done_with(dealt)
+
+    def _done_with(self, dealt: Dealt) -> None:
         self._records -= dealt.records
         self._bytes -= dealt.size_bytes
         dealt.finished()

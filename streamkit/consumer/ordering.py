@@ -15,7 +15,7 @@ class Ordering:
     """`Ordering.SHARD`: one record after the other. `Ordering.by_key(8)`: records of one key one after the other, those
     of other keys beside them, in eight lanes. `Ordering.none(8)`: in eight lanes without any order.
 
-    lanes: 1 to 256, of each shard. A lane that waits for a record that fails holds up its own keys alone. What is
+    lanes: 1 to 256, of each shard. A record that fails holds up the records of its key alone. What is
     finished in all lanes is stored with every checkpoint, so that a crash brings back only what was in hand.
     """
 

@@ -132,7 +132,8 @@ def _steps(driver: RoutedDriver, context: Context, routes: bytes, calls: list[An
     look_at = 0
     for done, route in enumerate(routes):
         context._index = done
-        if context._halt or (done >= look_at and (look_at := context.look(done)) == LATE):
+        late = done >= look_at and (look_at := context.look(done)) == LATE
+        if late or (context._halt and (done or context._halted)):
             return
         if route != NO_ROUTE:
             context.batch, call = calls[route]

@@ -103,7 +103,7 @@ class ShardConsumer:
         )
 
     def _ahead(self, position: int) -> bytes:
-        self._before = [marks for marks in self._before if max(marks.sequences) > position]
+        self._before = [marks for marks in self._before if marks.reach > position]
         return pack([self._lanes.marks(), *self._before] if self._lanes is not None else self._before, position)
 
     @property
@@ -130,6 +130,11 @@ class ShardConsumer:
     def last_alone(self) -> Record[Any] | None:
         """The last record that was tried by itself."""
         return next((lane.last_alone for lane in self._all if lane.last_alone is not None), None)
+
+    async def settle(self) -> None:
+        """Until what was taken is finished, in all lanes. Raises Ended when the lease goes before."""
+        if self._lanes is not None:
+            await self._lanes.settle()
 
     def _halt_lanes(self) -> None:
         if self._lanes is not None:

@@ -132,7 +132,7 @@ def test_marks_of_two_owners_before_both_hold():
     Bottle.play(story)
 
 
-def test_a_record_that_fails_holds_up_its_lane_alone_and_ends_in_the_dead_letter_stream():
+def test_a_record_that_fails_holds_up_its_key_alone_and_ends_in_the_dead_letter_stream():
     """Acceptance, in lanes: a poisonous record, with the right number of attempts; neighbours are handled in order."""
 
     async def story(bottle: Bottle) -> None:

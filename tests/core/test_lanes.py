@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streamkit._core.aggregation import Aggregator
 from streamkit._core.batch import Batch, seal, stamped
-from streamkit._core.lanes import deal, unfinished
+from streamkit._core.lanes import deal, parted, row_at, unfinished
 
 SHARD = bytes(16)
 KEYS = st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=60)
@@ -56,6 +56,43 @@ def test_what_lies_below_its_lanes_mark_is_left_out(keys, marks, by_key):
 
     assert places(left) == sorted(expected)
     assert left.place(len(left)) == (10 + len(keys), 0)
+
+
+@given(KEYS, st.sets(st.integers(0, 59)), st.integers(0, 30), st.booleans())
+def test_chosen_rows_are_parted_from_the_others_in_order(keys, chosen, start, by_key):
+    batch = batch_of(keys, 10)
+    batch = batch.part(min(start, len(batch) - 1), len(batch))
+    rows = [row_at(batch, index, by_key) for index in range(len(batch))]
+    chosen_rows = {rows[index] for index in chosen if index < len(rows)}
+
+    others, held = parted(batch, list(chosen_rows), by_key)
+
+    assert places(held) == [place for place, row in zip(places(batch), rows, strict=True) if row in chosen_rows]
+    assert places(others) == [place for place, row in zip(places(batch), rows, strict=True) if row not in chosen_rows]
+    assert all(part.place(len(part)) == (10 + len(keys), 0) for part in (others, held) if part is not None)
+
+
+@given(KEYS, st.lists(st.integers(0, 80), min_size=1, max_size=5), st.booleans(),
+       st.dictionaries(st.integers(0, 59), st.integers(0, 80)))  # fmt: skip
+def test_a_row_with_a_mark_of_its_own_does_not_count_by_its_lanes(keys, marks, by_key, own):
+    batch = batch_of(keys, 10)
+    rows = {row_at(batch, index, by_key): mark for index, mark in own.items() if index < len(batch)}
+    by_lane = places(unfinished(batch, marks, by_key))
+    expected = [
+        place for index, place in enumerate(places(batch))
+        if (place[0] >= rows[row] if (row := row_at(batch, index, by_key)) in rows else place in by_lane)
+    ]
+
+    assert places(unfinished(batch, marks, by_key, rows)) == expected
+
+
+def test_there_are_at_most_256_rows():
+    with pytest.raises(ValueError):
+        parted(batch_of("a"), list(range(257)), True)
+    with pytest.raises(ValueError):
+        unfinished(batch_of("a"), [0], True, dict.fromkeys(range(257), 0))
+    with pytest.raises(IndexError):
+        row_at(batch_of("a"), 1, True)
 
 
 def test_user_records_of_an_aggregate_are_dealt_by_their_own_keys():
