@@ -319,6 +319,7 @@ class Coordinator:
             before=message.before,
             standby=message.standby,
             weight=message.weight,
+            assignment=message.assignment,
         ))
         assert effects.view is not None, "a join is answered with a view"
         await self._settled()
@@ -352,6 +353,11 @@ class Coordinator:
             raise InvalidRequest(
                 f"weight must be {WEIGHT_MIN}..{WEIGHT_MAX}, got {message.weight}",
                 try_="choose a weight in that range", field="weight", value=message.weight,
+            )
+        if message.assignment not in ("count", "load"):
+            raise InvalidRequest(
+                f"assignment must be count or load, got {message.assignment[:20]!r}",
+                try_='choose "count" or "load"', field="assignment", value=message.assignment[:20],
             )
         application = self.machine.table.applications.get(message.application)
         if application is not None and len(application.members) >= config.members_max:
@@ -405,7 +411,8 @@ class Coordinator:
     async def _heartbeat(self, message: messages.Heartbeat, connection_id: int) -> messages.Message:
         member = (message.application, message.session)
         effects = self._step(events.Beat(
-            message.application, message.session, message.owned, connection_id, self._clock.monotonic_ms()
+            message.application, message.session, message.owned, connection_id, self._clock.monotonic_ms(),
+            [(pace.shard, pace.load, pace.observed_ms) for pace in message.report.shards] if message.report else (),
         ))
         view = effects.view
         assert view is not None, "a heartbeat is answered with a view"

@@ -32,6 +32,7 @@ class ConsumerConfig:
     processes: how many workers `run` makes, each a process with bounds of its own and "-0", "-1" … after its name.
     instance: a worker of that name that comes back within membership_ms keeps its leases; one lives at a time.
     standby: holds nothing until another worker goes, then takes its place. weight: its share, beside those of others.
+    assignment: by "count", or by "load" once all workers say so: the share of the time that user code takes.
     fan_out: brokers push batches as they are committed, instead of being asked for them.
     where: a condition; records that do not match are passed over and counted. unhandled: "skip" passes over records
     that no handler's condition holds for; None leaves them to on_exhausted. handler_timeout_seconds: see `in_time`.
@@ -63,6 +64,7 @@ class ConsumerConfig:
     weight: float = 1.0
     instance: str | None = None
     standby: bool = False
+    assignment: Literal["count", "load"] = "count"
     processes: int = 1
     membership_ms: int = 10_000
     stall_seconds: int = 300               # 0: do not watch
@@ -92,6 +94,8 @@ class ConsumerConfig:
             raise _wrong("instance", self.instance, "a name of at most 100 characters, or None")
         if self.handler_timeout_seconds < 0:
             raise _wrong("handler_timeout_seconds", self.handler_timeout_seconds, "seconds, or 0 for no bound")
+        if self.assignment not in ("count", "load"):
+            raise _wrong("assignment", self.assignment, '"count" or "load"')
         check_deaggregate(self.deaggregate)
         if not isinstance(self.ordering, Ordering):
             raise _wrong("ordering", self.ordering, "Ordering.SHARD, Ordering.by_key(8) or Ordering.none(8)")

@@ -51,7 +51,8 @@ class Consumer(Running):
     and counted. unhandled: "skip" passes over records that no handler's condition holds for. At least once: a
     record may come again after a crash; it is never passed over unless on_exhausted="skip" was chosen. instance: a
     worker that is started again under that name within membership_ms keeps its leases. standby: it holds none until
-    another worker goes, then takes its place. weight: its share of the leases, beside the weights of others. sink: the
+    another worker goes, then takes its place. weight: its share of the leases, beside the weights of others.
+    assignment: "load" moves leases, slowly, from busy workers to idle ones, once all workers say so. sink: the
     position is kept with what handlers write, in one transaction, and each record counts exactly once there:
     `PostgresPosition`, `SQLitePosition`, `DuckDBPosition`, `FilePosition`; handlers write with `ctx.connection`.
     transactional: the same from stream to stream: what handlers put with `ctx.put` is stored together with the
@@ -88,6 +89,7 @@ class Consumer(Running):
         worker: str | None = None,
         instance: str | None = None,
         standby: bool = False,
+        assignment: Literal["count", "load"] = "count",
         membership_ms: int = 10_000,
         stall_seconds: int = 300,
         handler_timeout_seconds: float = 0.0,
@@ -104,7 +106,7 @@ class Consumer(Running):
             processes=processes, deaggregate=deaggregate, where=where, fan_out=fan_out, unhandled=unhandled,
             transactional=transactional,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
-            weight=weight, instance=instance, standby=standby,
+            weight=weight, instance=instance, standby=standby, assignment=assignment,
             handler_timeout_seconds=handler_timeout_seconds,
         )
         super().__init__(config, url, runtime, loop_thread)

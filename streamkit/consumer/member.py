@@ -298,7 +298,7 @@ def join_message(config: ConsumerConfig) -> JoinApplication:
         application=config.application, worker=config.worker, streams=config.streams, start_kind=kind,
         start_value=value, start_by_shard=by_shard, membership_ms=config.membership_ms,
         leases_max=config.leases_max or 0, drain_ms=config.drain_seconds * 1000, instance=config.instance or "",
-        standby=config.standby, weight=config.weight,
+        standby=config.standby, weight=config.weight, assignment=config.assignment,
     )
 
 

@@ -30,8 +30,8 @@ class Worker(Running):
     """A worker of `application` with `processor`: a class, or a function that makes an object for each shard.
 
     checkpoint: "manual" leaves it to the processor; "auto" also checkpoints each batch that `process` handled.
-    handler_timeout_seconds, deaggregate, where, sink, instance, standby, weight: as for Consumer; with a sink
-    `checkpointer.connection` is what to write with, and checkpoints follow by themselves. transactional: so too;
+    handler_timeout_seconds, deaggregate, where, sink, instance, standby, weight, assignment: as for Consumer; with a
+    sink `checkpointer.connection` is what to write with, and checkpoints follow by themselves. transactional: so too;
     `checkpointer.put` is what to put with.
     """
 
@@ -62,6 +62,7 @@ class Worker(Running):
         worker: str | None = None,
         instance: str | None = None,
         standby: bool = False,
+        assignment: Literal["count", "load"] = "count",
         membership_ms: int = 10_000,
         stall_seconds: int = 300,
         handler_timeout_seconds: float = 0.0,
@@ -83,7 +84,7 @@ class Worker(Running):
             batch_records_max=batch_records_max, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max,
             processes=processes, deaggregate=deaggregate, where=where, fan_out=fan_out, transactional=transactional,
             membership_ms=membership_ms, stall_seconds=stall_seconds, drain_seconds=drain_seconds,
-            weight=weight, instance=instance, standby=standby,
+            weight=weight, instance=instance, standby=standby, assignment=assignment,
             handler_timeout_seconds=handler_timeout_seconds,
         )
         if not callable(processor):

@@ -15,6 +15,7 @@ import msgspec
 from streamkit.errors import ApplicationNotFound, Conflict, InstanceTaken, InvalidRequest, LeaseLost
 from streamkit.leases import events, facts, lineage
 from streamkit.leases.assignment import Candidate, Plan, balance, place
+from streamkit.leases.load import ROUND_MS, LoadBook, Loaded, fill, rebalance, welcome
 from streamkit.leases.membership import Membership
 from streamkit.leases.table import FACTS_VERSION, Application, Table
 from streamkit.model.shard import shard_id
@@ -25,17 +26,20 @@ _KEPT_BYTES_MAX = 1024 * 1024              # of what applications keep with thei
 
 
 class Applications:
-    """The state machine. `table` is durable, `membership` is not."""
+    """The state machine. `table` is durable, `membership` and `loads` are not."""
 
     def __init__(self) -> None:
         self.table = Table()
         self.membership = Membership()
+        self.loads: dict[str, LoadBook] = {}           # of applications whose leases are assigned by load
+        self._now_ms = 0
         self._facts: list[bytes] = []
         self._wake: set[tuple[str, int]] = set()
 
     def step(self, event: events.Event) -> events.Effects:
         """Raises ApplicationNotFound, LeaseLost (a session or a lease that is not held any more)."""
         assert not self._facts and not self._wake, "effects of a step leave with it"
+        self._now_ms = getattr(event, "now_ms", self._now_ms)
         try:
             answer = _STEPS[type(event)](self, event)
             return events.Effects(
@@ -114,10 +118,15 @@ class Applications:
                 (shard, session, application.leases.row(shard)[2] + 1) for shard, session in grants
             )))
             self._wake.update((application.name, session) for _, session in grants)
+            if application.by_load:
+                book = self._book(application)
+                for shard, _ in grants:
+                    book.moved_ms[shard] = self._now_ms
+                    book.intended.pop(shard, None)
 
     def _placed(self, application: Application, freed: Sequence[bytes], leaving: int) -> bool:
         # In the middle of many hand-overs only what was freed is looked at; the last of them balances everything.
-        if application.held:
+        if application.held or application.by_load:
             return False
         held, draining = application.leases.loads()
         staying = self._staying(application)
@@ -134,6 +143,9 @@ class Applications:
     def _balance(self, application: Application, now_ms: int) -> None:
         if application.held:
             plan = Plan(drains=[shard for shard, _, state in application.leases.owners() if state == "owned"])
+        elif application.by_load:
+            grants = fill(application.holdings(), self._staying(application), self._book(application))
+            plan = Plan(grants=grants)
         else:
             plan = balance(application.holdings(), self._staying(application))
         self._grant(application, plan.grants)
@@ -142,6 +154,32 @@ class Applications:
             left = {application.stream_of[shard] for shard, _, state in application.leases.owners() if state == "ready"}
             if left and self._promote(application, left):
                 self._balance(application, now_ms)
+
+    def _book(self, application: Application) -> LoadBook:
+        if (book := self.loads.get(application.name)) is None:
+            book = self.loads[application.name] = LoadBook.new(self._now_ms)
+        return book
+
+    def _welcome(self, application: Application, member: facts.MemberJoined, now_ms: int) -> None:
+        book = self._book(application)
+        shards = welcome(application.holdings(), self._staying(application), member.session, book)
+        book.intended.update(dict.fromkeys(shards, member.session))
+        self._drain(application, shards, now_ms)
+
+    def _move_by_load(self, application: Application, book: LoadBook, now_ms: int) -> None:
+        owners = application.leases.owners()
+        if any(state == "draining" for _, _, state in owners) or application.held:
+            return
+        book.round_ms = now_ms
+        book.forget_others(application.stream_of)
+        leases = [
+            Loaded(shard, application.stream_of[shard], session, book.loads.get(shard, 0.0),
+                   state == "owned" and book.is_cool(shard, now_ms))
+            for shard, session, state in owners if session
+        ]
+        moves, book.acting = rebalance(leases, self._staying(application), acting=book.acting)
+        book.intended.update(moves)
+        self._drain(application, [shard for shard, _ in moves], now_ms)
 
     def _drain(self, application: Application, shards: Sequence[bytes], now_ms: int) -> None:
         if shards:
@@ -264,7 +302,7 @@ class Applications:
         member = facts.MemberJoined(
             name, application.sessions + 1, event.worker, event.streams,
             event.membership_ms, event.leases_max, event.drain_ms, event.instance, event.incarnation,
-            False, event.standby, promoted, event.weight,
+            False, event.standby, promoted, event.weight, event.assignment,
         )
         self._decide(member)
         self._beaten(member, event.connection, event.now_ms)
@@ -274,6 +312,8 @@ class Applications:
         if not elders and not event.standby:
             self._demote(application, event.now_ms)
         self._balance(application, event.now_ms)
+        if application.by_load and application.members[member.session].has_place and not elders:
+            self._welcome(application, member, event.now_ms)
         return self._view(application, application.members[member.session], ())
 
     def _check_instance(self, application: Application, event: events.Join) -> None:
@@ -297,6 +337,11 @@ class Applications:
         application = self.application(event.application)
         member = self._member(application, event.session)
         self._beaten(member, event.connection, event.now_ms)
+        if event.loads and application.by_load:
+            book = self._book(application)
+            for shard, load, observed_ms in event.loads:
+                if shard in application.leases and application.leases.row(shard)[1] == member.session:
+                    book.note(shard, load, observed_ms)
         return self._view(application, member, event.owned)
 
     def _look(self, event: events.Look) -> events.View:
@@ -574,6 +619,11 @@ class Applications:
             touched[name] = None
         for name in touched:
             self._balance(self.table.applications[name], event.now_ms)
+        for name, book in list(self.loads.items()):
+            if name not in self.table.applications or not self.table.applications[name].by_load:
+                del self.loads[name]
+            elif event.now_ms - book.round_ms >= ROUND_MS:
+                self._move_by_load(self.table.applications[name], book, event.now_ms)
         if event.wall_ms:
             self._forget_writers(event.wall_ms)
 

@@ -32,7 +32,7 @@ class FoundStream:
 class Join:
     """A worker joins; the first one makes the application, and each stream's start is what came with it first.
 
-    instance, incarnation, standby, weight: as in MemberJoined. before: the session that this worker had, 0: none.
+    instance, incarnation, standby, weight, assignment: as in MemberJoined. before: the session that it had, 0: none.
     """
 
     application: str
@@ -50,17 +50,19 @@ class Join:
     before: int = 0
     standby: bool = False
     weight: float = 1.0
+    assignment: str = "count"
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A heartbeat: the worker is alive and believes it owns these."""
+    """A heartbeat: the worker is alive and believes it owns these. loads: (shard, busy share, ms it was watched)."""
 
     application: str
     session: int
     owned: Sequence[tuple[bytes, int]]
     connection: int
     now_ms: int
+    loads: Sequence[tuple[bytes, float, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)

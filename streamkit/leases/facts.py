@@ -53,6 +53,7 @@ class MemberJoined(_Fact, tag=7, frozen=True):
 
     instance: its leases wait for the next worker of that name until the time-out; incarnation: tells two of them apart.
     away: it said that it will be back. standby: it is given leases only while promoted, in the place of one that went.
+    assignment: "count" or "load", which counts once all say so.
     """
 
     application: str
@@ -68,6 +69,7 @@ class MemberJoined(_Fact, tag=7, frozen=True):
     standby: bool = False
     promoted: bool = False
     weight: float = 1.0
+    assignment: str = "count"
 
     @property
     def has_place(self) -> bool:

@@ -38,6 +38,7 @@ class Application:
         self.streams: dict[str, dict[bytes, int]] = {}
         self.stream_of: dict[bytes, str] = {}
         self.members: dict[int, facts.MemberJoined] = {}
+        self.counting = 0                  # members that want leases assigned by count
         self.leases = LeaseTable()
         self.attempts: dict[bytes, dict[int, int]] = {}
         self.reasons: dict[bytes, str] = {}
@@ -53,6 +54,11 @@ class Application:
         self.parents: dict[bytes, tuple[bytes, ...]] = {}
         self.children: dict[bytes, list[bytes]] = {}
         self.ends: dict[bytes, int] = {}
+
+    @property
+    def by_load(self) -> bool:
+        """Whether leases are assigned by load: all members say so."""
+        return self.counting == 0 and bool(self.members)
 
     def candidates(self) -> list[Candidate]:
         """Members that may be given leases."""
@@ -234,12 +240,14 @@ class Table:
 
     def _joined(self, fact: facts.MemberJoined) -> None:
         application = self.applications[fact.application]
+        before = application.members.get(fact.session)
+        application.counting += (fact.assignment == "count") - (before is not None and before.assignment == "count")
         application.members[fact.session] = fact
         application.sessions = max(application.sessions, fact.session)
 
     def _gone(self, fact: facts.MemberGone) -> None:
         application = self.applications[fact.application]
-        del application.members[fact.session]
+        application.counting -= application.members.pop(fact.session).assignment == "count"
         for shard in application.leases.owned_by(fact.session):
             application.leases.free(shard, fact.crashed)
 

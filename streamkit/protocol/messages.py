@@ -393,7 +393,8 @@ class JoinApplication(_Message, tag=31, frozen=True):
     start_kind, start_value: as in ResolvePosition, or "per_shard" with start_by_shard (shard id → sequence
     number text, or "trim_horizon" or "latest"). instance: a name whose leases wait for its next worker; incarnation:
     drawn by the process, tells two of one name apart; before: the session that this process had, 0: none yet.
-    standby: it wants leases only in the place of a worker that went. weight: its share of them.
+    standby: it wants leases only in the place of a worker that went. weight: its share of them. assignment: "count",
+    or "load" by what the heartbeats' reports say, once all workers want that.
     """
 
     application: str
@@ -410,6 +411,7 @@ class JoinApplication(_Message, tag=31, frozen=True):
     before: _Whole = 0
     standby: bool = False
     weight: float = 1.0
+    assignment: str = "count"
 
 
 class ShardPace(_Part, frozen=True):
@@ -417,7 +419,7 @@ class ShardPace(_Part, frozen=True):
 
     busy: inside user code. waiting: with no batch to hand out. record_ms: of user code; 0: unknown. top_key_share: of
     the records looked at. throttled: fetches refused since the lease began. stream, ordinal: filled in by the
-    coordinator.
+    coordinator. load: as busy, with a half-life of 30 s; observed_ms: since when.
     """
 
     shard: bytes
@@ -429,6 +431,8 @@ class ShardPace(_Part, frozen=True):
     throttled: int = 0
     stream: str = ""
     ordinal: int = 0
+    load: float = 0.0
+    observed_ms: int = 0
 
 
 class WorkerReport(_Part, frozen=True):

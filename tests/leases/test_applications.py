@@ -94,15 +94,16 @@ class LeaseHistory(RuleBasedStateMachine):
 
     @rule(n=st.integers(0, 3), both=st.booleans(), leases_max=st.sampled_from([0, 0, 0, 2]),
           instance=st.sampled_from(["", "", "i0", "i1"]), standby=st.sampled_from([False, False, True]),
-          weight=st.sampled_from([1.0, 1.0, 0.5, 3.0]), before=st.integers(0, 9))
-    def worker_joins(self, n, both, leases_max, instance, standby, weight, before):
+          weight=st.sampled_from([1.0, 1.0, 0.5, 3.0]), before=st.integers(0, 9),
+          assignment=st.sampled_from(["count", "load"]))
+    def worker_joins(self, n, both, leases_max, instance, standby, weight, before, assignment):
         names = ("a", "b") if both else ("a",)
         event = events.Join(
             application="app", worker=f"w{n}", streams=names,
             found=tuple(stream(name, {"a": 5, "b": 2}[name]) for name in names),
             membership_ms=MEMBERSHIP_MS, leases_max=leases_max, drain_ms=DRAIN_MS, connection=n + 1,
             now_ms=self.now_ms, wall_ms=self.now_ms, instance=instance, incarnation=n, before=before, standby=standby,
-            weight=weight,
+            weight=weight, assignment=assignment,
         )
         app = self.machine.table.applications.get("app")
         younger = [m for m in app.members.values() if m.instance == instance != "" and m.incarnation != n
@@ -120,7 +121,8 @@ class LeaseHistory(RuleBasedStateMachine):
     def worker_beats(self, data):
         session = data.draw(st.sampled_from(sorted(self.sessions)))
         try:
-            view = self.step(events.Beat("app", session, self.sessions[session], 0, self.now_ms)).view
+            told = [(shard, data.draw(st.sampled_from([0.0, 0.2, 0.9])), 30_000) for shard, _ in self.sessions[session]]
+            view = self.step(events.Beat("app", session, self.sessions[session], 0, self.now_ms, told)).view
         except LeaseLost:
             assert session not in self.machine.table.applications["app"].members
             return
@@ -183,7 +185,7 @@ class LeaseHistory(RuleBasedStateMachine):
     def connection_breaks(self, connection):
         self.step(events.ConnectionLost(connection, self.now_ms))
 
-    @rule(ms=st.sampled_from([100, 3_000, 9_999, 30_000]))
+    @rule(ms=st.sampled_from([100, 3_000, 9_999, 30_000, 400_000]))
     def time_passes(self, ms):
         self.now_ms += ms
         self.step(events.Tick(self.now_ms))
@@ -239,6 +241,7 @@ class LeaseHistory(RuleBasedStateMachine):
                        and ("app", member.session) not in self.machine.membership.leaving]
             states = {state for _, _, state in application.leases.owners()}
             alike = len({(member.streams, member.leases_max, member.weight) for member in members}) == 1
+            alike = alike and not application.by_load
             at_rest = states <= {"owned"} and len(members) == len(application.members)
             if alike and at_rest and not members[0].leases_max and {*application.streams} <= {*members[0].streams}:
                 assert oracles_leases.fair([application.leases.count_of(member.session) for member in members])
