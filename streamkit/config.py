@@ -514,6 +514,8 @@ def _unknown(name: str, source: str, *, file: str, line: int) -> InvalidConfig:
         near = next(iter(difflib.get_close_matches(section, _SECTIONS, n=1)), None)
         what = f'there is no section "{section}"'
     full = (f"{section}.{near}" if section in _SECTIONS else near) if near else None
+    if full is None and (there := next((key for key in KEYS if last in key.rpartition(".")[2]), None)) is not None:
+        near = full = there                            # the right word, without its section
     place = _where(file, line) or (f"{source}: " if source else "")
     return InvalidConfig(
         place + what + (f"; did you mean {near}?" if near else ""),

@@ -39,6 +39,8 @@ class StreamkitError(Exception):
         super().__init__(message)
         self.try_ = try_
         self.facts: dict[str, Any] = facts
+        if try_:
+            self.add_note(f"try: {try_}")              # tracebacks end with it
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), str(self), self.try_, self.facts)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamkit.cli.invocation import Invocation, common, pass_invocation
+from streamkit.cli.invocation import Group, Invocation, common, pass_invocation
 from streamkit.cli.migrate import import_leases
 from streamkit.cli.rendering import count, duration, emit, table
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamkit.protocol.messages import ApplicationDescribed, LeaseState
 
 
-@click.group("app", no_args_is_help=True)
+@click.group("app", cls=Group, no_args_is_help=True)
 def application() -> None:
     """List, describe, pause, reset and delete applications."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from streamkit.cli.invocation import Invocation, common, pass_invocation
+from streamkit.cli.invocation import Group, Invocation, common, pass_invocation
 from streamkit.cli.rendering import count, emit, note, size, table
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.5
 _WAIT_SECONDS = 600.0
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def cluster() -> None:
     """Show a cluster's nodes, and move shards between them."""
 

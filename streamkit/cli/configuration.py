@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamkit.cli.invocation import Invocation, common, pass_invocation
+from streamkit.cli.invocation import Group, Invocation, common, pass_invocation
 from streamkit.cli.rendering import emit, table
 
 if TYPE_CHECKING:
     from streamkit.config import Composed, Key
 
 
-@click.group("config", no_args_is_help=True)
+@click.group("config", cls=Group, no_args_is_help=True)
 def configuration() -> None:
     """Show, print and explain the configuration."""
 

@@ -15,7 +15,7 @@ from streamkit.cli.rendering import emit, table
 def explain(invocation: Invocation, code: str | None) -> None:
     """Say what an error code means and what to do.
 
-    Without CODE, lists all of them.
+    CODE is an error's code or its class: stream_not_found, StreamNotFound. Without it, lists all of them.
     """
     from streamkit.cli.catalogue import ENTRIES, Entry
     from streamkit.errors import BY_CODE, InvalidUse
@@ -38,6 +38,7 @@ def explain(invocation: Invocation, code: str | None) -> None:
         else:
             table(("CODE", "MEANING"), [(name, meaning(name)) for name in ENTRIES])
         return
+    code = next((of for of, kind in BY_CODE.items() if kind.__name__ == code), code)    # as tracebacks name it
     if code not in ENTRIES:
         from difflib import get_close_matches
 

@@ -74,6 +74,17 @@ class Invocation:
             ) from None
 
 
+class Group(click.Group):
+    """A group that lists its commands with the whole first sentence of each."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("commands"):
+            formatter.write_dl([
+                (name, (command.help or "").strip().split("\n\n")[0].partition(". ")[0].rstrip(".") + ".")
+                for name, command in sorted(self.commands.items())
+            ])  # fmt: skip
+
+
 def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     def callback(ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:
         if value is not None and value is not False:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamkit.cli.invocation import Invocation, common, pass_invocation
+from streamkit.cli.invocation import Group, Invocation, common, pass_invocation
 from streamkit.cli.rendering import count, emit, instant, size
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ROW = "{:>12}  {:>14}  {:>8}  {:>10}  {:<5}  {:>5}  {:<24}  {:>12}  {}"
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def segment() -> None:
     """Read data files without a node."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamkit.cli.invocation import Invocation, common, pass_invocation
+from streamkit.cli.invocation import Group, Invocation, common, pass_invocation
 from streamkit.cli.rendering import count, duration, emit, instant, note, size, table
 from streamkit.cli.times import parse_duration_ms
 
@@ -24,7 +24,7 @@ HOUR_MS = 3_600_000
 _SHOW_S = 0.25                     # between two looks at how far a change is
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def stream() -> None:
     """Create, list, describe, alter, split, merge, scale and delete streams."""
 

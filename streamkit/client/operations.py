@@ -245,7 +245,7 @@ async def _where_traffic_parts(client: AsyncClient, name: str, ordinal: int) -> 
             try_=f'put under several keys, as {told.key}/0 and {told.key}/1; or split at="middle" all the same',
             field="at", value="traffic", key=told.key, key_share=told.key_share,
         )
-    records = f"{told.records} records" if told.records else "no records"
+    records = f"{told.records or 'no'} record{'' if told.records == 1 else 's'}"
     return "middle", f"{shard_id(ordinal)} took {records} in {lately}: split in the middle"
 
 
