@@ -376,6 +376,7 @@ class Checkpointer:
         self.deadline_s: float | None = None
         self.kept_by_sink = False          # the position is written with what handlers write: see exactly_once
         self.sink_connection: Any = None
+        self.transact: Callable[[Gathered, Place], Awaitable[None]] | None = None
         self.gathered: Gathered | None = None          # what is decided with the position, where it is transactional
 
     @property
@@ -452,6 +453,32 @@ class Checkpointer:
         self._loop.call_soon_threadsafe(lease.when_stored, position, stored)
         return Checkpointing(stored, self._hurry)
 
+    def decide(self, gathered: Gathered, at: Record[Any] | Batch | int | Place | None = None) -> Checkpointing:
+        """A checkpoint at `at`, by hand, and what a producer's transaction gathered: decided together, or not at all.
+
+        For `Transaction.commit_positions`. Raises LeaseLost, InvalidUse; what waits for it, TransactionTooLarge.
+        """
+        lease = self._held()
+        if lease.lost:
+            raise lease.lease_lost()
+        if not lease.manual or self.transact is None:
+            raise InvalidUse("positions are committed by themselves here", try_='pass checkpoint="manual"',
+                             argument="checkpoint")
+        place = self._position(at)
+        return Checkpointing(asyncio.run_coroutine_threadsafe(self._decide(gathered, place), self._loop), _nothing)
+
+    async def _decide(self, gathered: Gathered, place: Place) -> None:
+        lease = self._held()
+        assert self.transact is not None, "decide looked"
+        if gathered:
+            await self.transact(gathered, place)
+        lease.asked = max(lease.asked, place)
+        if not gathered:
+            stored = firm_promise()
+            lease.when_stored(place, stored)
+            self._nudge()
+            await asyncio.wrap_future(stored)
+
     def prepare(self, at: Record[Any] | Batch | int | Place | None = None, *, state: bytes = b"") -> PreparedCheckpoint:
         """Announce a checkpoint at `at` before doing what must be done once: two phases.
 
@@ -519,6 +546,10 @@ class PreparedCheckpoint:
     def checkpoint(self) -> Checkpointing:
         """The work is done: checkpoint where it was announced. Raises LeaseLost."""
         return self._checkpointer.checkpoint_prepared(self._place)
+
+
+def _nothing() -> None:
+    """It is on its way already."""
 
 
 def _checked(state: bytes) -> bytes:

@@ -31,6 +31,7 @@ from streamkit.model.entry import Headers
 
 if TYPE_CHECKING:
     from streamkit.consumer.transactional import LeaseTransactions
+    from streamkit.transactions.lineage import Gathered
 
 _YIELD_EVERY = 256                         # records of a coroutine handler between two turns of the loop
 
@@ -146,6 +147,11 @@ class Context:
         """Everything up to and with `at` is finished; None: up to and with what is in hand. Raises LeaseLost."""
         assert self.checkpointer is not None, "a context has a checkpointer before its handler runs"
         return self.checkpointer.checkpoint(at)
+
+    def decide(self, gathered: Gathered, at: Record[Any] | Batch[Any] | int | None = None) -> Checkpointing:
+        """As Checkpointer.decide."""
+        assert self.checkpointer is not None, "a context has a checkpointer before its handler runs"
+        return self.checkpointer.decide(gathered, at)
 
     def retry_later(self, seconds: float) -> NoReturn:
         """Give the record back; it comes again after that time, before all later ones."""

@@ -183,9 +183,10 @@ class Member:
         def hands_for(track: Track) -> tuple[Context, Driver]:
             context = Context(track, config.application, config.worker)
             context.looks = Looks(self._keeper.deadline)
-            make_checkpointer(track, context, asyncio.get_running_loop(), self._writer.nudge)
-            if config.transactional:
+            checkpointer = make_checkpointer(track, context, asyncio.get_running_loop(), self._writer.nudge)
+            if track is lease:
                 context.transactions = LeaseTransactions(self._client, self._writer, lease)
+                checkpointer.transact = context.transactions.commit
             stages.append(self._make_stages())
             return context, self._make_driver(track, context, stages[-1])
 

@@ -177,6 +177,8 @@ class ShardConsumer:
             self._around.statistics.poisoned = {
                 entry for entry in self._around.statistics.poisoned if entry[0] != self.lease.shard.uuid
             }
+            if self.context.transactions is not None:
+                await self.context.transactions.end()
             if self._begun:
                 await self._quietly(self._driver.lease_lost, "lease_lost")
 
@@ -194,6 +196,8 @@ class ShardConsumer:
             try:
                 self._begun = True
                 start = self.lease.start
+                if self.context.transactions is not None:
+                    await self.context.transactions.take_over()
                 await self._driver.initialize()
                 if self.lease.start != start:
                     self._before = []
@@ -227,6 +231,8 @@ class ShardConsumer:
     async def _shut_down(self) -> None:
         if not self._end_told:
             await self._quietly(self._driver.shutdown_requested, "shutdown_requested")
+        if self.context.transactions is not None:
+            await self.context.transactions.finish()
         await self._around.flush(self.lease)
         if self.lease.ended is not None and not self.lease.lost:
             await self._stored_or_drained(self.lease.ended[1])

@@ -63,16 +63,18 @@ class LeaseTransactions:
         self.lease = lease
         self._writer = writer
         self._lineage = Lineage(client)
+        self._taken_over = False
         self._carrying: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
 
     async def take_over(self) -> None:
         """What the owners before decided and left is carried out. Raises what no repeat can cure."""
         left = self.lease.grant.outputs
-        if left is None:
+        if left is None or self._taken_over:
             return
         await carry_out(self.client, unpack(left.outputs))
         await self._writer.carried_out(self.lease, left.epoch, left.number)
+        self._taken_over = True
         log.info("transaction.taken_over stream=%s shard=%s epoch=%d bytes=%d", self.lease.stream,
                  self.lease.shard.id, left.epoch, len(left.outputs))
 
@@ -147,13 +149,9 @@ class TransactionDriver:
         context.checkpointer.kept_by_sink = True
         self._gathered = context.checkpointer.gathered = Gathered()
         self._backoff = Backoff(context.transactions.client.runtime.random, 100, 10_000)
-        self._begun = False
         self._stage: Stage = stages.coroutines if user.is_async else stages.threads
 
     async def initialize(self) -> None:
-        if not self._begun:
-            await self._transactions.take_over()
-            self._begun = True
         await self._user.initialize()
 
     async def run(self, batch: Batch[Any]) -> Outcome:
@@ -231,13 +229,9 @@ class TransactionDriver:
 
     async def shutdown_requested(self) -> None:
         await self._user.shutdown_requested()
-        await self._transactions.finish()
 
     async def lease_lost(self) -> None:
-        try:
-            await self._transactions.end()
-        finally:
-            await self._user.lease_lost()
+        await self._user.lease_lost()
 
 
 class _DeadLetters:

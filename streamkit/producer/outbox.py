@@ -33,6 +33,7 @@ from streamkit.producer.pressure import Pressure, Room
 from streamkit.producer.progress import HEADER
 from streamkit.producer.resumption import Resumption
 from streamkit.producer.sender import NOBODY, Owner, Sender, Sending
+from streamkit.producer.transaction import AsyncTransactionBlock, Transaction, Writer
 from streamkit.protocol.messages import ProducerGiven
 from streamkit.runtime import fork
 from streamkit.runtime.latch import Latch
@@ -104,6 +105,7 @@ class Outbox:
         self._owns_client = owns_client
         self.name = None if config.name is None else Name(config.name, client.runtime.random.uuid())
         self._identity: ProducerGiven | None = None
+        self._writer: Writer | None = None
         self._opening = asyncio.Lock()
         self._closed = False
         self._held: list[Target] = []                # from before a fork to after it: whose accumulators are locked
@@ -114,6 +116,16 @@ class Outbox:
         given: ProducerGiven = await self._client.new_producer(*(self.name or ()))
         return given
 
+    async def _known_identity(self) -> ProducerGiven:
+        if self._identity is None:
+            self._identity = await _asked_again(self._new_identity)
+        return self._identity
+
+    async def identity(self) -> ProducerGiven:
+        """Asked for once."""
+        async with self._opening:
+            return await self._known_identity()
+
     async def target(self, stream: str) -> Target:
         """Opens the stream at first use. Raises StreamNotFound, ConnectionFailed."""
         async with self._opening:
@@ -121,11 +133,10 @@ class Outbox:
                 return found
             self.loop = asyncio.get_running_loop()
             description = await _asked_again(lambda: self._client.stream(stream))
-            if self._identity is None:
-                self._identity = await _asked_again(self._new_identity)
+            identity = await self._known_identity()
             if self._closed:                         # while the stream was looked up
                 raise Closed("the producer is closed", try_="make another one", what="producer")
-            sender = Sender(self._client, description, self._identity, self.config, self.budget, self._owner, self.name)
+            sender = Sender(self._client, description, identity, self.config, self.budget, self._owner, self.name)
             if self.name is not None:
                 try:
                     async with asyncio.timeout(2 * self.config.delivery_timeout_ms / 1000):
@@ -191,9 +202,26 @@ class Outbox:
             if target.resumption is not None:
                 await target.resumption.close()
             await target.sender.close()
+        if self._writer is not None:
+            await self._writer.close(min(self.config.request_timeout_ms / 1000, timeout_s or 0))
         if self._owns_client:
             await self._client.close()
         self.raise_failures()
+
+    def writer(self) -> Writer:
+        """Who decides this producer's transactions. On its event loop."""
+        if self._closed:
+            raise Closed("the producer is closed", try_="make another one", what="producer")
+        if self._writer is None:
+            self._writer = Writer(self._client, self.name, self.identity)
+        return self._writer
+
+    def transaction_block(self, stream: str | None, timeout_s: float) -> AsyncTransactionBlock:
+        """As Producer.transaction."""
+        return AsyncTransactionBlock(
+            self.writer, lambda: Transaction(stream, self.codec, timeout_s, lambda: self._clock.monotonic_ms() / 1000),
+            self.config.delivery_timeout_ms / 1000,
+        )
 
     async def resolve(self, token: str) -> Fate:
         """As Producer.resolve."""

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -33,6 +33,7 @@ from streamkit.producer.config import ProducerConfig
 from streamkit.producer.entry import PutEntry, PutResult
 from streamkit.producer.outbox import Outbox, Target, closed_in_child
 from streamkit.producer.progress import Numbered, check_number
+from streamkit.producer.transaction import TIMEOUT_S, AsyncTransactionBlock, TransactionBlock
 from streamkit.runtime import fork
 from streamkit.runtime.latch import Latch
 from streamkit.runtime.real import LoopThread
@@ -276,6 +277,17 @@ class Producer(_Base):
         assert target.resumption is not None, "it has begun"
         return target.resumption.progress.settled(channel)
 
+    def transaction(self, timeout_s: float = TIMEOUT_S) -> TransactionBlock:
+        """`with producer.transaction() as tx`: what the block puts with `tx.put` is stored at its end, all or nothing.
+
+        The block's end raises TransactionAborted (nothing is stored: the time was over, or a newer producer of the name
+        came, ProducerFenced), TransactionTooLarge, LeaseLost (with commit_positions), OutcomeUnknown. An exception
+        inside the block aborts. timeout_s: from the beginning of the block until it is decided. One at a time; a
+        second one waits. Apart from `put`: neither order nor flush connects the two.
+        """
+        self._check_open()
+        return TransactionBlock(self._outbox.transaction_block(self.stream, timeout_s), self._run)
+
     def resume_key(self, key: str | None = None, *, stream: str | None = None) -> None:
         """Records of a key that was halted may be put again; None: of every key. stream: None: in every stream."""
         self._check_open()
@@ -341,6 +353,9 @@ class Producer(_Base):
             with contextlib.suppress(StreamkitError):
                 self.close(0)
             self._warn_open(lost)
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self._thread.run(work)
 
     def _target(self, stream: str | None) -> Target:
         name = self._name(stream)
@@ -466,6 +481,11 @@ class AsyncProducer(_Base):
                 app_seq=app_seq, channel=channel,
             )
         )  # fmt: skip
+
+    def transaction(self, timeout_s: float = TIMEOUT_S) -> AsyncTransactionBlock:
+        """`async with producer.transaction() as tx`: as Producer.transaction."""
+        self._check_open()
+        return self._outbox.transaction_block(self.stream, timeout_s)
 
     async def put_columns(self, keys: Any, values: Any, *, stream: str | None = None) -> ColumnsHandle:
         """As Producer.put_columns."""

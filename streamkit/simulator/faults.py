@@ -43,6 +43,7 @@ class Faults:
     rot: bits are flipped in stored files while the node is down; then the promise is only that nobody reads them.
     nodes: one alone, or a cluster. zones: its nodes have different ones. versions: some speak an older protocol
     at first. features: of FEATURES, what its clients do beside the plain things.
+    relaying: a second application copies the stream, in transactions.
     """
 
     acts: dict[str, float] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Faults:
     suspect_ms: int = 1_500
     versions: bool = False
     features: tuple[str, ...] = ()
+    relaying: bool = False
 
     @property
     def damages(self) -> bool:
@@ -130,6 +132,12 @@ def draw_faults(draw: random.Random, *, cluster: bool = False) -> Faults:
     if not cluster:
         faults.features = draw_features(draw)
     return faults
+
+
+def draw_relaying(faults: Faults, seed: int) -> None:
+    """In a fifth of the seeds; the others see what they saw before there were transactions."""
+    loses = faults.rot or faults.durability != "fsync"     # what is read may be gone afterwards, having been copied
+    faults.relaying = not loses and random.Random(f"has relaying {seed}").random() < 0.25
 
 
 def draw_cluster_faults(draw: random.Random) -> Faults:

@@ -32,6 +32,9 @@ class RecordingClient(AsyncClient):
             self.history.granted(self.name, answer.granted)
         elif isinstance(message, m.Checkpoint) and isinstance(answer, m.Checkpointed):
             self.history.checkpointed(self.name, asked, message, answer)
+        elif isinstance(message, m.CommitTransaction) and isinstance(answer, m.Checkpointed):
+            one = m.Checkpoint(message.application, message.worker, (message.item,))
+            self.history.checkpointed(self.name, asked, one, answer)
         elif isinstance(message, m.NewProducer) and isinstance(answer, m.ProducerGiven) and not message.renew:
             self.history.given[self.name] = (answer.producer_id, answer.producer_epoch)
         return answer

@@ -28,10 +28,11 @@ from streamkit.errors import StreamkitError
 from streamkit.simulator.checkers import judge
 from streamkit.simulator.cluster import Cluster
 from streamkit.simulator.cluster_nemesis import ClusterNemesis
-from streamkit.simulator.faults import Faults, draw_cluster_faults, draw_faults
+from streamkit.simulator.faults import Faults, draw_cluster_faults, draw_faults, draw_relaying
 from streamkit.simulator.loop import Gone, OutOfTime, Stuck
 from streamkit.simulator.nemesis import Nemesis
 from streamkit.simulator.oracle import History
+from streamkit.simulator.relaying import judge_relayed
 from streamkit.simulator.watch import Watch
 from streamkit.simulator.workload import Workload
 from streamkit.simulator.world import World
@@ -77,6 +78,7 @@ def run(seed: int, faults: Faults | None = None, *, alone: bool = True) -> Repor
     began = time.perf_counter()
     if faults is None:
         faults = (draw_faults if alone else draw_cluster_faults)(random.Random(f"faults {seed}"))
+        draw_relaying(faults, seed)
     with _quiet_collection():
         report = _run(seed, faults)
         while gc.collect():                    # once more when the ends of coroutines left something behind
@@ -176,6 +178,9 @@ async def _come_to_rest(world: World, workload: Workload, watch: Watch) -> None:
     await _within(seconds, workload.read_all(), "everything can be read")
     if world.faults.workers:
         await _within(seconds, workload.workers_done(), "checkpoints reach the end of every shard")
+    if workload.relaying is not None:
+        await _within(seconds, workload.relaying.done(workload.shards), "everything is copied")
+        workload.history.wrong += judge_relayed(workload.relaying, workload.history.final)
     if watch.cluster.many:
         await _within(seconds, watch.settled(), "every copy holds everything")
         await watch.compare_copies()

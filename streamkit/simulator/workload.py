@@ -25,6 +25,7 @@ from streamkit.simulator.loop import Process
 from streamkit.simulator.oracle import PENDING, REFUSED, UNKNOWN, History
 from streamkit.simulator.producing import Producing
 from streamkit.simulator.recording import STREAM, RecordingClient, find_stream
+from streamkit.simulator.relaying import Relaying
 from streamkit.simulator.world import World
 
 _COPIERS = 0.3                             # of the producers: they have a name and number what they put
@@ -43,20 +44,22 @@ class Workload:
         self.working: dict[Process, asyncio.Task[None]] = {}
         self.copying: dict[Process, Copying] = {}
         self.shards: tuple[Shard, ...] = ()
+        self.relaying = Relaying(self, STREAM, world.seed) if world.faults.relaying else None
         self._names = 0
 
     # ---- processes ------------------------------------------------------------------------------------------------
 
-    def _start(self, kind: str, main: Any) -> tuple[Process, asyncio.Task[None]]:
+    def begin(self, kind: str, main: Any) -> tuple[Process, asyncio.Task[None]]:
         self._names += 1
         process, runtime = self.world.new_process(f"{kind}-{self._names}")
         work: Coroutine[Any, Any, None] = main(process, runtime)
         return process, self.world.start(process, work)
 
-    def client(self, name: str, runtime: Runtime) -> RecordingClient:
+    def client(self, name: str, runtime: Runtime, history: History | None = None) -> RecordingClient:
+        """history: where it is written down, when that is apart from the workers of the first application."""
         addresses = self.addresses
         address = addresses[0] if len(addresses) == 1 else self.draw.choice(addresses)
-        return RecordingClient(name, address, runtime, self.history)
+        return RecordingClient(name, address, runtime, history or self.history)
 
     def start_producer(self, records: int) -> None:
         if random.Random(f"{self.world.seed} copies {self._names}").random() < _COPIERS:
@@ -68,7 +71,7 @@ class Workload:
             await Producing(self.world, self.history, self.draw, client, records).run()
             await client.close()
 
-        process, task = self._start("producer", main)
+        process, task = self.begin("producer", main)
         self.producing[process] = task
 
     def _start_copier(self, copying: Copying) -> None:
@@ -77,7 +80,7 @@ class Workload:
             await copying.run(client)
             await client.close()
 
-        process, task = self._start("copier", main)
+        process, task = self.begin("copier", main)
         self.producing[process] = task
         self.copying[process] = copying
 
@@ -89,7 +92,7 @@ class Workload:
             await find_stream(client)
             await member(client, self.history, self.draw).run()
 
-        process, task = self._start("worker", main)
+        process, task = self.begin("worker", main)
         self.working[process] = task
 
     def kill_worker(self, draw: random.Random) -> None:
@@ -97,7 +100,10 @@ class Workload:
         process = draw.choice(list(self.working))
         self.world.kill(process)
         del self.working[process]
-        self.start_worker()
+        if self.relaying is not None and process in self.relaying.processes:
+            self.relaying.start_worker()
+        else:
+            self.start_worker()
 
     def forget(self) -> None:
         """After the run. What a producer still had under way leads here, past what the collector sees: no further."""
@@ -140,7 +146,9 @@ class Workload:
             self.start_producer(faults.records // faults.producers)
         for _ in range(faults.workers):
             self.start_worker()
-        self._start("reader", self._tail)
+        self.begin("reader", self._tail)
+        if self.relaying is not None:
+            self.relaying.start()
 
     # ---- the life of a run ------------------------------------------------------------------------------------------
 
@@ -164,6 +172,8 @@ class Workload:
             return stream
 
         self.shards = (await self.world.start(process, main())).shards
+        if self.relaying is not None:
+            await self.relaying.create()
 
     async def producers_done(self) -> None:
         """Every producer has ended by itself."""
@@ -185,7 +195,7 @@ class Workload:
                 assert isinstance(answer, m.ApplicationDescribed)
                 if len(answer.leases) > len(self.shards):
                     await self.read_all()          # a resharding that was asked for before has come to its end
-                if len(answer.leases) == len(self.shards) and all(map(self._is_done, answer.leases)):
+                if len(answer.leases) == len(self.shards) and all(map(self.is_done, answer.leases)):
                     break
                 await asyncio.sleep(0.1)
             for lease in answer.leases:
@@ -194,7 +204,7 @@ class Workload:
 
         await self.world.start(process, main())
 
-    def _is_done(self, lease: m.LeaseState) -> bool:
+    def is_done(self, lease: m.LeaseState) -> bool:
         """Who coordinates may know less of a shard that is led elsewhere than was read at the end."""
         if lease.state == "complete":
             return True                            # after the end of a closed shard stand marks of later leaders only

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
 
 from streamkit._core.batch import Batch
+from streamkit.consumer.checkpointer import Checkpointer
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Context
+from streamkit.consumer.lease_keeper import LeaseKeeper
+from streamkit.consumer.member import Member
+from streamkit.consumer.ordering import Ordering
+from streamkit.consumer.positions.sqlite import SQLitePosition
+from streamkit.consumer.processor import RecordProcessor
 from streamkit.errors import InvalidUse
-from tests.consumer.bottle import Bottle, consumer
+from tests.consumer.bottle import Bottle, consumer, worker
 
 QUICK = RetryPolicy(attempts_max=3, first_ms=10, last_ms=50)
 
@@ -76,6 +83,178 @@ def test_a_worker_killed_at_any_moment_leaves_each_output_once(seed: int) -> Non
     Bottle.play(story, seed=seed)
 
 
-def test_a_put_without_transactions_is_told() -> None:
+def test_a_worker_that_does_not_know_of_its_loss_is_refused_by_its_lease_epoch(monkeypatch: Any) -> None:
+    monkeypatch.setattr(Member, "_on_lost", lambda self, shard: None)
+    monkeypatch.setattr(LeaseKeeper, "check_deadline", lambda self: True)
+
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.client.create_stream("out")
+        await bottle.put("s", list(range(20)))
+        begun = asyncio.Event()
+        stale = consumer("stale", transactional=True, retry=QUICK, membership_ms=1_000)
+
+        @stale.handler
+        async def slow(value: int, ctx: Context) -> None:
+            ctx.put("out", value, key="k")
+            begun.set()
+            await asyncio.sleep(0.01)
+
+        bottle.start("stale", stale)
+        await begun.wait()
+        bottle.world.stop(bottle.processes["stale"])
+        await asyncio.sleep(3)
+        bottle.start("next", copier("next"))
+        await bottle.until_done("app")
+        node = bottle.cluster.places[0].node
+        assert node is not None and node._coordinator.checkpoints["fenced"] == 0
+        bottle.world.resume(bottle.processes["stale"])
+        await bottle.until(lambda: node._coordinator.checkpoints["fenced"] > 0)
+        await asyncio.sleep(5)
+
+        assert sorted(map(int, await values(bottle))) == list(range(20))
+
+    Bottle.play(story)
+
+
+def test_a_dead_letter_is_decided_with_the_position_past_its_record() -> None:
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.client.create_stream("out", shards=2)
+        await bottle.client.create_stream("dead")
+        await bottle.put("s", list(range(12)))
+        running = consumer("w1", transactional=True, retry=QUICK, dead_letter="dead", membership_ms=1_000)
+
+        @running.handler
+        async def handle(value: int, ctx: Context) -> None:
+            ctx.put("out", value, key=f"k{value}")
+            if value in (3, 7):
+                raise ValueError("odd")
+
+        for number in range(5):
+            bottle.start(f"w{number}", running)
+            await asyncio.sleep(0.05 + 0.02 * number)
+            bottle.kill(f"w{number}")
+        bottle.start("last", running)
+        await bottle.until_done("app")
+        await asyncio.sleep(3)
+
+        assert sorted(map(int, await values(bottle))) == [value for value in range(12) if value not in (3, 7)]
+        assert sorted(map(int, await values(bottle, "dead"))) == [3, 7]
+
+    Bottle.play(story)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_too_much_for_one_transaction_is_halved(whole: bool) -> None:
+    draw = random.Random(1)
+
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.client.create_stream("out")
+        await bottle.put_together("s", list(range(16)))
+        running = consumer("w1", transactional=True, retry=QUICK)
+        padding = draw.randbytes(150_000)
+
+        async def one(value: int, ctx: Context) -> None:
+            ctx.put("out", str(value).encode().ljust(10) + padding, key="k")
+
+        async def batch(batch: Batch[int], ctx: Context) -> None:
+            for record in batch:
+                await one(record.value, ctx)
+
+        running.handler(batch if whole else one)
+        bottle.start("w1", running)
+        await bottle.until_done("app")
+        await asyncio.sleep(3)
+
+        assert [int(value[:10]) for value in await values(bottle)] == list(range(16))
+
+    Bottle.play(story)
+
+
+def test_outputs_whose_shard_is_split_under_way_reach_its_children_once_and_in_order() -> None:
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.client.create_stream("out")
+        await bottle.put("s", list(range(60)))
+        bottle.start("w1", copier("w1", membership_ms=1_000))
+        for split in range(3):
+            await asyncio.sleep(0.02)
+            bottle.kill(f"w{split + 1}")
+            stream = await bottle.client.describe_stream("out")
+            await bottle.client.split_shard("out", stream.shards[-1].ordinal)
+            bottle.start(f"w{split + 2}", copier(f"w{split + 2}", membership_ms=1_000))
+        stream = await bottle.client.describe_stream("out")
+        ordinals = [s.ordinal for s in sorted(stream.shards, key=lambda s: s.hash_start) if s.closed_ms is None]
+        await bottle.client.merge_shards("out", *ordinals[:2])
+        await bottle.until_done("app")
+        await asyncio.sleep(12)
+
+        assert sorted(map(int, await values(bottle))) == list(range(60))
+
+    Bottle.play(story)
+
+
+def test_a_processor_puts_with_its_checkpointer() -> None:
+    class Copying(RecordProcessor):
+        async def process(self, batch: Batch[Any], checkpointer: Checkpointer) -> None:
+            for record in batch:
+                checkpointer.put("out", record.data, key=record.key)
+            with pytest.raises(InvalidUse):
+                checkpointer.checkpoint()
+
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.client.create_stream("out")
+        await bottle.put("s", list(range(20)))
+        bottle.start("w1", worker("w1", Copying, transactional=True))
+        await bottle.until_done("app")
+        await asyncio.sleep(3)
+
+        assert sorted(map(int, await values(bottle))) == list(range(20))
+
+    Bottle.play(story)
+
+
+def test_an_output_stream_that_is_missing_is_waited_for() -> None:
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.put("s", list(range(5)))
+        bottle.start("w1", copier(on_exhausted="skip"))
+        await asyncio.sleep(20)
+        await bottle.client.create_stream("out")
+        await bottle.until_done("app")
+        await asyncio.sleep(3)
+
+        assert sorted(map(int, await values(bottle))) == list(range(5))
+
+    Bottle.play(story)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"checkpoint": "manual"}, {"ordering": Ordering.by_key(2)}, {"sink": SQLitePosition("x")},
+])  # fmt: skip
+def test_what_cannot_be_one_transaction_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidUse):
-        consumer("w", transactional=True, checkpoint="manual")
+        consumer("w", transactional=True, **wrong)
+
+
+def test_a_put_without_transactions_is_told() -> None:
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.put("s", [1])
+        running = consumer("w1")
+        told: list[str] = []
+
+        @running.handler
+        async def handle(value: int, ctx: Context) -> None:
+            with pytest.raises(InvalidUse) as refused:
+                ctx.put("out", value)
+            told.append(refused.value.try_)
+
+        bottle.start("w1", running)
+        await bottle.until_done("app")
+        assert told == ["Consumer(…, transactional=True)"]
+
+    Bottle.play(story)
