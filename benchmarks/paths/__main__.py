@@ -29,6 +29,7 @@ MEASUREMENTS: dict[str, tuple[Callable[[], list[Result]], Callable[[], list[Resu
     "single-fsync": (lambda: produce.single(400_000, "fsync"), lambda: produce.single(200, "fsync")),
     "single-os": (lambda: produce.single(400_000, "os"), lambda: produce.single(200, "os")),
     "read": (lambda: consume.read(8_000), lambda: consume.read(8)),
+    "copy": (lambda: consume.copy(400), lambda: consume.copy(4)),
     "latency-fsync": (lambda: latency.latency(100_000, 60_000, "fsync"), lambda: latency.latency(99, 99, "fsync")),
     "latency-os": (lambda: latency.latency(100_000, 60_000, "os"), lambda: latency.latency(99, 99, "os")),
     "memory-fsync": (lambda: memory.under_load(20_000, "fsync"), lambda: memory.under_load(8, "fsync", 2)),

@@ -16,7 +16,18 @@ ROLES = {
 }
 
 
-def read(batches: int, roles: tuple[str, ...] = tuple(ROLES)) -> list[Result]:
+COPIES = {
+    "copy_plain": ("copy, at least once", "Worker: put, flush, checkpoint for each batch"),
+    "copy_transactional": ("copy, exactly once", "Worker, transactional: one transaction a batch"),
+}
+
+
+def copy(batches: int) -> list[Result]:
+    """A worker puts what it reads into another stream of four shards, on disk."""
+    return read(batches, tuple(COPIES), "fsync")
+
+
+def read(batches: int, roles: tuple[str, ...] = tuple(ROLES), level: str = "page cache") -> list[Result]:
     """One process reads what was put, once for each way of reading."""
     results = []
     with node() as running:
@@ -27,11 +38,11 @@ def read(batches: int, roles: tuple[str, ...] = tuple(ROLES)) -> list[Result]:
             shards = client.describe_shards("orders")
         total = sum(s.high_watermark - s.log_start for s in shards) - sum(1 for s in shards if s.high_watermark)
         for role in roles:
-            name, shape = ROLES[role]
+            name, shape = (ROLES | COPIES)[role]
             measured = run_client(role, running, stream="orders", records=total)
             results.append(
                 from_client(
-                    measured, name=name, shape=shape, durability="page cache", server_memory_mib=running.memory_mib()
+                    measured, name=name, shape=shape, durability=level, server_memory_mib=running.memory_mib()
                 )
             )
     return results

@@ -6,6 +6,7 @@ Roles of `clients.py`; each checks that what it counted is what the shards hold.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -170,6 +171,57 @@ def consume(options: dict[str, Any]) -> dict[str, Any]:
     return {**result, "checked": f"{_Counting.count:,} records, each once; joining is in the time"}
 
 
+COPIES = "copies"
+
+
+class _Copying(RecordProcessor):
+    producer: Producer | None = None       # None: in one transaction with the position
+
+    def process(self, batch: Batch[Any], checkpointer: Checkpointer) -> None:
+        if self.producer is None:
+            for record in batch:
+                checkpointer.put(COPIES, record.data, key=record.key)
+            return
+        for record in batch:
+            self.producer.put(record.data, key=record.key)
+        self.producer.flush()              # else the position might be past what is not stored
+        checkpointer.checkpoint()
+
+
+def _copy(options: dict[str, Any], *, transactional: bool) -> dict[str, Any]:
+    url, total = options["url"], options["records"]
+    window = Window(options["server_pids"])
+    with Client(url=url) as client:
+        client.create_stream(COPIES + ("-plain" if not transactional else ""), shards=4, durability="fsync")
+    target = COPIES if transactional else COPIES + "-plain"
+    _Copying.producer = None if transactional else Producer(target, url=url, codec="bytes")
+    worker = Worker(
+        options["stream"], application=target, start="trim_horizon", processor=_Copying, url=url,
+        transactional=transactional,
+    )  # fmt: skip
+    window.start()
+    worker.start()
+    deadline = time.monotonic() + 300
+    while stored(url, target) < total and time.monotonic() < deadline:
+        time.sleep(0.02)                   # between two looks
+    result = window.stop(total, total * (KEY_BYTES + VALUE_BYTES), "")
+    worker.stop()
+    if _Copying.producer is not None:
+        _Copying.producer.close()
+    check(stored(url, target) == total, f"{stored(url, target)} of {total} records were copied")
+    return {**result, "checked": f"{total:,} copies, each once; joining is in the time"}
+
+
+def copy_plain(options: dict[str, Any]) -> dict[str, Any]:
+    """A worker that puts what it reads, flushes, and checkpoints: at least once."""
+    return _copy(options, transactional=False)
+
+
+def copy_transactional(options: dict[str, Any]) -> dict[str, Any]:
+    """The same in one transaction a batch: exactly once."""
+    return _copy(options, transactional=True)
+
+
 ROLES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "bulk": bulk,
     "put": put,
@@ -178,4 +230,6 @@ ROLES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "read_values": read_values,
     "read_arrow": read_arrow,
     "consume": consume,
+    "copy_plain": copy_plain,
+    "copy_transactional": copy_transactional,
 }

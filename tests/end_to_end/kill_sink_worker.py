@@ -1,10 +1,11 @@
 """SIGKILL a worker again and again while it adds up in a store that holds its position: the sum is exact.
 
-    python -m tests.end_to_end.kill_sink_worker --times 10000 --sink sqlite          (or postgres, duckdb, files)
+    python -m tests.end_to_end.kill_sink_worker --times 10000 --sink sqlite   (or postgres, duckdb, files, stream)
 
 Each life ends at a random instant, with SIGKILL; every eighth is stopped instead (SIGSTOP), replaced while it still
 believes that it owns its shards, let go on, and then killed. At the end a worker finishes what is left, and the store
-is compared with what was put: nothing is missing, nothing counts twice.
+is compared with what was put: nothing is missing, nothing counts twice. With "stream" the store is another stream, and
+the node is killed as well, every sixteenth time.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ import streamkit
 from streamkit import Batch, Client, Context, Producer, PutEntry
 from streamkit.errors import ApplicationNotFound
 from streamkit.protocol.messages import DescribeApplication
-from tests.end_to_end.processes import broker
+from tests.end_to_end.processes import Broker, broker
 
 STREAM, APPLICATION = "kill-sink", "adder"
 SHARDS = 2
-SINKS = ("sqlite", "postgres", "duckdb", "files")
+SINKS = ("sqlite", "postgres", "duckdb", "files", "stream")
+SUMS = "sums"                           # the stream that is the sink of "stream"
 _RECORDS_A_LIFE = 25
 _PARENT_DEATH_SIGNAL = 1                # prctl's number
 _LIFE_S_MAX = 0.12
@@ -71,16 +73,19 @@ def position(kind: str, where: str) -> Any:
 
 def work(url: str, kind: str, where: str) -> None:
     """One life of a worker; every life has the same name, so that the next replaces it at once."""
+    sink: dict[str, Any] = {"transactional": True} if kind == "stream" else {"sink": position(kind, where)}
     consumer = streamkit.Consumer(
         STREAM, application=APPLICATION, start="trim_horizon", worker="adder", membership_ms=1_000, url=url,
-        batch_records_max=7, checkpoint_interval_ms=20, sink=position(kind, where),
+        batch_records_max=7, checkpoint_interval_ms=20, **sink,
     )  # fmt: skip
     mark = "%s" if kind == "postgres" else "?"
 
     @consumer.handler
     def add(batch: Batch[int], ctx: Context) -> None:
         for record in batch:
-            if kind == "files":
+            if kind == "stream":
+                ctx.put(SUMS, record.value, key=record.key)
+            elif kind == "files":
                 ctx.connection.write(b"%d\n" % record.value)
             else:
                 ctx.connection.execute(f"INSERT INTO sums VALUES ({mark}, {mark})", (ctx.shard, record.value))
@@ -91,7 +96,8 @@ def work(url: str, kind: str, where: str) -> None:
 def spawn_lives(url: str, kind: str, where: str) -> None:
     """A process without threads that makes a worker by fork for each line on its input, and says its number."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    position(kind, where)                  # imports the library once
+    if kind != "stream":
+        position(kind, where)              # imports the library once
     for _ in sys.stdin:
         process = os.fork()
         if process == 0:
@@ -111,7 +117,9 @@ def spawn_lives(url: str, kind: str, where: str) -> None:
 
 
 class Trial:
-    def __init__(self, url: str, kind: str, folder: Path, stack: ExitStack, seed: int) -> None:
+    def __init__(self, served: Broker, kind: str, folder: Path, stack: ExitStack, seed: int) -> None:
+        url = served.url
+        self.served = served
         self.kind = kind
         self.draw = random.Random(seed)
         self.client = stack.enter_context(Client(url))
@@ -124,7 +132,9 @@ class Trial:
             from tests.postgres import Postgres
 
             self.where = stack.enter_context(Postgres()).dsn
-        if kind != "files":
+        if kind == "stream":
+            self.client.create_stream(SUMS, shards=3, durability="os")
+        elif kind != "files":
             self.rows(_TABLE)
         self._lives = subprocess.Popen(
             [sys.executable, "-m", "tests.end_to_end.kill_sink_worker", "--lives", url, kind, self.where],
@@ -166,6 +176,10 @@ class Trial:
             time.sleep(self.draw.uniform(0.0, _LIFE_S_MAX))
             self._kill(second)
             self.stops += 1
+        if self.kind == "stream" and self.kills % 16 == 15:
+            self.served.kill()
+            self.served.start()
+            self.served.wait_ready()
         self._kill(process)
         self.kills += 1
         loading.join()
@@ -185,6 +199,9 @@ class Trial:
         os.kill(process, signal.SIGTERM)
         while _alive(process) and time.monotonic() < deadline:
             time.sleep(0.01)                   # between two looks
+        if self.kind == "stream":
+            reader = streamkit.Reader(SUMS, start="trim_horizon", until="latest", url=self.served.url)
+            return sorted(record.value for record in reader)
         if self.kind == "files":
             return sorted(int(line) for file in Path(self.where).rglob("0*") for line in file.read_text().split())
         return sorted(row[0] for row in self.rows("SELECT value FROM sums"))
@@ -222,7 +239,7 @@ def run(times: int, kind: str, folder: Path, *, seed: int = 1, seconds_max: floa
     began = time.monotonic()
     with ExitStack() as stack:
         served = stack.enter_context(broker(folder / "data"))
-        trial = Trial(served.url, kind, folder, stack, seed)
+        trial = Trial(served, kind, folder, stack, seed)
         while trial.kills < times and time.monotonic() - began < seconds_max:
             trial.once()
             if trial.kills % 200 == 0:
