@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from streamkit.simulator.client_checkers import OF_PRODUCERS, name_of
+from streamkit.simulator.client_checkers import OF_CONSUMERS, OF_PRODUCERS, is_owed, name_of
 from streamkit.simulator.oracle import REFUSED, STORED, History
 
 
@@ -77,7 +77,7 @@ def processed_at_least_once(history: History) -> Iterator[str]:
     for shard, checkpoint in history.final_checkpoints.items():
         processed = history.processed.get(shard, set())
         for sequence, value in history.final.get(shard, {}).items():
-            if sequence < checkpoint and sequence not in processed:
+            if sequence < checkpoint and sequence not in processed and is_owed(history, value):
                 yield f"record {name_of(value)} at {shard.hex()[:8]} {sequence} was checkpointed, but never processed"
 
 
@@ -142,7 +142,7 @@ OF_LEASES = (
     old_owners_are_fenced,
     checkpoints_never_fall,
 )
-OF_THE_WHOLE = (acknowledged_is_kept, copied_is_kept, read_is_kept, *OF_PRODUCERS)
+OF_THE_WHOLE = (acknowledged_is_kept, copied_is_kept, read_is_kept, *OF_PRODUCERS, *OF_CONSUMERS)
 
 
 def judge(history: History, *, rot: bool = False, whole: bool = True) -> list[str]:

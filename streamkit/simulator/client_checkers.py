@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from streamkit.simulator.handling import is_wanted
 from streamkit.simulator.oracle import History, Put
 
 
@@ -61,6 +62,44 @@ def halted_until_resumed(history: History) -> Iterator[str]:
                 failed.append((put.settled, until))
 
 
+def is_owed(history: History, value: bytes) -> bool:
+    """Whether the application was to handle the record, and did not give it up."""
+    return value not in history.dead and _wants(history, value)
+
+
+def _wants(history: History, value: bytes) -> bool:
+    put = history.puts.get(value)
+    return history.where is None or put is None or is_wanted(history.where, put.key, len(value))
+
+
+def nothing_unwanted_is_handled(history: History) -> Iterator[str]:
+    """A condition lets nothing through that does not match."""
+    if history.where is None:
+        return
+    for shard, sequences in history.processed.items():
+        for sequence in sequences:
+            value = history.read[shard][sequence]
+            if not _wants(history, value):
+                yield f"record {name_of(value)} was handled, which {history.where} does not hold for"
+
+
+def failures_end_as_dead_letters(history: History) -> Iterator[str]:
+    """What fails however often it is tried lies among the dead letters once the checkpoint is past it; and of the
+
+    others only what was in the hands of workers that died.
+    """
+    for shard, checkpoint in history.final_checkpoints.items():
+        for sequence, value in history.final.get(shard, {}).items():
+            if value in history.poisoned and sequence < checkpoint and value not in history.dead:
+                yield f"record {name_of(value)} failed for good, and is no dead letter"
+    for value, why in history.dead.items():
+        if value not in history.puts:
+            yield "there is a dead letter that nobody put"
+        elif value not in history.poisoned and why != "ProcessDied":
+            yield f"record {name_of(value)} is a dead letter for {why}, and never failed"
+
+
+OF_CONSUMERS = (nothing_unwanted_is_handled, failures_end_as_dead_letters)
 OF_PRODUCERS = (elders_are_shut_out, the_youngest_is_not_shut_out, halted_until_resumed)
 
 

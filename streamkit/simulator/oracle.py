@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamkit._core.batch import HEADER_BYTES, Batch
+from streamkit._core.batch import HEADER_BYTES, Batch, Record
+from streamkit.model.limits import HASH_KEYS
 from streamkit.model.sequence import ParsedSequence, parse_sequence_number
 from streamkit.protocol.messages import Checkpoint, Checkpointed, LeaseGrant
 from streamkit.runtime.interfaces import Buffer
@@ -94,6 +95,9 @@ class History:
     placed: puts that are stored, and the ordinal of the shard. given: the id and epoch a client got for a name last.
     halting: how a producer goes on after a failure, where that is not "continue"; resumed: its keys that were resumed,
     None for all, and when that began and was done.
+    where: the condition that all workers have. handled: what one lease handled last of a key. poisoned: records that
+    failed on purpose. dead: what lies in the dead-letter stream, and why. ranges: of shards. fates: what was told of a
+    token, outcome and sequence number.
     """
 
     puts: dict[bytes, Put] = field(default_factory=dict)
@@ -116,6 +120,12 @@ class History:
     instances: list[Instance] = field(default_factory=list)
     halting: dict[str, str] = field(default_factory=dict)
     resumed: dict[str, list[tuple[str | None, int, int]]] = field(default_factory=dict)
+    where: str | None = None
+    handled: dict[tuple[str, int, bytes, str], int] = field(default_factory=dict)
+    poisoned: set[bytes] = field(default_factory=set)
+    dead: dict[bytes, str] = field(default_factory=dict)
+    ranges: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    fates: dict[str, tuple[Put, str, str]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
@@ -193,8 +203,15 @@ class History:
             if not header.is_control:
                 for record in Batch(raw, None, next_sequence):
                     self.saw(reader, seen, shard, record.sequence, bytes(record.data))
+                    if into is self.final:
+                        self.lies_in_range(shard, record)
             next_sequence = header.end_sequence
         return next_sequence
+
+    def lies_in_range(self, shard: bytes, record: Record[Any]) -> None:
+        start, end = self.ranges.get(shard, (0, HASH_KEYS))
+        if not start <= int.from_bytes(record.hash_key, "big") < end:
+            self.wrong.append(f"record {record.sequence} of {_name(shard)} has a hash key beyond the shard's")
 
     def saw(self, reader: str, seen: dict[int, bytes], shard: bytes, sequence: int, value: bytes) -> None:
         before = seen.setdefault(sequence, value)
@@ -216,6 +233,23 @@ class History:
     def processing(self, worker: str, shard: bytes, sequence: int, value: bytes) -> None:
         self.saw(worker, self.read.setdefault(shard, {}), shard, sequence, value)
         self.processed.setdefault(shard, set()).add(sequence)
+
+    def in_order(self, worker: str, lease_epoch: int, shard: bytes, key: str, sequence: int) -> None:
+        """Handled by a worker that keeps a key's order: under one lease none comes twice, and none after a later."""
+        place = (worker, lease_epoch, shard, key)
+        if self.handled.get(place, -1) >= sequence:
+            self.wrong.append(f"{worker} handled {sequence} of {_name(shard)} after {self.handled[place]} of its key")
+        self.handled[place] = sequence
+
+    def resolved(self, put: Put, token: str, outcome: str, number: str) -> None:
+        """Somebody asked what became of a put; the answer is for good, but may be forgotten."""
+        _, before, where = self.fates.setdefault(token, (put, outcome, number))
+        if (outcome not in (before, "forgotten") and before != "forgotten") or (outcome == before and number != where):
+            self.wrong.append(f"a token was resolved as {before} {where}, and then as {outcome} {number}")
+        if put.outcome == UNKNOWN and outcome == "stored":
+            self.stored(put, parse_sequence_number(number))
+        elif put.outcome == UNKNOWN and outcome == "not_stored":
+            put.outcome = REFUSED
 
     # ---- leases ----------------------------------------------------------------------------------------------------
 

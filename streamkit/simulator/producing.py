@@ -5,6 +5,7 @@
                 open it again
     halting     what comes behind a failure fails, too, until it is resumed
     keyless     half of the records have no key
+    resolve     it asks what became of a record in doubt while others are still on their way
 
 Every outcome goes to the oracle as the producer learns it.
 """
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from streamkit.errors import KeyHalted, ProducerFenced, PutFailed, TimedOut, Unavailable
+from streamkit.errors import KeyHalted, ProducerFenced, PutFailed, StreamkitError, TimedOut, Unavailable
 from streamkit.producer.producer import AsyncProducer
 from streamkit.simulator.oracle import REFUSED, History, Instance, Put
 from streamkit.simulator.recording import STREAM, RecordingClient, find_stream
@@ -33,13 +34,18 @@ _OPENINGS_MAX = 3                          # of the name, by one process
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How one process puts. waits_seconds: before it begins, so that several of one name meet at any time."""
+    """How one process puts. waits_seconds: before it begins, so that several of one name meet at any time.
+
+    request_ms: a batch in doubt is given up when nobody could be asked for so long.
+    """
 
     delivery_ms: int
     name: str | None = None
     waits_seconds: float = 0.0
     on_failure: OnFailure = "continue"
     keyless: float = 0.0
+    resolves: bool = False
+    request_ms: int = 10_000
 
 
 def draw_manner(world: World, process: str) -> Manner:
@@ -53,9 +59,10 @@ def draw_manner(world: World, process: str) -> Manner:
     waits_seconds = draw.random() * world.faults.busy_seconds if is_named and draw.random() < 0.6 else 0.0
     halting = "halt" in features and draw.random() < 0.8
     on_failure: OnFailure = draw.choice(("halt_key", "halt_key", "halt")) if halting else "continue"
+    resolves = "resolve" in features
     return Manner(
-        SHORT_DELIVERY_MS if halting else delivery_ms, NAME if is_named else None, waits_seconds, on_failure,
-        0.5 if "keyless" in features else 0.0,
+        SHORT_DELIVERY_MS if halting or resolves else delivery_ms, NAME if is_named else None, waits_seconds,
+        on_failure, 0.5 if "keyless" in features else 0.0, resolves, 500 if resolves else 10_000,
     )  # fmt: skip
 
 
@@ -77,6 +84,7 @@ class Producing:
         self._lively = random.Random(f"{world.seed} {client.name} lively")       # for what plain producers do not do
         self._instance: Instance | None = None
         self._halted: set[str] = set()
+        self._asking: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
         await find_stream(self._client)
@@ -91,7 +99,8 @@ class Producing:
         for _ in range(_OPENINGS_MAX):
             producer = AsyncProducer(
                 STREAM, client=self._client, codec="bytes", delivery_timeout_ms=self._manner.delivery_ms,
-                name=self._manner.name, on_failure=self._manner.on_failure, **settings,
+                request_timeout_ms=self._manner.request_ms, name=self._manner.name, on_failure=self._manner.on_failure,
+                **settings,
             )  # fmt: skip
             if self._manner.name is not None:
                 self._instance = self._history.opening(self.name)
@@ -101,6 +110,8 @@ class Producing:
             if number >= self._records or self._lively.random() < 0.5:
                 break
             await asyncio.sleep(self._lively.random())
+        if self._asking:
+            await asyncio.wait(self._asking)
 
     async def _put_from(self, first: int, producer: AsyncProducer) -> int:
         """Puts until there is nothing left or a newer holder of the name is there; the number to go on with."""
@@ -140,6 +151,18 @@ class Producing:
         handle.add_done_callback(partial(self._settled, put))
         return put
 
+    async def _resolve(self, put: Put, token: str) -> None:
+        """Asks at once what others ask once all is quiet, while the producer goes on."""
+        await asyncio.sleep(self._lively.choice((0.0, 0.3, 1.5)) * self._lively.random())
+        for _ in range(20):
+            try:
+                fate = await self._client.resolve(token)
+            except StreamkitError:
+                await asyncio.sleep(0.1)
+                continue
+            self._history.resolved(put, token, fate.outcome, fate.sequence_number)
+            return
+
     async def _resume(self, producer: AsyncProducer) -> None:
         key = self._lively.choice((None, *sorted(self._halted))) if self._manner.on_failure == "halt_key" else None
         self._halted -= self._halted if key is None else {key}
@@ -151,6 +174,8 @@ class Producing:
     def _settled(self, put: Put, handle: Any) -> None:
         self._history.settled(put, handle)
         error = handle.exception()
+        if put.token and self._manner.resolves and self._lively.random() < 0.7:
+            self._asking.append(asyncio.get_running_loop().create_task(self._resolve(put, put.token)))
         if isinstance(error, ProducerFenced) and put.instance is not None:
             put.instance.fenced = True
         if self._manner.on_failure != "continue" and isinstance(error, KeyHalted):

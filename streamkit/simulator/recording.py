@@ -40,10 +40,10 @@ class RecordingClient(AsyncClient):
         return answer
 
 
-async def find_stream(client: AsyncClient) -> StreamDescription:
+async def find_stream(client: AsyncClient, name: str = STREAM) -> StreamDescription:
     while True:
         try:
-            return await client.stream(STREAM)
+            return await client.stream(name, refresh=name != STREAM)
         except NotFound:
             raise
         except StreamkitError:

@@ -11,18 +11,19 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
+from streamkit._core.batch import Batch
 from streamkit.errors import DataError, StreamExists, StreamkitError, TimedOut, Unavailable
-from streamkit.model.sequence import parse_sequence_number
 from streamkit.model.shard import Shard
 from streamkit.model.stream import Durability, StreamConfig, StreamDescription
 from streamkit.protocol import messages as m
 from streamkit.runtime.interfaces import Runtime
 from streamkit.simulator.copying import Copying
-from streamkit.simulator.handling import APPLICATION, member
-from streamkit.simulator.loop import Process
-from streamkit.simulator.oracle import PENDING, REFUSED, UNKNOWN, History
+from streamkit.simulator.handling import APPLICATION, DEAD_LETTERS, draw_where, member
+from streamkit.simulator.loop import Gone, Process
+from streamkit.simulator.oracle import PENDING, UNKNOWN, History
 from streamkit.simulator.producing import Producing
 from streamkit.simulator.recording import STREAM, RecordingClient, find_stream
 from streamkit.simulator.relaying import Relaying
@@ -40,6 +41,7 @@ class Workload:
         self.history = history
         self.addresses = addresses
         self.draw = random.Random(world.draw.getrandbits(64))
+        history.where = draw_where(world)
         self.producing: dict[Process, asyncio.Task[None]] = {}
         self.working: dict[Process, asyncio.Task[None]] = {}
         self.copying: dict[Process, Copying] = {}
@@ -90,10 +92,17 @@ class Workload:
         async def main(process: Process, runtime: Runtime) -> None:
             client = self.client(process.name, runtime)
             await find_stream(client)
-            await member(client, self.history, self.draw).run()
+            await member(client, self.world, self.history, self.draw, partial(self._die, process)).run()
 
         process, task = self.begin("worker", main)
         self.working[process] = task
+
+    def _die(self, process: Process) -> None:
+        """A worker ends itself, in the middle of a call; its service manager starts another."""
+        self.world.kill(process)
+        del self.working[process]
+        self.start_worker()
+        raise Gone
 
     def kill_worker(self, draw: random.Random) -> None:
         """Another process takes its place."""
@@ -159,21 +168,24 @@ class Workload:
 
         async def main() -> StreamDescription:
             client = self.client("operator", runtime)
-            while True:
-                try:
-                    stream = await client.create_stream(STREAM, config)
-                    break
-                except StreamExists:
-                    stream = await client.stream(STREAM, refresh=True)
-                    break
-                except (Unavailable, TimedOut):
-                    await asyncio.sleep(0.05)
+            stream = await self._create(client, STREAM, config)
+            if "poison" in self.world.faults.features:
+                await self._create(client, DEAD_LETTERS, StreamConfig(shards=1, durability=config.durability))
             await client.close()
             return stream
 
         self.shards = (await self.world.start(process, main())).shards
         if self.relaying is not None:
             await self.relaying.create()
+
+    async def _create(self, client: RecordingClient, name: str, config: StreamConfig) -> StreamDescription:
+        while True:
+            try:
+                return await client.create_stream(name, config)
+            except StreamExists:
+                return await client.stream(name, refresh=True)
+            except (Unavailable, TimedOut):
+                await asyncio.sleep(0.05)
 
     async def producers_done(self) -> None:
         """Every producer has ended by itself."""
@@ -198,6 +210,8 @@ class Workload:
                 if len(answer.leases) == len(self.shards) and all(map(self.is_done, answer.leases)):
                     break
                 await asyncio.sleep(0.1)
+            if "poison" in self.world.faults.features:
+                await self._read_dead_letters(client)
             for lease in answer.leases:
                 self.history.final_checkpoints[self.shards[lease.ordinal].uuid] = lease.checkpoint
             await client.close()
@@ -253,18 +267,38 @@ class Workload:
 
     async def _resolve_all(self, client: RecordingClient) -> None:
         """Whoever was told that nobody knows asks, now that all is quiet; what is not stored then never will be."""
-        for put in [put for put in self.history.puts.values() if put.outcome == UNKNOWN and put.token]:
+        asked = [(put, put.token) for put in self.history.puts.values() if put.outcome == UNKNOWN and put.token]
+        asked += [(put, token) for token, (put, _, _) in self.history.fates.items() if (put, token) not in asked]
+        for put, token in asked:
             while True:
                 try:
-                    fate = await client.resolve(put.token)
+                    fate = await client.resolve(token)
                     break
                 except StreamkitError:
                     await asyncio.sleep(0.05)
             put.token = ""
-            if fate.outcome == "stored":
-                self.history.stored(put, parse_sequence_number(fate.sequence_number))
-            elif fate.outcome == "not_stored":
-                put.outcome = REFUSED
+            self.history.resolved(put, token, fate.outcome, fate.sequence_number)
+
+    async def _read_dead_letters(self, client: RecordingClient) -> None:
+        stream = await find_stream(client, DEAD_LETTERS)
+        for shard in stream.shards:
+            at = 0
+            while True:
+                try:
+                    fetched = await client.fetch(shard, at, bytes_max=1 << 20, wait_ms=0)
+                except StreamkitError:
+                    await asyncio.sleep(0.05)
+                    stream = await find_stream(client, DEAD_LETTERS)
+                    shard = next(found for found in stream.shards if found.uuid == shard.uuid)
+                    continue
+                for raw in fetched.batches:
+                    if not Batch(raw).read_header().is_control:
+                        for record in Batch(raw):
+                            why = record.headers.get("dead-letter-error", b"").decode()
+                            self.history.dead[bytes(record.data)] = why
+                at = fetched.next_sequence
+                if at >= fetched.high_watermark:
+                    break
 
     async def read_all(self) -> None:
         """Every record of every shard, once all is quiet."""
@@ -282,6 +316,7 @@ class Workload:
             uuids = {shard.ordinal: shard.uuid for shard in stream.shards}
             self.shards = stream.shards
             for shard in stream.shards:
+                self.history.ranges[shard.uuid] = shard.hash_start, shard.hash_end
                 self.history.parents[shard.uuid] = tuple(uuids[parent] for parent in shard.parents)
                 await self._follow(client, shard, until_end=True)
             for put, ordinal in self.history.placed:

@@ -2,7 +2,17 @@
 
 import copy
 
+import msgspec
+
+from streamkit._core.batch import Batch
+from streamkit.broker.matching import Matcher
+from streamkit.broker.pushing import PushedFetch
+from streamkit.client import client
+from streamkit.consumer.dead_letters import DeadLetters
+from streamkit.consumer.lane import Lane
+from streamkit.consumer.shard_consumer import ShardConsumer
 from streamkit.metadata.catalog import Catalog
+from streamkit.model.fate import Fate
 from streamkit.producer.halting import HaltedKeys
 from streamkit.producer.naming import Naming
 from streamkit.producer.sender import Sender
@@ -52,3 +62,69 @@ def test_going_on_where_all_was_to_halt_is_caught(monkeypatch):
     monkeypatch.setattr(Sender, "halt", lambda self, error: None)
 
     assert caught("while all was halted", features=("halt",), **DOUBT)
+
+
+def test_leaving_batches_out_unread_is_caught(monkeypatch):
+    async def hasty(self, buffer, condition):
+        return len(condition.matching(Batch(buffer).part(0, 1))) > 0
+
+    monkeypatch.setattr(Matcher, "_is_wanted", hasty)
+
+    assert caught("never processed", features=("where",))
+
+
+def test_handing_out_what_does_not_match_is_caught(monkeypatch):
+    monkeypatch.setattr(ShardConsumer, "_given", lambda self, batch: batch)
+
+    assert caught("does not hold for", features=("where",))
+
+
+def test_pushing_on_from_the_wrong_place_is_caught(monkeypatch):
+    def skipping(cls, request_id, message):
+        return of(request_id, msgspec.structs.replace(message, start=message.start + 1))
+
+    of = PushedFetch.of
+    monkeypatch.setattr(PushedFetch, "of", classmethod(skipping))
+
+    assert caught("leaves no record out", features=("fan_out",))
+
+
+def test_a_dead_letter_that_is_never_put_is_caught(monkeypatch):
+    async def forgetful(self, dead):
+        return
+
+    monkeypatch.setattr(DeadLetters, "put", forgetful)
+
+    assert caught("is no dead letter", features=("poison",))
+
+
+def test_passing_over_whoever_stands_beside_a_failure_is_caught(monkeypatch):
+    async def careless(self, part, outcome, *, bisect):
+        done = await settle(self, part, outcome, bisect=bisect)
+        return min(done + 1, len(part)) if outcome.exact else done
+
+    settle = Lane._settle
+    monkeypatch.setattr(Lane, "_settle", careless)
+
+    assert caught("never processed", features=("poison",), records=400)
+
+
+def test_handing_out_a_record_again_is_caught(monkeypatch):
+    run_once = Lane._run
+
+    async def twice(self, part):
+        await run_once(self, part)
+        return await run_once(self, part)
+
+    monkeypatch.setattr(Lane, "_run", twice)
+
+    assert caught("of its key")
+
+
+def test_saying_not_stored_of_what_may_be_is_caught(monkeypatch):
+    async def guess(client, token):
+        return Fate("not_stored")
+
+    monkeypatch.setattr(client, "find_fate", guess)
+
+    assert caught("said not to be stored", features=("resolve",), **DOUBT)
