@@ -33,6 +33,19 @@ cdef extern from *:
     int64_t sk_add(int64_t* target, int64_t delta) noexcept nogil
     int64_t sk_load(int64_t* target) noexcept nogil
 
+cdef enum:                           # what `add` answers
+    ADDED = 0
+    NO_ROOM = -1                     # the budget is used up
+    NO_MEMORY = -2
+    NO_SHARD = -3
+    TOO_LARGE = -4
+    BAD_KEY = -5
+    CLOSED = -6
+    BAD_TEXT = -7                    # the key is not UTF-8: readers could not tell it
+
+cdef enum:
+    TABLE_ENTRY_BYTES = 4
+
 cdef struct Span:                    # neighbouring records of a slab that came from one bulk call
     PyObject* handle                 # a ColumnsHandle, which keeps itself alive until it is settled
     uint32_t first
@@ -61,11 +74,6 @@ cdef struct Lane:                    # one shard
     int64_t charged                  # of the byte budget: open, sealed and in flight; atomic
     bint slow                        # keyless records go elsewhere while they can
 
-cdef struct Place:                   # where a record of a batch that was taken apart lies now
-    uint32_t shard
-    uint32_t index
-    Slab* slab
-
 cdef class Budget:
     cdef readonly int64_t limit
     cdef int64_t taken               # atomic: several accumulators share it
@@ -89,6 +97,7 @@ cdef class Accumulator:
     cdef int codec
     cdef uint32_t map_version
     cdef object home                 # event loop that settles
+    cdef object withdraw             # called with a PutHandle that is to be cancelled, or None
     cdef list origins                # for each shard: (receipt, index in its batch) -> PutResult
     cdef object wake                 # called when `touched` may have become non-empty
     cdef bint wake_asked             # until take_touched
@@ -118,8 +127,6 @@ cdef class Accumulator:
     cdef Slab* new_slab(self, size_t first_record, bint hashes) noexcept nogil
     cdef void close_slab(self, Lane* lane) noexcept nogil
     cdef void touch(self, Lane* lane) noexcept nogil
-    cdef int move_records(self, Batch batch, Slab* source, ShardTable targets, Lane* kept, Place* places) noexcept nogil
-    cdef void join_front(self, Lane* lane, Lane* behind) noexcept nogil
     cdef void free_slab(self, Slab* slab) noexcept nogil
     cdef void give_memory(self, Slab* slab) noexcept nogil
 
@@ -138,3 +145,7 @@ cdef class SealedBatch:
     cdef int compress(self, Lane* lane) except -1
     cdef int settle(self, object error, uint64_t base_sequence) except -1
     cdef void let_go(self) noexcept
+
+# For `apart`.
+cdef object refusal(int answer)
+cdef int note_row(Accumulator accumulator, Lane* lane, PyObject* handle, uint32_t row, size_t charge) noexcept nogil

@@ -4,7 +4,6 @@ from typing import Any
 
 from streamkit._core.columns import Column
 from streamkit._core.framing import PutReceipt
-from streamkit._core.hashing import ShardTable
 from streamkit._core.outcome import ColumnsHandle, Delivery, PutHandle
 
 class Budget:
@@ -51,6 +50,7 @@ class Accumulator:
         origins: list[Callable[[PutReceipt, int], Any]],
         wake: Callable[[], object],
         home: asyncio.AbstractEventLoop | None = None,
+        withdraw: Callable[[PutHandle[Any]], object] | None = None,
         batch_bytes_max: int = 524288,
         batch_records_max: int = 10000,
         record_bytes_max: int = 1048576,
@@ -84,6 +84,5 @@ class Accumulator:
         origins: list[Callable[[PutReceipt, int], Any]],
         map_version: int,
     ) -> None: ...
-    def take_apart(self, sealed: SealedBatch, targets: ShardTable) -> list[int]: ...
     def before_fork(self) -> None: ...
     def after_fork(self) -> None: ...

@@ -2,7 +2,7 @@
 
 put() and put_columns() may be called from any thread; put_columns works without the GIL. Everything else belongs to
 the sender, on one event loop: it is woken, asks which shards were touched, takes sealed batches and settles them.
-When the stream's shards change, it replaces the map and takes apart what a closed shard refused: `take_apart`.
+When the stream's shards change, it replaces the map; `apart` takes apart what a closed shard refused.
 It knows neither clocks nor connections. The layout of a slab is drawn in accumulator.pxd; read `add` first.
 """
 
@@ -27,18 +27,7 @@ from streamkit._core.outcome cimport ColumnsHandle, FAILED, PENDING, PutHandle, 
 from streamkit._core.refusals import closed, no_shard, not_text, refused
 from streamkit.errors import InvalidRequest, InvalidUse
 
-cdef enum:                           # what `add` answers
-    ADDED = 0
-    NO_ROOM = -1                     # the budget is used up
-    NO_MEMORY = -2
-    NO_SHARD = -3
-    TOO_LARGE = -4
-    BAD_KEY = -5
-    CLOSED = -6
-    BAD_TEXT = -7                    # the key is not UTF-8: readers could not tell it
-
 cdef enum:
-    TABLE_ENTRY_BYTES = 4
     KEY_BYTES_MAX = 1024
     COMPRESS_MIN = 512               # smaller bodies are sent as they are, and say nothing about the shard
     HEADERS_BYTES_MAX = 65535
@@ -70,11 +59,11 @@ cdef class Accumulator:
 
     ranges: half-open hash range of each shard, or None where it takes no records; origins: for each shard the
     function that makes a PutResult; wake: called, from any thread, when there is something to take; home: the event
-    loop that settles. codec: 0 none, 1 lz4, 2 zstd. share_bytes: of the budget, the most that one shard may hold while
+    loop that settles; withdraw: called with a PutHandle whose owner wants it cancelled. codec: 0 none, 1 lz4, 2 zstd. share_bytes: of the budget, the most that one shard may hold while
     there are others; a record alone in its shard always passes. seed: of the draws for records without a key.
     """
 
-    def __cinit__(self, ranges, *, Budget budget not None, list origins not None, wake not None, home=None,
+    def __cinit__(self, ranges, *, Budget budget not None, list origins not None, wake not None, home=None, withdraw=None,
                   size_t batch_bytes_max=524288, uint32_t batch_records_max=10000,
                   size_t record_bytes_max=1048576, int codec=1, uint32_t map_version=0, share_bytes=None,
                   uint64_t seed=0):
@@ -87,6 +76,7 @@ cdef class Accumulator:
         self.origins = origins
         self.wake = wake
         self.home = home
+        self.withdraw = withdraw
         self.batch_bytes_max = min(batch_bytes_max, <size_t>BODY_BYTES_MAX)
         self.records_max = min(batch_records_max, <uint32_t>BATCH_RECORDS_MAX)
         self.record_bytes_max = record_bytes_max
@@ -337,7 +327,7 @@ cdef class Accumulator:
             sk_add(&lane.charged, charge)
             self.keyless += keyless
             if slab.delivery == NULL:
-                self.spare.home = self.home
+                self.spare.home, self.spare.withdraw = self.home, self.withdraw
                 self.spare.origin = self.origins[shard]
                 slab.delivery = <PyObject*>self.spare
                 Py_INCREF(self.spare)
@@ -499,124 +489,6 @@ cdef class Accumulator:
         free(lanes)
         free(touched)
 
-    def take_apart(self, SealedBatch sealed not None, ShardTable targets not None) -> list:
-        """Put the records of a batch that will never be stored in front of all that waits for `targets`.
-
-        So the batches of a shard are taken apart newest first. Whoever waits for the batch waits for its records now.
-        Returns the index of a shard for each batch that was put in front of it. Raises WrongShard when a record has
-        no target; then nothing has changed.
-        """
-        cdef Batch batch = Batch(sealed.payload)
-        cdef uint64_t records, payload_bytes
-        cdef Lane* kept
-        cdef Place* places
-        cdef Slab* slab
-        cdef Py_ssize_t i
-        cdef int answer
-        assert not sealed.settled, "a settled batch stays as it is"
-        batch.open()
-        kept = <Lane*>calloc(self.shards, sizeof(Lane))
-        places = <Place*>calloc(sealed.count, sizeof(Place))
-        if kept == NULL or places == NULL:
-            free(kept)
-            free(places)
-            raise MemoryError
-        made = []
-        try:
-            with nogil:
-                pthread_mutex_lock(&self.mutex)
-                records, payload_bytes = self.records, self.payload_bytes
-                answer = self.move_records(batch, sealed.slab, targets, kept, places)
-                self.records, self.payload_bytes = records, payload_bytes      # they were counted when they came
-                for i in range(self.shards):
-                    if kept[i].touched and answer == ADDED:
-                        self.join_front(&self.lanes[i], &kept[i])
-                    elif kept[i].touched:
-                        swap_slabs(&self.lanes[i], &kept[i])
-                pthread_mutex_unlock(&self.mutex)
-            if answer != ADDED:
-                for i in range(self.shards):
-                    forget_slabs(self, &kept[i], &self.lanes[i])
-                raise refusal(answer)
-            # The slabs in front are full, so that only the sender's loop, which is here, looks at them.
-            hand_over(self, sealed, places)
-            for i in range(self.shards):
-                if kept[i].touched:
-                    slab = self.lanes[i].first_closed
-                    while slab != kept[i].first_closed:
-                        made.append(i)
-                        slab = slab.next
-        finally:
-            free(kept)
-            free(places)
-        return made
-
-    cdef int move_records(self, Batch batch, Slab* source, ShardTable targets, Lane* kept, Place* places) noexcept nogil:
-        # The mutex is held. What the lanes held before is left in `kept`, where `touched` says that it is.
-        cdef const uint8_t* at = batch.records
-        cdef const uint8_t* next
-        cdef const uint8_t* key
-        cdef bint hashes = batch.header.attributes & ATTRIBUTE_HASHES
-        cdef uint8_t digest[16]
-        cdef uint16_t key_bytes, headers_bytes
-        cdef int32_t delta, shard
-        cdef int64_t time
-        cdef size_t value_bytes, charge
-        cdef uint32_t i, end, span = 0
-        cdef Lane* lane
-        cdef Slab* slab
-        cdef int answer
-        for i in range(batch.header.record_count):
-            memcpy(&end, batch.body + TABLE_ENTRY_BYTES * <size_t>i, 4)
-            next = batch.records + end
-            memcpy(&key_bytes, at, 2)
-            memcpy(&headers_bytes, at + 2, 2)
-            memcpy(&delta, at + 4, 4)
-            key = at + RECORD_HEADER_BYTES + (HASH_BYTES if hashes else 0)
-            value_bytes = next - key - key_bytes - headers_bytes
-            if hashes:
-                memcpy(digest, at + RECORD_HEADER_BYTES, HASH_BYTES)
-            else:
-                md5(key, key_bytes, digest)
-            shard = find_shard(targets.ranges, targets.count, digest)
-            if not 0 <= shard < self.shards:
-                return NO_SHARD
-            lane = &self.lanes[shard]
-            if not kept[shard].touched:
-                kept[shard] = lane[0]
-                kept[shard].touched = True
-                lane.open = lane.first_closed = lane.last_closed = NULL
-            time = NO_TIME if delta == DELTA_NONE else batch.header.event_time_ms + delta
-            answer = self.add(lane, key, key_bytes, key + key_bytes, headers_bytes, key + key_bytes + headers_bytes,
-                              value_bytes, time, digest, hashes)
-            if answer != ADDED:
-                return answer
-            slab = lane.open if lane.open != NULL else lane.last_closed
-            places[i].shard = <uint32_t>shard
-            places[i].slab = slab
-            places[i].index = slab.header.record_count - 1
-            charge = key_bytes + headers_bytes + value_bytes + TABLE_ENTRY_BYTES + record_bytes(0, 0, 0, True)
-            while span < source.span_count and i >= source.spans[span].first + source.spans[span].count:
-                span += 1
-            if span < source.span_count and i >= source.spans[span].first:
-                answer = note_row(self, lane, source.spans[span].handle, source.rows[i], charge)
-                if answer != ADDED:
-                    return answer
-            else:
-                slab.charged += charge
-                sk_add(&lane.charged, charge)
-            at = next
-        return ADDED
-
-    cdef void join_front(self, Lane* lane, Lane* behind) noexcept nogil:
-        # What was just added, then what was there before.
-        if lane.open != NULL:
-            self.close_slab(lane)
-        lane.last_closed.next = behind.first_closed
-        if behind.last_closed != NULL and behind.first_closed != NULL:
-            lane.last_closed = behind.last_closed
-        lane.open = behind.open
-
     # ---- memory ------------------------------------------------------------------------------------------
 
     cdef void free_slab(self, Slab* slab) noexcept nogil:
@@ -768,69 +640,6 @@ cdef int note_row(Accumulator accumulator, Lane* lane, PyObject* handle, uint32_
     span.count = 1
     slab.span_count += 1
     return ADDED
-
-
-cdef void swap_slabs(Lane* lane, Lane* other) noexcept nogil:
-    cdef Lane before = lane[0]
-    lane.open, lane.first_closed, lane.last_closed = other.open, other.first_closed, other.last_closed
-    other.open, other.first_closed, other.last_closed = before.open, before.first_closed, before.last_closed
-
-
-cdef void forget_slabs(Accumulator accumulator, Lane* lane, Lane* charged) noexcept:
-    # Half a batch was taken apart: its copies go without a word, for the batch itself is still whole.
-    cdef Slab* slab
-    while lane.first_closed != NULL or lane.open != NULL:
-        slab = lane.first_closed
-        if slab != NULL:
-            lane.first_closed = slab.next
-        else:
-            slab, lane.open = lane.open, NULL
-        sk_add(&charged.charged, -<int64_t>slab.charged)
-        accumulator.free_slab(slab)
-
-
-cdef int hand_over(Accumulator accumulator, SealedBatch sealed, Place* places) except -1:
-    # Outcomes of the records of `sealed`, from its slab to those where the records lie now.
-    cdef Slab* source = sealed.slab
-    cdef Slab* slab
-    cdef Delivery child
-    cdef uint32_t i, at, span = 0
-    for span in range(source.span_count):
-        handle = <ColumnsHandle>source.spans[span].handle
-        for i in range(source.spans[span].count):
-            at = source.spans[span].first + i
-            (<ColumnsHandle>handle).shard_at[source.rows[at]] = places[at].shard
-    if source.delivery != NULL:
-        parts = [None] * sealed.count
-        children = []
-        span = 0
-        for i in range(sealed.count):
-            while span < source.span_count and i >= source.spans[span].first + source.spans[span].count:
-                span += 1
-            if span < source.span_count and i >= source.spans[span].first:
-                continue                 # a row of a bulk call, which has no PutHandle
-            slab = places[i].slab
-            if slab.delivery == NULL:
-                child = Delivery.__new__(Delivery)
-                child.home = accumulator.home
-                child.origin = accumulator.origins[places[i].shard]
-                slab.delivery = <PyObject*>child
-                Py_INCREF(child)
-                children.append(child)
-            else:
-                child = <Delivery>slab.delivery
-            child.count += 1
-            parts[i] = (child, places[i].index)
-        whole = <Delivery>source.delivery
-        source.delivery = NULL
-        (<Delivery>whole).scatter(parts, children)
-        Py_XDECREF(<PyObject*>whole)
-    source.span_count = 0
-    sk_add(&accumulator.lanes[sealed.shard].charged, -<int64_t>source.charged)
-    source.charged = 0
-    sealed.settled = True
-    sealed.let_go()
-    return 0
 
 
 cdef int drop_slab(Accumulator accumulator, Slab* slab) except -1:

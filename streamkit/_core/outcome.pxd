@@ -13,10 +13,15 @@ cdef class Outcome:
     cdef object home                 # the event loop that settles it; blocking there would wait for itself
     cdef list callbacks              # called once, when settled; None: nobody waits
     cdef dict futures                # event loop -> futures of whoever awaits; None: nobody does
+    cdef list latches                # of threads that wait; None: none does
     cdef object settle(self, int state)
+    cdef object wake(self)
+    cdef object nudge(self)
+    cdef object orphaned(self)
     cdef int check_process(self) except -1
 
 cdef class Delivery(Outcome):
+    cdef object withdraw             # called with a PutHandle that is to be cancelled; None: nobody can
     cdef object origin               # (receipt, index of the record in the batch) -> PutResult
     cdef object receipt              # the PutReceipt of the batch, once it is stored
     cdef readonly object error
@@ -35,7 +40,10 @@ cdef class PutHandle:
     cdef uint32_t index              # of its record in the batch
     cdef bint seen
     cdef int look(self)
-    cdef int follow(self)
+    cdef int follow(self) except -1
+    cdef int wait(self, object timeout_s, str again) except -1
+    cdef Delivery locate(self, uint32_t* index)
+    cdef object settle_alone(self, Delivery outcome)
 
 cdef class ColumnsHandle(Outcome):
     cdef readonly Py_ssize_t count   # rows
@@ -54,3 +62,5 @@ cdef class ColumnsHandle(Outcome):
     cdef object rows_settled(self, const uint32_t* rows, Py_ssize_t count, uint64_t first_sequence, object error)
     cdef int keep(self) except -1
     cdef object count_settled(self, Py_ssize_t rows, object error)
+
+cdef Delivery failed_with(object error, uint32_t count)

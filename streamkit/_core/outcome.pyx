@@ -17,7 +17,7 @@ from libc.string cimport memset
 
 from streamkit._core.debug cimport LIVE_HANDLE, SK_COUNT, live_counts
 
-from streamkit.errors import Cancelled, ForkedHandle, PutFailed, StreamkitError, TimedOut, InvalidUse
+from streamkit.errors import Cancelled, Closed, ForkedHandle, PutFailed, StreamkitError, TimedOut, InvalidUse
 
 cdef object log = logging.getLogger("streamkit.producer")
 cdef object new_latch = None
@@ -79,16 +79,32 @@ cdef class Outcome:
         if self.state == PENDING and self.generation != generation:
             raise ForkedHandle("this record was put before a fork and belongs to the parent process",
                                try_="make the producer in the process that uses it")
+        if self.state == PENDING and self.home is not None and self.home.is_closed():
+            self.orphaned()
         return 0
+
+    cdef object orphaned(self):
+        # Nobody is left who could settle it: the loop ended before the producer was closed.
+        return None
 
     cdef object settle(self, int state):
         # On `home`, once. Callbacks run there too; what they raise is logged.
         assert self.state == PENDING, "an outcome is settled once"
         self.state = state
         callbacks, self.callbacks = self.callbacks, None
-        futures, self.futures = self.futures, None
         if self.generation != generation:
             return                           # a child's copy: whoever waits does so in the parent
+        self.wake()
+        if callbacks is not None:
+            for callback in callbacks:
+                try:
+                    callback()
+                except Exception:            # the caller's code; it must not stop the sender
+                    log.exception("put.callback_failed")
+
+    cdef object wake(self):
+        futures, self.futures = self.futures, None
+        latches, self.latches = self.latches, None
         if futures is not None:
             current = running_loop()
             for loop, waiting in futures.items():
@@ -96,12 +112,13 @@ cdef class Outcome:
                     resolve(waiting)
                 elif not loop.is_closed():
                     loop.call_soon_threadsafe(resolve, waiting)
-        if callbacks is not None:
-            for callback in callbacks:
-                try:
-                    callback()
-                except Exception:            # the caller's code; it must not stop the sender
-                    log.exception("put.callback_failed")
+        for latch in latches or ():
+            latch.set()
+
+    cdef object nudge(self):
+        # One of the records has its outcome before the others: whoever waits looks again.
+        if self.state == PENDING and self.generation == generation:
+            self.wake()
 
     def done(self) -> bool:
         self.check_process()
@@ -125,8 +142,10 @@ cdef class Outcome:
         if self.home is not None and running_loop() is self.home:
             raise InvalidUse("waiting here would stop the event loop that settles it", try_="await it instead")
         latch = new_latch()
-        self.when_done(latch.set)
-        return latch.wait(timeout_s)
+        if self.latches is None:
+            self.latches = []
+        self.latches.append(latch)
+        return self.state != PENDING or latch.wait(timeout_s)      # it may have been settled before the latch was there
 
     def wait_async(self):
         """A future on the running loop that completes when settled."""
@@ -164,6 +183,17 @@ cdef class Delivery(Outcome):
             failed = any((<Delivery>part[0]).state == FAILED for part in self.parts if part is not None)
             self.settle(FAILED if failed else STORED)
 
+    cdef object settle(self, int state):
+        self.withdraw = None
+        if self.state == PENDING:            # else its loop had ended, and somebody asked
+            Outcome.settle(self, state)
+
+    cdef object orphaned(self):
+        self.error = Closed("the event loop of the producer was closed before the record was acknowledged",
+                            try_="close the producer before its loop ends; the record may be stored", what="producer",
+                            sent=True, token="")
+        self.settle(FAILED)
+
     cdef uint32_t unheld(self):
         # Of a batch taken apart it is not known whose handles went: only when all of them did.
         cdef Delivery whole = self.whole
@@ -180,14 +210,19 @@ cdef class Delivery(Outcome):
         self.seen = self.count
 
 
+cdef Delivery failed_with(object error, uint32_t count):
+    # The outcome of `count` records that ended by the wish of whoever put them: flush does not raise it.
+    cdef Delivery delivery = Delivery.__new__(Delivery)
+    delivery.error = error
+    delivery.count = delivery.seen = count
+    delivery.settle(FAILED)
+    return delivery
+
+
 def refused(error not None) -> PutHandle:
     """The handle of a record that was not taken, by the wish of whoever made the producer: flush does not raise it."""
     cdef PutHandle handle = PutHandle.__new__(PutHandle)
-    cdef Delivery delivery = Delivery.__new__(Delivery)
-    delivery.error = error
-    delivery.count = delivery.seen = 1
-    delivery.settle(FAILED)
-    handle.delivery = delivery
+    handle.delivery = failed_with(error, 1)
     handle.seen = True
     return handle
 
@@ -228,6 +263,7 @@ cdef class PutHandle:
     @property
     def outcome(self) -> str:
         """"pending", "stored", "failed" or "cancelled". A failure that was seen here only is still raised by flush."""
+        self.delivery.check_process()
         if self.delivery.state == PENDING:
             return "pending"
         self.follow()
@@ -240,11 +276,8 @@ cdef class PutHandle:
 
         Raises TimedOut (sent=True) when the record is still under way then, ForkedHandle in a child process.
         """
-        cdef Delivery delivery = self.delivery
-        if delivery.state == PENDING and not delivery.wait(timeout_s):
-            raise TimedOut(f"not acknowledged within {timeout_s} s; the producer goes on trying",
-                           try_="call result() again", sent=True, timeout_ms=int((timeout_s or 0) * 1000))
-        self.follow()
+        cdef Delivery delivery
+        self.wait(timeout_s, "result")
         delivery = self.delivery
         if delivery.state == FAILED:
             self.look()
@@ -253,11 +286,8 @@ cdef class PutHandle:
 
     def exception(self, timeout_s=None):
         """The error that failed the record, or None. Waits like result()."""
-        cdef Delivery delivery = self.delivery
-        if delivery.state == PENDING and not delivery.wait(timeout_s):
-            raise TimedOut(f"not acknowledged within {timeout_s} s; the producer goes on trying",
-                           try_="call exception() again", sent=True, timeout_ms=int((timeout_s or 0) * 1000))
-        self.follow()
+        cdef Delivery delivery
+        self.wait(timeout_s, "exception")
         delivery = self.delivery
         if delivery.state != FAILED:
             return None
@@ -268,12 +298,49 @@ cdef class PutHandle:
         """Call `callback(handle)` when settled, on the producer's event loop; at once when it is settled already."""
         self.delivery.when_done(lambda: callback(self))
 
+    cdef int wait(self, object timeout_s, str again) except -1:
+        while self.delivery.state == PENDING:        # this record may have its outcome before the rest of its batch
+            if not self.delivery.wait(timeout_s):
+                raise TimedOut(f"not acknowledged within {timeout_s} s; the producer goes on trying",
+                               try_=f"call {again}() again", sent=True, timeout_ms=int((timeout_s or 0) * 1000))
+        self.follow()
+        return 0
+
     def __await__(self):
-        if self.delivery.state == PENDING:
+        while not self.delivery.done():
             yield from self.delivery.wait_async()
         return self.result()
 
-    cdef int follow(self):
+    def cancel(self) -> bool:
+        """Ask that the record not be stored; False when it has its outcome already. From any thread; does not wait.
+
+        What came of it is the handle's outcome, as ever: a record that is not under way yet fails with Cancelled, and
+        is not stored, for certain. One that was sent is stored or not with its whole batch: it is cancelled when all
+        records of the batch are to be, and the shard says that it has none of them; else the handle has a result.
+        """
+        self.delivery.check_process()
+        if self.delivery.state != PENDING or self.delivery.withdraw is None:
+            return False
+        self.delivery.withdraw(self)
+        return True
+
+    cdef Delivery locate(self, uint32_t* index):
+        # The batch that holds the record now, pending or not, and its place there.
+        cdef Delivery delivery = self.delivery
+        index[0] = self.index
+        while delivery.parts is not None:
+            found, place = delivery.parts[index[0]]
+            delivery, index[0] = found, place
+        return delivery
+
+    cdef object settle_alone(self, Delivery outcome):
+        # Before the rest of its batch; called where `outcome` counts this handle as one whose failure was seen.
+        self.delivery.dropped += 1
+        self.delivery = outcome
+        self.index = 0
+        self.seen = True
+
+    cdef int follow(self) except -1:
         # To the batch that holds the record at last; all are settled.
         cdef Delivery left
         while self.delivery.parts is not None:
@@ -281,6 +348,7 @@ cdef class PutHandle:
             delivery, index = left.parts[self.index]
             self.index = index
             self.delivery = delivery
+        self.delivery.check_process()
         return 0
 
     cdef int look(self):

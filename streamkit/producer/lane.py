@@ -70,6 +70,7 @@ class Flight:
     sent_ms: int | None = None             # when it was sent first, monotonic
     cancel_until_ms: int | None = None     # it is being cancelled; who waits is told "unknown" then
     reason: StreamkitError | None = None   # why, if not because its time is over
+    withdrawn: bool = False                # whoever put its records wants none of them stored
     attempts: int = 0
     error: StreamkitError | None = None    # of the last try
     opened_s: float = 0.0                  # event loop time
@@ -242,6 +243,15 @@ class Lane:
         self.window.append(flight)
         self.next_sequence += batch.count
         return flight
+
+    def loose(self) -> list[Flight]:
+        """The newest batches, oldest first, that nobody can have stored: their numbers are free."""
+        found: list[Flight] = []
+        for flight in reversed(self.window):
+            if flight.in_flight or flight.in_doubt or flight.cancel_until_ms is not None:
+                break
+            found.insert(0, flight)
+        return found
 
     def remove(self, flight: Flight) -> None:
         if self.window and self.window[0] is flight:

@@ -21,10 +21,12 @@ from functools import partial
 from typing import Any, Protocol
 
 from streamkit._core.accumulator import Accumulator, Budget
+from streamkit._core.apart import take_apart
 from streamkit._core.framing import PutReceipt
 from streamkit._core.hashing import ShardTable
 from streamkit._core.outcome import ColumnsHandle, Delivery
 from streamkit.errors import (
+    Cancelled,
     KeyHalted,
     NotFound,
     ProducerFenced,
@@ -45,6 +47,7 @@ from streamkit.producer.lane import Flight, Flush, Lane, Moved, answer_as_error
 from streamkit.producer.naming import Asking, Name, Naming
 from streamkit.producer.pace import Window, pause_ms
 from streamkit.producer.verdict import Verdict, judge
+from streamkit.producer.withdrawal import Withdrawals
 from streamkit.protocol.messages import BatchSettled, ProducerGiven
 from streamkit.runtime.backoff import Backoff
 from streamkit.runtime.interfaces import Runtime
@@ -124,6 +127,7 @@ class Sender:
         self._closed = False
         self._identity = identity
         self._halted_keys = HaltedKeys()
+        self._withdrawals = Withdrawals(self)
         self._naming = Naming(client, name, config.request_timeout_ms)
         self._lanes = [self._lane(index, shard) for index, shard in enumerate(stream.shards)]
         for lane in self._lanes:
@@ -137,6 +141,7 @@ class Sender:
             origins=self._origins(),
             wake=self._wake,
             home=self._loop,
+            withdraw=self._withdrawals.ask,
             batch_bytes_max=config.batch_bytes_max,
             batch_records_max=config.batch_records_max,
             record_bytes_max=stream.config.record_bytes_max,
@@ -294,6 +299,8 @@ class Sender:
         if lane.winding_up:
             self._wind_up(lane)
             return
+        if self._withdrawals:
+            self._withdrawals.look(lane)
         room = len(lane.window) < self._in_flight_max
         self._take(lane, "" if not room else "linger" if lane.overdue else "" if lane.window else "idle")
         self._send(lane)
@@ -494,6 +501,8 @@ class Sender:
             lane.retry_timer.cancel()      # this is it, or it comes too late
             lane.retry_timer = None
         lane.stopped = False
+        if self._withdrawals:
+            self._withdrawals.look(lane)
         self._send(lane)                   # ends what is late, then comes back here
         if not lane.stopped:
             self._pump(lane)
@@ -565,6 +574,26 @@ class Sender:
             await asyncio.sleep(backoff.next_ms() / 1000)
         self._pump(lane)
         self._release_flushes()
+
+    # ---- for withdrawals ---------------------------------------------------------------------------------
+
+    def seal(self, lane: Lane) -> None:
+        """All that waits in the accumulator for the shard."""
+        self._take(lane, "cancel")
+
+    def go_on(self, lane: Lane) -> None:
+        """Batches of the lane were taken out, or are to be cancelled."""
+        if self._closed or lane.stopped:
+            return                         # it looks again when it begins anew
+        self._send(lane)
+        if not lane.stopped:
+            self._pump(lane)
+
+    def withdrew(self, count: int) -> None:
+        """Records have ended: nobody wants them any more."""
+        self.records_failed += count
+        self.figures.failures["cancelled"] += count
+        self._owner.settled()
 
     def halt(self, error: StreamkitError) -> None:
         """Nothing is sent any more: what is left fails, and whatever is put later."""
@@ -732,7 +761,7 @@ class Sender:
                 self._fail(lane, flight, lane.timed_out(flight, None))
                 continue
             try:
-                shards = self.accumulator.take_apart(flight.batch, targets)
+                shards = take_apart(self.accumulator, flight.batch, targets)
             except WrongShard as error:
                 self._fail(lane, flight, error)
                 continue
@@ -783,7 +812,7 @@ class Sender:
             self._end(lane, flight, error)
 
     def _end(self, lane: Lane, flight: Flight, error: StreamkitError) -> None:
-        if not self._closed and self.config.on_failure != "continue":
+        if not self._closed and self.config.on_failure != "continue" and not flight.withdrawn:
             self._hold_back(lane, flight, error)
         self.records_failed += flight.batch.count
         _log.warning(
@@ -793,7 +822,8 @@ class Sender:
         self.figures.failures[error.code] += flight.batch.count
         unheld = flight.batch.unheld() if self._owner.on_error is not None else 0
         for outcome in flight.batch.failed(error, flight.tries, told=unheld > 0):
-            self.keep_failure(outcome)
+            if not (flight.withdrawn and isinstance(error, Cancelled)):        # that is what they wanted
+                self.keep_failure(outcome)
         if unheld and self._owner.on_error is not None:
             try:
                 self._owner.on_error(error, unheld)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from streamkit._core import debug
 from streamkit._core.accumulator import Accumulator, Budget
+from streamkit._core.apart import take_apart
 from streamkit._core.batch import check_batch
 from streamkit._core.columns import Column
 from streamkit._core.framing import PutReceipt
@@ -48,7 +49,7 @@ def taken(accumulator: Accumulator, shard: int = 0, **how: Any) -> list[Any]:
 
 def move(accumulator: Accumulator, batches: list[Any]) -> None:
     for sealed in reversed(batches):
-        accumulator.take_apart(sealed, ShardTable([None, LOW, HIGH]))
+        take_apart(accumulator, sealed, ShardTable([None, LOW, HIGH]))
 
 
 def drained(accumulator: Accumulator, shard: int) -> list[Any]:
@@ -139,7 +140,7 @@ def test_a_batch_may_be_taken_apart_again_and_again() -> None:
         ranges = [None] * merged + [WHOLE]
         accumulator.replace_map(ranges, origins=origins(merged + 1), map_version=merged)
         for sealed in taken(accumulator, child):
-            accumulator.take_apart(sealed, ShardTable(ranges))
+            take_apart(accumulator, sealed, ShardTable(ranges))
         child = merged
     (sealed,) = taken(accumulator, 5)
     sealed.stored(PutReceipt(7, 1_000, 1))
@@ -153,7 +154,7 @@ def test_a_batch_without_a_target_stays_whole() -> None:
     split(accumulator)
     (sealed,) = taken(accumulator)
     with pytest.raises(WrongShard):
-        accumulator.take_apart(sealed, ShardTable([None, (0, HALF // 4), None]))
+        take_apart(accumulator, sealed, ShardTable([None, (0, HALF // 4), None]))
     assert (accumulator.budget.used, accumulator.records) == (used, records)
     assert not accumulator.waiting(1)
     assert not accumulator.waiting(2)
@@ -168,7 +169,7 @@ def test_after_close_nothing_is_taken_apart() -> None:
     (sealed,) = taken(accumulator)
     accumulator.close()
     with pytest.raises(Closed):
-        accumulator.take_apart(sealed, ShardTable([None, LOW, HIGH]))
+        take_apart(accumulator, sealed, ShardTable([None, LOW, HIGH]))
     sealed.failed(Closed("closed"))
     assert accumulator.budget.used == 0
 
