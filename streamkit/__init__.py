@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from streamkit.client.operations import AsyncOperation as AsyncOperation
     from streamkit.client.operations import Operation as Operation
     from streamkit.client.sync import Client as Client
+    from streamkit.client.url import InsecureConnectionWarning as InsecureConnectionWarning
     from streamkit.consumer.checkpointer import Checkpointer as Checkpointer
     from streamkit.consumer.checkpointer import PreparedCheckpoint as PreparedCheckpoint
     from streamkit.consumer.consumer import Consumer as Consumer
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from streamkit.consumer.worker import Worker as Worker
     from streamkit.errors import BatchFailure as BatchFailure
     from streamkit.model.codec import Codec as Codec
+    from streamkit.model.codec import Protobuf as Protobuf
     from streamkit.model.fate import Fate as Fate
     from streamkit.model.stream import Durability as Durability
     from streamkit.model.stream import StreamConfig as StreamConfig
@@ -70,6 +72,7 @@ _HOMES = {
     "Durability": "streamkit.model.stream",
     "FilePosition": "streamkit.consumer.positions.files",
     "Fate": "streamkit.model.fate",
+    "InsecureConnectionWarning": "streamkit.client.url",
     "Lag": "streamkit.client.lag",
     "Operation": "streamkit.client.operations",
     "Ordering": "streamkit.consumer.ordering",
@@ -77,6 +80,7 @@ _HOMES = {
     "Prepared": "streamkit.consumer.processor",
     "PreparedCheckpoint": "streamkit.consumer.checkpointer",
     "Producer": "streamkit.producer.producer",
+    "Protobuf": "streamkit.model.codec",
     "PutEntry": "streamkit.producer.entry",
     "PutHandle": "streamkit._core.outcome",
     "PutResult": "streamkit.producer.entry",

@@ -26,7 +26,7 @@ RECORDS_MIN = 16                   # looked at; below that it is chance which ke
 UNEVEN = 0.9                       # a half that would keep more than this is no half
 _PLACES = 64                       # of the log, evenly spaced,
 _PLACE_BYTES = 16 * 1024           # what is read there, or one batch that is larger,
-_PLACE_RECORDS_MAX = 256           # and how many of its records are looked at, about
+_PLACE_RECORDS_MAX = 64            # and how many of its records are looked at, about
 
 
 @dataclass(frozen=True, slots=True)

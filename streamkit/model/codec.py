@@ -85,6 +85,34 @@ class Text:
         return str(data, "utf-8")
 
 
+class Protobuf:
+    """Messages of one class that protoc generated; nothing but that class is needed.
+
+    Handlers may name the class: `def bill(order: Order)` with `codec=Protobuf(Order)`. Raises InvalidUse for another
+    class, and for values of another class.
+    """
+
+    name = "protobuf"
+
+    def __init__(self, message: type[Any]) -> None:
+        if not (hasattr(message, "FromString") and hasattr(message, "SerializeToString")):
+            shown = getattr(message, "__name__", repr(message))
+            raise InvalidUse(
+                f"{shown} is not a class of messages", try_="give the class that protoc generated, as Protobuf(Order)",
+                codec=self.name,
+            )
+        self.message = message
+        self.decode: Callable[[bytes], Any] = message.FromString
+
+    def encode(self, value: Any) -> bytes:
+        if isinstance(value, self.message):
+            return bytes(value.SerializeToString())
+        raise InvalidUse(
+            f'codec "protobuf" takes {self.message.__name__}, not {type(value).__name__}',
+            try_=f"put a {self.message.__name__}, or use another codec", codec=self.name,
+        )
+
+
 class Auto:
     """Bytes as they are, everything else as JSON; read as JSON where it is JSON."""
 
@@ -195,7 +223,7 @@ class Decoding:
 
     def _decoder(self, codec: Codec) -> Decode:
         annotation = self.annotation
-        if annotation is None:
+        if annotation is None or (isinstance(codec, Protobuf) and annotation is codec.message):
             return codec.decode
         if annotation is bytes:
             return BYTES.decode

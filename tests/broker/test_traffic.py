@@ -97,7 +97,7 @@ def test_what_came_lately_weighs_more():
     now_ms = 10 * HALF_LIFE_MS
     looked_at = _weigh([batch(1, now_ms - 2 * HALF_LIFE_MS), batch(2, now_ms)], now_ms, 400.0, weighed)
 
-    assert looked_at == 100
+    assert looked_at == 50, "every second one"
     assert weighed[2].bytes == pytest.approx(4 * weighed[1].bytes)
     assert weighed[2].bytes == pytest.approx(200 * (99 + 1 + 1))       # what it stands for: half of the 400
 
@@ -132,7 +132,7 @@ async def test_a_long_log_is_sampled_and_not_read(node, client, monkeypatch):
 
     found = await traffic_of(served, node.runtime.clock.now_ms())
 
-    assert len(read) == 8 and found.records <= 8 * 2 * 256
+    assert len(read) == 8 and found.records <= 8 * 2 * 64
     assert 0.4 < sum(hashed(key) < found.at for key in keys) / len(keys) < 0.6
 
 
@@ -178,7 +178,7 @@ async def test_any_node_of_a_cluster_finds_where_to_split_and_how_far_that_is(tm
         stream = await client.describe_stream("orders")
         for shard in stream.shards:
             await nodes.led(shard.uuid)
-            batch = [(b"k%d" % n, bytes(50), b"", None, (shard.hash_start + n).to_bytes(16, "big")) for n in range(80)]
+            batch = [(b"k%d" % n, bytes(50), b"", None, (shard.hash_start + n).to_bytes(16, "big")) for n in range(60)]
             await client.put_batch(shard, seal(batch))
 
         operations = [client.split_shard("orders", shard.id, at="traffic") for shard in stream.shards]
@@ -189,7 +189,7 @@ async def test_any_node_of_a_cluster_finds_where_to_split_and_how_far_that_is(tm
         assert all(operation.note.startswith("50% of the bytes") for operation in operations)
         after = followed[-1]
         starts = sorted(shard.hash_start for shard in after.shards if shard.closed_ms is None)
-        assert starts[1::2] == [shard.hash_start + 40 for shard in stream.shards]
+        assert starts[1::2] == [shard.hash_start + 30 for shard in stream.shards]
 
 
 async def test_a_broker_that_cannot_tell_is_not_asked(node, client, monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 import msgspec
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 
 from streamkit._core.batch import Batch, Record
 from streamkit.consumer.config import ConsumerConfig
@@ -16,6 +17,7 @@ from streamkit.consumer.consumer import Consumer
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Context
 from streamkit.errors import BatchFailure, InvalidPosition, InvalidUse
+from streamkit.model.codec import Protobuf
 
 
 class Order(msgspec.Struct):
@@ -273,3 +275,10 @@ def test_feed_runs_def_handlers_in_the_callers_thread():
     consumer.feed([1])
 
     assert threads == [threading.get_ident()]
+
+
+def test_messages_of_protoc_reach_a_handler_that_names_their_class():
+    got, report = fed(StringValue, [StringValue(value="a"), b"\xff\xff"], codec=Protobuf(StringValue))
+
+    assert got == [StringValue(value="a")]
+    assert (report.handled, len(report.dead_letter)) == (1, 1)

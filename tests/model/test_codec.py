@@ -5,11 +5,12 @@ from typing import Any, TypedDict
 
 import msgspec
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamkit.errors import InvalidUse
-from streamkit.model.codec import AUTO, BYTES, JSON, MSGPACK, TEXT, Decoding, explain, find_codec
+from streamkit.model.codec import AUTO, BYTES, JSON, MSGPACK, TEXT, Decoding, Protobuf, explain, find_codec
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -143,3 +144,20 @@ def test_garbage_is_unfit_or_a_value_and_nothing_else(data, annotation, codec):
         Decoding(codec, annotation).decode(data)
     except (ValueError, TypeError) as unfit:
         assert explain(unfit)
+
+
+def test_messages_of_protoc_are_values_like_others():
+    codec = Protobuf(StringValue)
+    data = codec.encode(StringValue(value="a"))
+
+    assert Decoding(codec).decode(data) == Decoding(codec, StringValue).decode(data) == StringValue(value="a")
+    assert Decoding(codec, bytes).decode(data) == data
+    with pytest.raises(InvalidUse, match="takes StringValue, not dict"):
+        codec.encode({"value": "a"})
+    with pytest.raises(InvalidUse, match="int is not a class of messages"):
+        Protobuf(int)
+    with pytest.raises(InvalidUse, match="is not a type that payloads decode into"):
+        Decoding("json", StringValue)
+    with pytest.raises(Exception) as caught:
+        codec.decode(b"\xff\xff")
+    assert explain(caught.value)
