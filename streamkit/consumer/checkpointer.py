@@ -494,6 +494,10 @@ class Checkpointer:
         stored = self._on_loop(lease.prepare, position, _checked(state))
         return PreparedCheckpoint(self, position, stored)
 
+    def announce(self, place: Place, state: bytes) -> Checkpointing:
+        """`prepare` for drivers, at a place that was not handled yet."""
+        return self._on_loop(self._held().prepare, place, _checked(state))
+
     def checkpoint_prepared(self, place: Place) -> Checkpointing:
         """What `PreparedCheckpoint.checkpoint` does."""
         return self.checkpoint((place[0], place[1] - 1) if place[1] else place[0] - 1)

@@ -20,6 +20,7 @@ from streamkit.client.pool import Connector
 from streamkit.consumer.aggregates import Deaggregate
 from streamkit.consumer.checkpointer import HeldLease, Track
 from streamkit.consumer.config import ConsumerConfig, OnExhausted, Start, stream_names
+from streamkit.consumer.effects import EffectDriver, Finished, check_effect, effect_handler
 from streamkit.consumer.exactly_once import SinkDriver, SinkPosition, check_one_kind, check_sink
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.feed import FeedReport, feed_values
@@ -118,6 +119,8 @@ class Consumer(Running):
                 raise InvalidUse("a sink keeps one position a shard, in one transaction at a time; lanes have several",
                                  try_="use ordering=Ordering.SHARD, and more shards", argument="ordering")
         self._handlers = Handlers(config)
+        self._is_effect = False
+        self._finished: Finished | None = None
         self._handoff: _Handoff | None = None
 
     @overload
@@ -139,6 +142,30 @@ class Consumer(Running):
             return add
         self._handlers.add(Handler.inspected(fn, self.config.codec, sys._getframe(1).f_locals), where)
         return fn
+
+    @overload
+    def effect(self, fn: F, *, finished: Finished | None = None) -> F: ...
+    @overload
+    def effect(self, fn: None = None, *, finished: Finished | None = None) -> Callable[[F], F]: ...
+
+    def effect(self, fn: F | None = None, *, finished: Finished | None = None) -> F | Callable[[F], F]:
+        """A function of (records, token) that does something elsewhere, which counts once: see `effects`.
+
+        It is called with the same records for the same token until it returns, by this worker or the next owner; who is
+        asked leaves out what it did under that token. records: a Batch, of at most batch_records_max; or one record.
+        finished: of a token, whether that was done; asked only in doubt. Raises InvalidUse for what can never work.
+        """
+        def add(fn: F) -> F:
+            handler = effect_handler(Handler.inspected(fn, self.config.codec, sys._getframe(2).f_locals))
+            check_effect(self.config, sink=self._sink, others=len(self._handlers))
+            self._handlers.add(handler, None)
+            self._is_effect, self._finished = True, finished
+            return fn
+
+        def decorate(fn: F) -> F:
+            return add(fn)
+
+        return decorate if fn is None else add(fn)
 
     @property
     def decorated(self) -> Handler:
@@ -204,6 +231,8 @@ class Consumer(Running):
     # ---- what Running asks for -----------------------------------------------------------------------------
 
     def check(self) -> None:
+        if self._is_effect and len(self._handlers) > 1:
+            raise InvalidUse("an effect takes every record", try_="use a second application for other handlers")
         if not self._handlers and self._handoff is None:
             raise InvalidUse("there is no handler", try_="decorate a function with @consumer.handler")
 
@@ -218,6 +247,10 @@ class Consumer(Running):
         if self.config.transactional:
             assert isinstance(lease, HeldLease), "transactions have one lane"
             return TransactionDriver(driver, lease, context, stages, self.config.dead_letter)
+        if self._is_effect:
+            assert isinstance(lease, HeldLease), "effects have one lane"
+            records_max = self.config.batch_records_max if self._handlers.first.takes == "batch" else 1
+            return EffectDriver(driver, self._finished, lease, context, stages, records_max=records_max)
         if self._sink is None:
             return driver
         assert isinstance(lease, HeldLease), "a sink has one lane"

@@ -40,14 +40,16 @@ _YIELD_EVERY = 256                         # records of a coroutine handler betw
 class Outcome:
     """done: leading records that are finished. failed: indexes that failed, when the handler named them.
 
-    exact: what failed is the record at `done`, though a batch was handed over. unhandled: how many of the finished ones
-    no handler was called for. undecided: for how many a condition could not be decided.
+    exact: what failed is the record at `done`, though a batch was handed over; together: with so many, as one.
+    unhandled: how many of the finished ones no handler was called for. undecided: for how many a condition could not be
+    decided.
     """
 
     done: int
     error: BaseException | None = None
     failed: tuple[int, ...] = ()
     exact: bool = False
+    together: int = 1
     unhandled: int = 0
     undecided: int = 0
 
@@ -78,7 +80,8 @@ class Context:
 
     __slots__ = (
         "_calls", "_halt", "_halted", "_index", "_lease", "_records", "application", "attempt_counted", "batch",
-        "checkpointer", "log", "looks", "shard", "stopping", "stream", "transactions", "wanted", "worker",
+        "checkpointer", "log", "looks", "shard", "stopping", "stream", "token", "transactions", "wanted",
+        "worker",
     )  # fmt: skip
 
     def __init__(self, lease: Track, application: str, worker: str) -> None:
@@ -102,6 +105,7 @@ class Context:
         self.wanted = 0                    # how many wait for a turn
         self._calls = 0                    # odd while user code runs
         self.attempt_counted = False       # the attempt in hand was written down before it began
+        self.token = ""                    # of an effect: see `effects`
         self.looks: Looks | None = None    # at the worker's deadline, between records
 
     @property

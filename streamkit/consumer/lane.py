@@ -80,6 +80,7 @@ class Lane:
         self.probing = 0
         self._context = context
         self._driver = driver
+        self._together: Callable[[Batch[Any]], int] | None = getattr(driver, "together", None)
         self._around = around
         self._dead_letters: DeadLetterBox = getattr(driver, "dead_letters", None) or around.dead_letters
         self._config = around.config
@@ -110,14 +111,16 @@ class Lane:
         """Until all of the batch is finished. Raises Ended when the lease goes first, and LeaseLost."""
         # Parts of the batch, as large as allowed and as small as the last failure demands.
         end = len(batch)
-        largest = min(end, self._config.batch_records_max) if self._driver.whole else end
+        cut = self._driver.whole and self._together is None
+        largest = min(end, self._config.batch_records_max) if cut else end
         at = 0
         size = largest
         while at < end:
             if self._halting.is_set():
                 raise Ended
             if self.probing:
-                at += await self._probe(batch.part(at, at + 1))
+                count = 1 if self._together is None else self._together(batch.part(at, end))
+                at += await self._probe(batch.part(at, at + count))
                 continue
             stop = min(at + size, end)
             part = batch if stop - at == end else batch.part(at, stop)
@@ -202,8 +205,9 @@ class Lane:
         if bisect:
             self._around.statistics.failures += 1
             return 0
-        await self._failed(part.part(outcome.done, outcome.done + 1), outcome.error)
-        return outcome.done + 1
+        end = outcome.done + outcome.together
+        await self._failed(part.part(outcome.done, end), outcome.error)
+        return end
 
     async def _failed(self, record: Batch[Any], error: BaseException) -> None:
         if self.aside is not None and self.aside.put(record, error):
@@ -228,7 +232,10 @@ class Lane:
     # ---- one record that failed ----------------------------------------------------------------------------
 
     async def alone(self, part: Batch[Any], error: BaseException) -> None:
-        """One record that failed just now: try it again until it is handled, or the policy passes over it."""
+        """One record that failed just now: try it again until it is handled, or the policy passes over it.
+
+        Several, where they are handled as one: attempts are counted against the first.
+        """
         record = self._told.last_alone = part[0]
         counted = True
         while True:
@@ -239,9 +246,9 @@ class Lane:
             else:
                 if counted:
                     self._count_failure(record)
-                if await self._pass_over_or_wait(record, error):
+                if await self._pass_over_or_wait(part, error):
                     await self._driver.passed_over(part)
-                    self._finish(part, 1)
+                    self._finish(part, len(part))
                     return
             self._around.statistics.retries += 1
             if self.probing:
@@ -251,7 +258,7 @@ class Lane:
             if outcome.error is None:
                 if outcome.done == 0:
                     raise Ended           # halted before it began
-                self._finish(part, 1)
+                self._finish(part, len(part))
                 return
             error = outcome.error
 
@@ -262,12 +269,13 @@ class Lane:
         self._failed_first_ms.setdefault(place, self._around.clock.now_ms())
         self._around.statistics.failures += 1
 
-    async def _pass_over_or_wait(self, record: Record[Any], error: BaseException) -> bool:
+    async def _pass_over_or_wait(self, part: Batch[Any], error: BaseException) -> bool:
         """True: the record is passed over; False: it was waited for, and is to be tried again."""
         config = self._config
+        record = part[0]
         attempts = self.track.attempts.get(place_of(record), 1)
         exhausted = is_permanent(error) or attempts >= config.retry.attempts_max
-        if exhausted and await self._exhausted(record, error, attempts):
+        if exhausted and await self._all_exhausted(part, error, attempts):
             return True
         wait_ms = config.retry.wait_ms(attempts, self._around.random.uniform())
         if exhausted:
@@ -279,6 +287,12 @@ class Lane:
         self._around.nudge()               # attempts survive this worker
         await self.rest(wait_ms / 1000)
         return False
+
+    async def _all_exhausted(self, part: Batch[Any], error: BaseException, attempts: int) -> bool:
+        for record in part:
+            if not await self._exhausted(record, error, attempts):
+                return False
+        return True
 
     async def _exhausted(self, record: Record[Any], error: BaseException, attempts: int) -> bool:
         policy = self._config.policy
@@ -346,11 +360,11 @@ class Lane:
         died = self.track.attempts.get(place_of(record), 0)
         if died >= self._config.retry.attempts_max:
             error = ProcessDied(f"workers died {died} times while they handled this record", attempts=died)
-            while not await self._exhausted(record, error, died):
+            while not await self._all_exhausted(part, error, died):
                 await self.rest(self._config.retry.last_ms / 1000)
             await self._driver.passed_over(part)
-            self._finish(part, 1)
-            return 1
+            self._finish(part, len(part))
+            return len(part)
         await self._mark(record)
         outcome = await self._run(part)
         if outcome.error is None and not outcome.done:
@@ -359,9 +373,9 @@ class Lane:
             self._around.statistics.failures += 1
             self.track.attempts[place_of(record)] -= 1     # `alone` counts it again
             await self.alone(part, outcome.error)
-        self._finish(part, 1)
+        self._finish(part, len(part))
         self.probing -= 1
-        return 1
+        return len(part)
 
     async def _mark(self, record: Record[Any]) -> None:
         lease = self.lease

@@ -1,6 +1,8 @@
 """SIGKILL a worker again and again while it adds up in a store that holds its position: the sum is exact.
 
-    python -m tests.end_to_end.kill_sink_worker --times 10000 --sink sqlite   (or postgres, duckdb, files, stream)
+    python -m tests.end_to_end.kill_sink_worker --times 10000 --sink sqlite (or postgres, duckdb, files, stream, effect)
+
+With "effect" the store is an HTTP endpoint that knows tokens again, and loses requests and answers now and then.
 
 Each life ends at a random instant, with SIGKILL; every eighth is stopped instead (SIGSTOP), replaced while it still
 believes that it owns its shards, let go on, and then killed. At the end a worker finishes what is left, and the store
@@ -29,13 +31,15 @@ from typing import Any
 
 import streamkit
 from streamkit import Batch, Client, Context, Producer, PutEntry
+from streamkit.consumer.failure import RetryPolicy
 from streamkit.errors import ApplicationNotFound
 from streamkit.protocol.messages import DescribeApplication
+from tests.end_to_end.endpoint import Endpoint, add_once, was_added
 from tests.end_to_end.processes import Broker, broker
 
 STREAM, APPLICATION = "kill-sink", "adder"
 SHARDS = 2
-SINKS = ("sqlite", "postgres", "duckdb", "files", "stream")
+SINKS = ("sqlite", "postgres", "duckdb", "files", "stream", "effect")
 SUMS = "sums"                           # the stream that is the sink of "stream"
 _RECORDS_A_LIFE = 25
 _PARENT_DEATH_SIGNAL = 1                # prctl's number
@@ -73,6 +77,9 @@ def position(kind: str, where: str) -> Any:
 
 def work(url: str, kind: str, where: str) -> None:
     """One life of a worker; every life has the same name, so that the next replaces it at once."""
+    if kind == "effect":
+        work_by_requests(url, where)
+        return
     sink: dict[str, Any] = {"transactional": True} if kind == "stream" else {"sink": position(kind, where)}
     consumer = streamkit.Consumer(
         STREAM, application=APPLICATION, start="trim_horizon", worker="adder", membership_ms=1_000, url=url,
@@ -93,10 +100,24 @@ def work(url: str, kind: str, where: str) -> None:
     consumer.run()
 
 
+def work_by_requests(url: str, where: str) -> None:
+    """The same with an effect: each range of records is one request with a token."""
+    consumer = streamkit.Consumer(
+        STREAM, application=APPLICATION, start="trim_horizon", worker="adder", membership_ms=1_000, url=url,
+        batch_records_max=7, checkpoint_interval_ms=20, retry=RetryPolicy(attempts_max=1_000, first_ms=1, last_ms=20),
+    )  # fmt: skip
+
+    @consumer.effect(finished=lambda token: was_added(where, token))
+    def add(batch: Batch[int], token: str) -> None:
+        add_once(where, token, [record.value for record in batch])
+
+    consumer.run()
+
+
 def spawn_lives(url: str, kind: str, where: str) -> None:
     """A process without threads that makes a worker by fork for each line on its input, and says its number."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    if kind != "stream":
+    if kind not in ("stream", "effect"):
         position(kind, where)              # imports the library once
     for _ in sys.stdin:
         process = os.fork()
@@ -134,6 +155,9 @@ class Trial:
             self.where = stack.enter_context(Postgres()).dsn
         if kind == "stream":
             self.client.create_stream(SUMS, shards=3, durability="os")
+        elif kind == "effect":
+            self.endpoint = stack.enter_context(Endpoint(seed))
+            self.where = self.endpoint.url
         elif kind != "files":
             self.rows(_TABLE)
         self._lives = subprocess.Popen(
@@ -202,6 +226,9 @@ class Trial:
         if self.kind == "stream":
             reader = streamkit.Reader(SUMS, start="trim_horizon", until="latest", url=self.served.url)
             return sorted(record.value for record in reader)
+        if self.kind == "effect":
+            assert self.endpoint.mixed == [], "a token stood for other records than before"
+            return self.endpoint.values()
         if self.kind == "files":
             return sorted(int(line) for file in Path(self.where).rglob("0*") for line in file.read_text().split())
         return sorted(row[0] for row in self.rows("SELECT value FROM sums"))
