@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from streamkit.client.client import AsyncClient
-from streamkit.errors import ProducerError, PutFailed, StreamkitError, TimedOut, Unavailable
+from streamkit.errors import CorruptFile, ProducerError, PutFailed, StreamkitError, TimedOut, Unavailable
 from streamkit.producer.producer import AsyncProducer
 from streamkit.simulator.oracle import PENDING, UNKNOWN, History, Put
 from streamkit.simulator.producing import DELIVERY_MS, SHORT_DELIVERY_MS
@@ -49,7 +49,7 @@ class Copying:
             try:
                 await self._copy(producer)
                 done = await producer.last_app_seq() == len(self._records) - 1
-            except (Unavailable, TimedOut, ProducerError):
+            except (Unavailable, TimedOut, ProducerError, CorruptFile):    # the last until another copy mended it
                 done = False
             with contextlib.suppress(PutFailed):
                 await producer.close(DELIVERY_MS / 1000)

@@ -95,18 +95,21 @@ def read_group(file: File, position: int, file_number: int, file_bytes: int, num
 def read_groups(file: File, number: int) -> Iterator[JournalGroup | JournalHole]:
     """The groups that were written to the file under this number, in order, with the holes between them."""
     size = file.size()
-    position, expected = HEADER_BYTES, 0
-    while position < size:
-        group = read_group(file, position, number, size, expected)
+    place = behind = HEADER_BYTES          # where the next one belongs; where the one before ends
+    expected = 0
+    while place < size:
+        group = read_group(file, behind, number, size, expected)
         if group is None or (expected and group.number != expected):
-            # The very next one may be there: a write that went astray takes a whole group with it.
-            later = _find_group(file, position + SECTOR_BYTES, number, size, expected)
-            if later is None:
+            group = _find_group(file, place, number, size, expected)
+            if group is None:
                 return
-            yield JournalHole(position, later.position)
-            group = later
+            if group.position > place or (expected and group.number > expected):
+                yield JournalHole(place, group.position)
         yield group
-        position, expected = group.position + group.size, group.number + 1
+        # The very next one may have been put too far, and then reaches into the place of the one behind it.
+        behind = group.position + group.size
+        place = place + group.size if group.number == expected or not expected else behind
+        expected = group.number + 1
 
 
 def _find_group(file: File, position: int, file_number: int, size: int, number_min: int) -> JournalGroup | None:
