@@ -448,9 +448,13 @@ class Coordinator:
         self._told[member] = (frozenset(view.draining), view.missing)
         shards: dict[bytes, messages.ShardInfo] = {}
         created_ms = self.machine.application(member[0]).created_ms if view.granted else 0
+        granted_now = {lease.shard for lease in view.granted}
         for name in {lease.stream for lease in view.granted}:
             try:
-                shards.update((shard.uuid, shard_to_wire(shard)) for shard in self._streams.stream(name).shards)
+                shards.update(
+                    (shard.uuid, shard_to_wire(shard)) for shard in self._streams.stream(name).shards
+                    if shard.uuid in granted_now
+                )
             except StreamNotFound:
                 continue                   # deleted a moment ago; the next look at the streams takes its leases away
         granted = tuple(

@@ -60,7 +60,10 @@ class _Loads:
 
     def may_take(self, session: int, stream: str) -> bool:
         member = self.members[session]
-        return stream in member.streams and (not member.leases_max or self.loads[session] < member.leases_max)
+        return stream in member.streams and not self.is_full(session)
+
+    def is_full(self, session: int) -> bool:
+        return 0 < self.members[session].leases_max <= self.loads[session]
 
     def least(self, stream: str) -> int:
         """The session, or 0 when nobody may take it."""
@@ -68,8 +71,8 @@ class _Loads:
         found = 0
         while self._heap:
             burden, session = self._heap[0]
-            if self.with_one_more(session) != burden:
-                heapq.heappop(self._heap)  # stale: every change of a load pushed an entry of its own
+            if self.with_one_more(session) != burden or self.is_full(session):
+                heapq.heappop(self._heap)  # stale, or of no use: every change of a load pushes an entry of its own
             elif self.may_take(session, stream):
                 found = session
                 break
