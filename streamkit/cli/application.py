@@ -182,15 +182,12 @@ def doctor(invocation: Invocation, name: str) -> None:
 def delete(invocation: Invocation, name: str, yes: bool) -> None:
     """Delete an application's positions; records stay.
 
-    Running workers lose their leases. Asks for the application's name first; without a terminal it needs --yes.
+    Its workers must have ended. Asks for the application's name first; without a terminal it needs --yes.
     """
 
     async def work() -> None:
-        from streamkit.protocol.messages import DeleteApplication
-
         async with invocation.client() as client:
-            await describe_all(client, (name,))
-            await client.call(DeleteApplication(name))
+            await client.delete_application(name)
 
     if not yes:
         if not sys.stdin.isatty():

@@ -290,6 +290,10 @@ class AsyncClient:
         """What was paused, by `pause_application` or by a failure policy, goes on. Raises ApplicationNotFound."""
         await self._ask(m.ResumeLeases(name), m.Done)
 
+    async def delete_application(self, name: str) -> None:
+        """Forget its positions; records stay. Raises ApplicationNotFound, Conflict while a worker of it runs."""
+        await self._ask(m.DeleteApplication(name), m.Done)
+
     async def check_application(self, name: str) -> tuple[str, ...]:
         """Promises of the leases that do not hold, a line each; none as a rule. Raises ApplicationNotFound."""
         return (await self._ask(m.CheckApplication(name), m.ApplicationChecked)).problems

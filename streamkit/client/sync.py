@@ -182,6 +182,9 @@ class Client:
     def resume_application(self, name: str) -> None:
         self._run(self._client.resume_application(name))
 
+    def delete_application(self, name: str) -> None:
+        self._run(self._client.delete_application(name))
+
     def check_application(self, name: str) -> tuple[str, ...]:
         return self._run(self._client.check_application(name))
 

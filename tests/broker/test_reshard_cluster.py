@@ -120,6 +120,21 @@ async def test_a_leader_that_goes_in_the_middle_leaves_the_rest_to_the_next(tmp_
             await nodes.alike(shard.uuid)
 
 
+async def test_an_operation_is_followed_at_another_node_when_the_one_that_was_asked_goes(tmp_path):
+    async with cluster(tmp_path) as nodes, nodes.client("a") as client:
+        stream = await client.create_stream("orders", shards=3)
+        for shard in stream.shards:
+            await nodes.led(shard.uuid)
+        operation = client.scale_stream("orders", 5)
+        await operation.accepted()
+        await nodes.stop("a")
+
+        after = await operation.wait(60)
+
+        assert len(open_shards(after)) == 5 and operation.status == "done"
+        assert operation.id.startswith("orders/")
+
+
 async def test_a_plan_whose_maker_died_at_once_is_carried_out_by_the_leaders(tmp_path):
     async with cluster(tmp_path) as nodes, nodes.client("a") as client:
         await client.create_stream("orders", shards=3)

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from streamkit.client import Client
-from streamkit.errors import InvalidUse, StreamNotFound
+from streamkit.errors import ApplicationNotFound, Conflict, InvalidUse, StreamNotFound
 from streamkit.runtime.real import LoopThread, RealNetwork
+from streamkit.testing import Node
 from tests.client.stand_in import StandIn, batch_of
 from tests.client.test_client import CONFIG, runtime
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -47,3 +49,24 @@ def test_a_client_made_before_a_fork_refuses_to_work_in_the_child(broker: StandI
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert client.list_streams() == []
+
+
+def test_an_application_is_deleted_when_its_workers_have_ended() -> None:
+    with Node() as node:
+        node.create_stream("orders")
+        consumer = node.consumer("orders", application="billing", start="trim_horizon")
+        consumer.handler(_nothing)
+        with consumer:
+            until(lambda: "billing" in node.client.list_applications())
+            with pytest.raises(Conflict, match="running"):
+                node.client.delete_application("billing")
+
+        node.client.delete_application("billing")
+
+        assert node.client.list_applications() == ()
+        with pytest.raises(ApplicationNotFound):
+            node.client.delete_application("billing")
+
+
+def _nothing(value: dict[str, int]) -> None:
+    """It is only to have been there."""

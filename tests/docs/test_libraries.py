@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from streamkit.client.sync import Client
-from streamkit.errors import ApplicationNotFound
 from streamkit.producer.producer import Producer
 from tests.cli.conftest import start_serve
 from tests.waiting import until
@@ -70,8 +69,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     (directory / "orders.csv").write_text("customer-1,7.5\ncustomer-2,8.0\n")
     with Producer("orders", url=node.url) as producer:
         for number in range(100):
-            order = {"id": number, "total": 2.5 * number, "kind": "refund" if number % 9 == 0 else "order", "items": []}
-            producer.put(order, key=f"customer-{number}", headers={"tenant": "acme"})
+            kind, customer = "refund" if number % 9 == 0 else "order", f"customer-{number}"
+            order = {"id": number, "customer": customer, "total": 2.5 * number, "kind": kind, "items": []}
+            producer.put(order, key=customer, headers={"tenant": "acme"})
     yield Place(directory, node.url)
     node.process.terminate()
     assert node.process.wait(30) == 0
@@ -79,16 +79,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.mark.parametrize("program", [text for _, text in PROGRAMS], ids=[name for name, _ in PROGRAMS])
 def test_a_program_of_the_page_runs(place: Place, program: str) -> None:
+    application = "".join(set(re.findall(r'application="(\w+)"', program)) if ".run()" in program else ())
+    before = _owners(place, application)
     process = subprocess.Popen(
         [sys.executable, "-X", "dev", "-c", program], cwd=place.directory, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
         env={**os.environ, "STREAMKIT_URL": place.url, "PYTHONPATH": f"{ROOT}{os.pathsep}{place.directory}"},
     )  # fmt: skip
     try:
-        if ".run()" in program:
-            (application,) = set(re.findall(r'application="(\w+)"', program))
-            with Client(place.url) as client:
-                until(lambda: process.poll() is not None or _works(client, application))
+        if application:
+            until(lambda: process.poll() is not None or _owners(place, application) - before)
             process.send_signal(signal.SIGINT)
         _, complaints = process.communicate(timeout=60)
     finally:
@@ -99,11 +99,12 @@ def test_a_program_of_the_page_runs(place: Place, program: str) -> None:
     assert "Traceback" not in complaints and "ResourceWarning" not in complaints, complaints
 
 
-def _works(client: Client, application: str) -> bool:
-    try:
-        return any(lease.owner for lease in client.describe_application(application).leases)
-    except ApplicationNotFound:
-        return False
+def _owners(place: Place, application: str) -> set[str]:
+    """Who holds leases of it."""
+    with Client(place.url) as client:
+        if application not in client.list_applications():
+            return set()
+        return {lease.owner for lease in client.describe_application(application).leases if lease.owner}
 
 
 def test_the_page_has_programs_and_closes_each_block() -> None:
