@@ -46,6 +46,9 @@ class DeadLetters:
             while True:
                 try:
                     await self._put(entry)
+                except asyncio.CancelledError:
+                    self._producer = None  # it may be stored: its number must not become another record's
+                    raise
                 except Closed:
                     raise
                 except (ProducerError, ShardNotFound) as error:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from streamkit._core.batch import Batch, Record
 from streamkit.client.client import AsyncClient
 from streamkit.consumer.checkpointer import Checkpointer
-from streamkit.consumer.failure import RetryPolicy
+from streamkit.consumer.dead_letters import DeadLetters
+from streamkit.consumer.failure import DeadRecord, RetryPolicy
 from streamkit.consumer.handler import Context
 from streamkit.consumer.processor import RecordProcessor
 from streamkit.consumer.reader import AsyncReader
@@ -62,6 +63,39 @@ def test_a_record_that_always_fails_goes_to_the_dead_letter_stream_and_its_neigh
         assert headers["application"] == "app" and "six is too many" in headers["trace"]
         assert int(headers["failed-last-ms"]) > int(headers["failed-first-ms"])
         assert made.statistics.dead_lettered == 1 and made.statistics.skipped == 0
+
+    Bottle.play(story)
+
+
+def test_a_dead_letter_that_was_cut_off_does_not_take_the_place_of_the_next(monkeypatch):
+    async def story(bottle: Bottle) -> None:
+        for name in ("s", "dead"):
+            await bottle.client.create_stream(name)
+        await bottle.put("s", [1, 2])
+        records = [record async for record in AsyncReader("s", start="trim_horizon", until="latest",
+                                                          client=bottle.client)]  # fmt: skip
+        box = DeadLetters(bottle.client, "dead")
+        dead = [
+            DeadRecord(record=record, error=ValueError("no"), attempts=1, application="app", worker="w",
+                       failed_first_ms=1, failed_last_ms=2) for record in records
+        ]  # fmt: skip
+        stored = asyncio.Event()
+        put_batch = bottle.client.put_batch
+
+        async def unanswered(*arguments: Any) -> None:
+            await put_batch(*arguments)
+            stored.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(bottle.client, "put_batch", unanswered)
+        putting = asyncio.ensure_future(box.put(dead[0]))
+        await stored.wait()
+        putting.cancel()                   # its lease is lost while the answer is on its way
+        await asyncio.gather(putting, return_exceptions=True)
+        monkeypatch.undo()
+        await box.put(dead[1])
+
+        assert [record.value for record in await dead_letters(bottle)] == [1, 2]
 
     Bottle.play(story)
 
