@@ -75,9 +75,10 @@ def read_is_kept(history: History) -> Iterator[str]:
 def processed_at_least_once(history: History) -> Iterator[str]:
     """Every record below an application's checkpoint was given to some worker."""
     for shard, checkpoint in history.final_checkpoints.items():
-        processed = history.processed.get(shard, set())
+        processed = history.processed.get(shard, {})
         for sequence, value in history.final.get(shard, {}).items():
-            if sequence < checkpoint and sequence not in processed and is_owed(history, value):
+            due = history.skipped(shard) <= sequence < checkpoint
+            if due and sequence not in processed and is_owed(history, value):
                 yield f"record {name_of(value)} at {shard.hex()[:8]} {sequence} was checkpointed, but never processed"
 
 
@@ -123,16 +124,26 @@ def checkpoints_never_fall(history: History) -> Iterator[str]:
         for checkpoint in accepted:
             if checkpoint.lease_epoch >= grant.lease_epoch:
                 break
-            if checkpoint.shard == grant.shard and checkpoint.sequence > grant.checkpoint:
+            if checkpoint.shard == grant.shard and checkpoint.sequence > grant.checkpoint and not _was_reset(
+                history, checkpoint.asked, grant.seen
+            ):
                 yield (
                     f"{grant.worker} was granted {grant.shard.hex()[:8]} at {grant.checkpoint}, below the checkpoint "
                     f"{checkpoint.sequence} of lease epoch {checkpoint.lease_epoch}"
                 )
     for shard, final in history.final_checkpoints.items():
-        before = history.checkpoints[: history.final_seen]
+        before = [
+            seen for seen in history.checkpoints[: history.final_seen]
+            if not _was_reset(history, seen.asked, history.moment)
+        ]  # fmt: skip
         highest = max((seen.sequence for seen in before if seen.shard == shard and seen.result == "ok"), default=0)
         if highest > final:
             yield f"the last checkpoint of {shard.hex()[:8]} is {final}, but {highest} was accepted"
+
+
+def _was_reset(history: History, before: int, after: int) -> bool:
+    """Whether an operator may have sent the application elsewhere between what was asked and what was seen."""
+    return any(reset.asked < after and (not reset.done or before < reset.done) for reset in history.resets)
 
 
 OF_RECORDS = (stored_once, in_order_for_its_key, refused_is_absent)

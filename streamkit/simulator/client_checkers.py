@@ -90,7 +90,8 @@ def failures_end_as_dead_letters(history: History) -> Iterator[str]:
     """
     for shard, checkpoint in history.final_checkpoints.items():
         for sequence, value in history.final.get(shard, {}).items():
-            if value in history.poisoned and sequence < checkpoint and value not in history.dead:
+            failed = value in history.poisoned and value not in history.dead
+            if failed and history.skipped(shard) <= sequence < checkpoint:
                 yield f"record {name_of(value)} failed for good, and is no dead letter"
     for value, why in history.dead.items():
         if value not in history.puts:
@@ -99,7 +100,21 @@ def failures_end_as_dead_letters(history: History) -> Iterator[str]:
             yield f"record {name_of(value)} is a dead letter for {why}, and never failed"
 
 
-OF_CONSUMERS = (nothing_unwanted_is_handled, failures_end_as_dead_letters)
+def a_reset_brings_records_again(history: History) -> Iterator[str]:
+    """What lies behind the position that an operator chose last is handled after that, though it was before."""
+    if not history.resets or not history.resets[-1].done:
+        return
+    reset = history.resets[-1]
+    for shard, start in reset.positions.items():
+        processed = history.processed.get(shard, {})
+        for sequence, value in history.final.get(shard, {}).items():
+            if start <= sequence < history.final_checkpoints.get(shard, 0) and is_owed(history, value) and (
+                processed.get(sequence, 0) < reset.asked
+            ):
+                yield f"record {name_of(value)} was not handled again after a reset to {start}"
+
+
+OF_CONSUMERS = (a_reset_brings_records_again, nothing_unwanted_is_handled, failures_end_as_dead_letters)
 OF_PRODUCERS = (elders_are_shut_out, the_youngest_is_not_shut_out, halted_until_resumed)
 
 

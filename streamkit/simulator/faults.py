@@ -30,7 +30,7 @@ CLUSTER_ACTS = (
 AIMED_DAMAGE_ACTS = ("relay_wipe", "relay_rot")        # the rest of what `aimed.py` does harms no disk
 
 # What clients do beside the plain things; `producing.py` and `handling.py` say what each is.
-FEATURES = ("named", "halt", "keyless", "resolve", "where", "fan_out", "poison")
+FEATURES = ("named", "halt", "keyless", "resolve", "where", "fan_out", "poison", "operate")
 
 BESIDE_LIES = (*CLIENT_ACTS, "lying_disk", "clock_jump", "compact_store", "split", "merge")
 

@@ -22,10 +22,9 @@ from streamkit.consumer.member import Member
 from streamkit.consumer.ordering import Ordering
 from streamkit.consumer.stage import Stages
 from streamkit.simulator.oracle import History
-from streamkit.simulator.recording import STREAM, RecordingClient
+from streamkit.simulator.recording import APPLICATION, STREAM, RecordingClient
 from streamkit.simulator.world import World
 
-APPLICATION = "billing"
 MEMBERSHIP_MS = 1_000
 _ORDERINGS = (Ordering.SHARD, Ordering.SHARD, Ordering.by_key(3), Ordering.none(2))      # by the name of a worker
 

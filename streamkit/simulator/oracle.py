@@ -84,6 +84,15 @@ class GrantSeen:
 
 
 @dataclass(slots=True)
+class Reset:
+    """An operator sent the application elsewhere. asked, done: moments; done is 0 when nobody knows whether."""
+
+    asked: int
+    positions: dict[bytes, int]
+    done: int = 0
+
+
+@dataclass(slots=True)
 class History:
     """`moment` counts what is noted; it orders asking and answering.
 
@@ -95,8 +104,9 @@ class History:
     placed: puts that are stored, and the ordinal of the shard. given: the id and epoch a client got for a name last.
     halting: how a producer goes on after a failure, where that is not "continue"; resumed: its keys that were resumed,
     None for all, and when that began and was done.
-    where: the condition that all workers have. handled: what one lease handled last of a key. poisoned: records that
-    failed on purpose. dead: what lies in the dead-letter stream, and why. ranges: of shards. fates: what was told of a
+    where: the condition that all workers have. handled: what one lease handled last of a key. processed: when a record
+    was handled last. held: an operator paused the application, and no lease had an owner. poisoned: records that failed
+    on purpose. dead: what lies in the dead-letter stream, and why. ranges: of shards. fates: what was told of a
     token, outcome and sequence number.
     """
 
@@ -104,7 +114,7 @@ class History:
     copied: list[bytes] = field(default_factory=list)
     read: dict[bytes, dict[int, bytes]] = field(default_factory=dict)
     final: dict[bytes, dict[int, bytes]] = field(default_factory=dict)
-    processed: dict[bytes, set[int]] = field(default_factory=dict)
+    processed: dict[bytes, dict[int, int]] = field(default_factory=dict)
     marks: dict[tuple[str, bytes], Marks] = field(default_factory=dict)
     checkpoints: list[CheckpointSeen] = field(default_factory=list)
     grants: list[GrantSeen] = field(default_factory=list)
@@ -122,6 +132,8 @@ class History:
     resumed: dict[str, list[tuple[str | None, int, int]]] = field(default_factory=dict)
     where: str | None = None
     handled: dict[tuple[str, int, bytes, str], int] = field(default_factory=dict)
+    resets: list[Reset] = field(default_factory=list)
+    held: bool = False
     poisoned: set[bytes] = field(default_factory=set)
     dead: dict[bytes, str] = field(default_factory=dict)
     ranges: dict[bytes, tuple[int, int]] = field(default_factory=dict)
@@ -220,19 +232,25 @@ class History:
         if value not in self.puts:
             self.wrong.append(f"{reader} read a record at {_name(shard)} {sequence} that nobody put")
 
+    def skipped(self, shard: bytes) -> int:
+        """Of what lies before, an operator may have left some out."""
+        return max((reset.positions.get(shard, 0) for reset in self.resets), default=0)
+
     def answered(self, worker: str, sent_seconds: float) -> None:
         """The coordinator answered a heartbeat that the worker had sent then."""
         self.heard[worker] = max(sent_seconds, self.heard.get(worker, 0.0))
 
     def handed_out(self, worker: str, seconds: float, membership_seconds: float) -> None:
         """A batch goes to user code; by then the worker must not have been silent for its whole time-out."""
+        if self.held:
+            self.wrong.append(f"{worker} hands out records, and the application is paused")
         silent = seconds - self.heard.get(worker, 0.0)
         if silent > membership_seconds:
             self.wrong.append(f"{worker} hands out records {silent:.1f} s after its last answered heartbeat")
 
     def processing(self, worker: str, shard: bytes, sequence: int, value: bytes) -> None:
         self.saw(worker, self.read.setdefault(shard, {}), shard, sequence, value)
-        self.processed.setdefault(shard, set()).add(sequence)
+        self.processed.setdefault(shard, {})[sequence] = self.tick()
 
     def in_order(self, worker: str, lease_epoch: int, shard: bytes, key: str, sequence: int) -> None:
         """Handled by a worker that keeps a key's order: under one lease none comes twice, and none after a later."""

@@ -13,6 +13,7 @@ from streamkit.runtime.interfaces import Runtime
 from streamkit.simulator.oracle import History
 
 STREAM = "orders"
+APPLICATION = "billing"
 CLIENT = ClientConfig(connect_timeout_ms=1_000, request_timeout_ms=2_000, reconnect_first_ms=20, reconnect_most_ms=200)
 
 

@@ -21,11 +21,12 @@ from streamkit.model.stream import Durability, StreamConfig, StreamDescription
 from streamkit.protocol import messages as m
 from streamkit.runtime.interfaces import Runtime
 from streamkit.simulator.copying import Copying
-from streamkit.simulator.handling import APPLICATION, DEAD_LETTERS, draw_where, member
+from streamkit.simulator.handling import DEAD_LETTERS, draw_where, member
 from streamkit.simulator.loop import Gone, Process
+from streamkit.simulator.operating import Operating
 from streamkit.simulator.oracle import PENDING, UNKNOWN, History
 from streamkit.simulator.producing import Producing
-from streamkit.simulator.recording import STREAM, RecordingClient, find_stream
+from streamkit.simulator.recording import APPLICATION, STREAM, RecordingClient, find_stream
 from streamkit.simulator.relaying import Relaying
 from streamkit.simulator.world import World
 
@@ -45,6 +46,7 @@ class Workload:
         self.producing: dict[Process, asyncio.Task[None]] = {}
         self.working: dict[Process, asyncio.Task[None]] = {}
         self.copying: dict[Process, Copying] = {}
+        self.operating: asyncio.Task[None] | None = None
         self.shards: tuple[Shard, ...] = ()
         self.relaying = Relaying(self, STREAM, world.seed) if world.faults.relaying else None
         self._names = 0
@@ -156,6 +158,8 @@ class Workload:
         for _ in range(faults.workers):
             self.start_worker()
         self.begin("reader", self._tail)
+        if "operate" in faults.features and faults.workers:
+            _, self.operating = self.begin("administrator", self._operate)
         if self.relaying is not None:
             self.relaying.start()
 
@@ -187,9 +191,16 @@ class Workload:
             except (Unavailable, TimedOut):
                 await asyncio.sleep(0.05)
 
+    async def _operate(self, process: Process, runtime: Runtime) -> None:
+        client = self.client(process.name, runtime)
+        await Operating(self.world.seed, self.history, self.world.faults.busy_seconds).run(client)
+        await client.close()
+
     async def producers_done(self) -> None:
-        """Every producer has ended by itself."""
+        """Every producer has ended by itself, and so has the operator."""
         await asyncio.gather(*self.producing.values())
+        if self.operating is not None:
+            await self.operating
 
     async def workers_done(self) -> None:
         """The application's checkpoints have reached the end of every shard."""

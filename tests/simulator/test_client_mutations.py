@@ -11,6 +11,8 @@ from streamkit.client import client
 from streamkit.consumer.dead_letters import DeadLetters
 from streamkit.consumer.lane import Lane
 from streamkit.consumer.shard_consumer import ShardConsumer
+from streamkit.leases import applications, events
+from streamkit.leases.applications import Applications
 from streamkit.metadata.catalog import Catalog
 from streamkit.model.fate import Fate
 from streamkit.producer.halting import HaltedKeys
@@ -128,3 +130,26 @@ def test_saying_not_stored_of_what_may_be_is_caught(monkeypatch):
     monkeypatch.setattr(client, "find_fate", guess)
 
     assert caught("said not to be stored", features=("resolve",), **DOUBT)
+
+
+def test_a_reset_that_changes_nothing_is_caught(monkeypatch):
+    monkeypatch.setitem(applications._STEPS, events.SetPositions, lambda self, event: None)
+
+    assert caught("was not handled again after a reset", features=("operate",))
+
+
+def test_giving_leases_to_whoever_joins_a_paused_application_is_caught(monkeypatch):
+    balance = Applications._balance
+    looks = {}                             # at a paused application that no lease of is owned
+
+    def forgetful(self, application, now_ms):
+        held, idle = application.held, not any(session for _, session, _ in application.leases.owners())
+        looks[application.name] = looks.get(application.name, 0) + 1 if held and idle else 0
+        if looks[application.name] > 1:
+            application.held = ""
+        balance(self, application, now_ms)
+        application.held = application.held or held
+
+    monkeypatch.setattr(Applications, "_balance", forgetful)
+
+    assert caught("and the application is paused", features=("operate",), acts={"kill_worker": 1.0}, act_count=12)

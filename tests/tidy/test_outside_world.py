@@ -29,6 +29,7 @@ ALSO = {
     "streamkit.simulator.workload": {"random"},
     "streamkit.simulator.producing": {"random"},
     "streamkit.simulator.copying": {"random"},
+    "streamkit.simulator.operating": {"random"},
     "streamkit.simulator.relaying": {"random"},
     "streamkit.simulator.handling": {"random"},
     "streamkit.simulator.nemesis": {"random"},
