@@ -117,6 +117,7 @@ class Decisions:
     async def _carry(self, carry_out: CarryOut, key: tuple[str, bytes], left: facts.Left) -> None:
         application, name = key
         try:
+            await self._settled()          # what a crash might still undo must not be seen in any shard
             await carry_out(left.outputs)
             self._step(events.CarriedOut(application, ((name, left.epoch, left.number),)))
             log.info("transaction.carried_out application=%s key=%s bytes=%d", application, name.hex(),

@@ -259,22 +259,36 @@ class CheckpointWriter:
                 raise lease.lease_lost()
             item = lease.item_at(place)
             message = CommitTransaction(self._application, self._worker, item, outputs)
-            backoff = Backoff(self._random, 50, 2_000)
-            while True:
-                try:
-                    answer = await self._call(message)
-                    break
-                except (Unavailable, TimedOut) as error:
-                    log.warning("transaction.retrying application=%s error=%s", self._application, error)
-                    await asyncio.sleep(backoff.next_ms() / 1000)
-                    if lease.lost:
-                        raise lease.lease_lost() from error
+            answer = await self._asked(lease, message)
             assert isinstance(answer, Checkpointed) and len(answer.results) == 1, "a result an item"
             if answer.results[0] != "ok":
                 self._lose(lease)
                 raise lease.lease_lost()
             lease.answered(item, "ok")
             lease.decided = (lease.lease_epoch, item.number)
+
+    async def _asked(self, lease: HeldLease, message: CommitTransaction) -> Message:
+        # Once it may be decided and nobody says so, the lease is given up: what comes next would take its numbers.
+        backoff = Backoff(self._random, 50, 2_000)
+        in_doubt = False
+        try:
+            while True:
+                try:
+                    return await self._call(message)
+                except (Unavailable, TimedOut) as error:
+                    in_doubt = True
+                    log.warning("transaction.retrying application=%s error=%s", self._application, error)
+                    await asyncio.sleep(backoff.next_ms() / 1000)
+                    if lease.lost:
+                        raise lease.lease_lost() from error
+        except asyncio.CancelledError:
+            self._lose(lease)
+            raise
+        except StreamkitError as error:
+            if in_doubt and not lease.lost:
+                self._lose(lease)
+                raise lease.lease_lost() from error
+            raise
 
     async def carried_out(self, lease: HeldLease, epoch: int, number: int) -> None:
         """Tell that outputs are in their shards. Raises LeaseLost when the lease goes before it is heard."""

@@ -173,6 +173,9 @@ class Consumer(Running):
         self.check()
         if not self._handlers:
             raise InvalidUse("a loop over batches handles these records", try_="decorate a function")
+        if self.config.transactional:
+            raise InvalidUse("there are no other streams to put into", try_="feed() it, or use a node",
+                             argument="transactional")
         if self._handlers.are_conditional or self.config.where is not None:
             raise InvalidUse("conditions decide which handler gets a record", try_="try one handler without where")
         return self._handlers.first

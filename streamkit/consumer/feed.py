@@ -11,7 +11,7 @@ import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamkit._core.batch import Batch, Record, seal, stamped
 from streamkit.consumer.aggregates import place_of
@@ -23,6 +23,7 @@ from streamkit.consumer.handler import Context, Driver, Handler
 from streamkit.consumer.routing import Handlers
 from streamkit.consumer.shard_consumer import ShardConsumer, make_checkpointer
 from streamkit.consumer.surroundings import Ended, Statistics, Surroundings
+from streamkit.consumer.transactional import TransactionDriver
 from streamkit.errors import InvalidUse
 from streamkit.model.codec import find_codec
 from streamkit.model.limits import BATCH_RECORDS_MAX, HASH_KEYS
@@ -30,6 +31,7 @@ from streamkit.model.shard import Shard
 from streamkit.protocol.conversion import shard_to_wire
 from streamkit.protocol.messages import LeaseGrant
 from streamkit.runtime.real import LoopThread, RealClock, RealRandom
+from streamkit.transactions.lineage import Gathered
 
 _SHARD = Shard(ordinal=0, uuid=b"\xfe" * 16, hash_start=0, hash_end=HASH_KEYS, created_ms=0)
 _WAITS_MAX = 10_000
@@ -45,13 +47,33 @@ class FeedFailure:
     error: BaseException | None = None
 
 
+class FeedOutput(NamedTuple):
+    """A record that the handler put, and that would have been stored with the position."""
+
+    stream: str
+    key: str | None
+    data: bytes
+
+
+class _Decided:
+    """Decides at once, and keeps what there was."""
+
+    def __init__(self) -> None:
+        self.random = RealRandom()
+        self.outputs: list[FeedOutput] = []
+
+    async def commit(self, gathered: Gathered, place: tuple[int, int]) -> None:
+        self.outputs += [FeedOutput(stream, put.key, put.payload)
+                         for stream, puts in gathered.puts.items() for put in puts]
+
+
 @dataclass(frozen=True, slots=True)
 class FeedReport:
     """handled: records the handler finished. blocked: the record that would have held up the shard. paused: why.
 
     checkpoint: how many leading values are finished, as the checkpoint after the feed says. stopped: the error of
     on_exhausted="stop". filtered: values that the consumer's `where` passed over. unhandled: values that no handler
-    took. undecided: values for which a condition could not be decided.
+    took. undecided: values for which a condition could not be decided. outputs: what a transactional consumer put.
     """
 
     handled: int
@@ -65,6 +87,7 @@ class FeedReport:
     filtered: int = 0
     unhandled: int = 0
     undecided: int = 0
+    outputs: tuple[FeedOutput, ...] = ()
 
 
 class _Inline:
@@ -119,6 +142,7 @@ class _Feed:
         self._handlers = handlers
         self._batches = _sealed(config, handlers.first, list(values), key)
         self._dead: list[FeedFailure] = []
+        self._decided = _Decided()
         self._paused: str | None = None
         self._waits = 0
         self._held_up = False
@@ -149,13 +173,16 @@ class _Feed:
             handled=self._statistics.records, dead_letter=tuple(self._dead), skipped=self._statistics.skipped,
             retries=self._statistics.retries, blocked=blocked, paused=self._paused, stopped=consumer.failed,
             checkpoint=lease.stored[0], filtered=self._statistics.filtered, unhandled=self._statistics.unhandled,
-            undecided=self._statistics.undecided,
+            undecided=self._statistics.undecided, outputs=tuple(self._decided.outputs),
         )
 
     def _hands_for(self, track: Track) -> tuple[Context, Driver]:
         context = Context(track, self._config.application, self._config.worker)
         make_checkpointer(track, context, asyncio.get_running_loop(), _nothing)
         function = self._handlers.driver(context, _Inline())
+        if self._config.transactional:
+            assert isinstance(track, HeldLease), "transactions have one lane"
+            return context, TransactionDriver(function, track, context, _Inline(), None, self._decided)
         if self._sink is None:
             return context, function
         assert isinstance(track, HeldLease), "a sink has one lane"

@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from streamkit._core.batch import Batch
 from streamkit.client.client import AsyncClient
@@ -44,6 +44,7 @@ from streamkit.errors import (
 from streamkit.model.codec import BYTES
 from streamkit.model.entry import time_to_ms
 from streamkit.runtime.backoff import Backoff
+from streamkit.runtime.interfaces import Random
 from streamkit.runtime.tasks import wait_out
 from streamkit.transactions.carrying import carry_out
 from streamkit.transactions.lineage import Gathered, Lineage, Put, packed
@@ -55,11 +56,20 @@ _TELL_S = 1.0                              # nothing more came: the coordinator 
 _PASSING = (Unavailable, TimedOut, Throttled, LimitReached, StreamNotFound)
 
 
+class Deciding(Protocol):
+    """Who decides what a driver gathered."""
+
+    @property
+    def random(self) -> Random: ...
+    async def commit(self, gathered: Gathered, place: Place) -> None: ...
+
+
 class LeaseTransactions:
     """One lease's transactions, one after the other. On the worker's loop."""
 
     def __init__(self, client: AsyncClient, writer: CheckpointWriter, lease: HeldLease) -> None:
         self.client = client
+        self.random = client.runtime.random
         self.lease = lease
         self._writer = writer
         self._lineage = Lineage(client)
@@ -126,6 +136,9 @@ class LeaseTransactions:
         for task in running:
             task.cancel()
         await wait_out(running)
+        for task in running:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.info("transaction.left stream=%s shard=%s error=%s", self.lease.stream, self.lease.shard.id, error)
         if self._telling is not None:                  # begun by the last step of the other
             self._telling.cancel()
             await wait_out([self._telling])
@@ -137,18 +150,22 @@ class TransactionDriver:
     whole = True
 
     def __init__(
-        self, user: UserCode, lease: HeldLease, context: Context, stages: Places, dead_letter: str | None
+        self, user: UserCode, lease: HeldLease, context: Context, stages: Places, dead_letter: str | None,
+        transactions: Deciding | None = None,
     ) -> None:
-        assert context.transactions is not None, "a worker's context knows who decides"
-        self.dead_letters = _DeadLetters(context.transactions.client, self, dead_letter) if dead_letter else None
+        """transactions: who decides, when that is not the worker."""
+        decides = transactions or context.transactions
+        assert decides is not None, "a worker's context knows who decides"
+        client = context.transactions.client if context.transactions is not None else None
+        self.dead_letters = _DeadLetters(client, self, dead_letter) if dead_letter and client is not None else None
         self._user = user
         self._lease = lease
         self._context = context
-        self._transactions: LeaseTransactions = context.transactions
+        self._transactions: Deciding = decides
         assert context.checkpointer is not None, "a context has a checkpointer before its driver is made"
         context.checkpointer.kept_by_sink = True
         self._gathered = context.checkpointer.gathered = Gathered()
-        self._backoff = Backoff(context.transactions.client.runtime.random, 100, 10_000)
+        self._backoff = Backoff(decides.random, 100, 10_000)
         self._stage: Stage = stages.coroutines if user.is_async else stages.threads
 
     async def initialize(self) -> None:

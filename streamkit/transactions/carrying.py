@@ -33,7 +33,9 @@ from streamkit.transactions.sealing import Sealable, batches_of, sealable
 
 log = logging.getLogger("streamkit.transactions")
 
-_GONE_TRIES = 30                           # descriptions in a row without a shard: it is gone, not merely news
+_GONE_TRIES = 600                          # descriptions without a shard: it is gone, and no news
+_GAP_TRIES = 5                             # a shard says that often that numbers are missing, before it is believed
+_PASSING = (Unavailable, TimedOut, Throttled, ShardNotFound, SequenceGap, UnknownProducer)
 _AT_ONCE = 4                               # batches of one shard; fewer than it remembers of a producer
 
 
@@ -110,13 +112,13 @@ class _Stream:
             at += next(i for i, answer in enumerate(answers) if answer is refusal)
             if isinstance(refusal, ShardClosed):
                 return batches[at:]
-            if isinstance(refusal, SequenceGap | UnknownProducer):
+            if isinstance(refusal, SequenceGap | UnknownProducer) and backoff.tries >= _GAP_TRIES:
                 # It lost what it had acknowledged, as a weaker durability allows, or knows the producer no more.
                 log.error("transaction.numbers_lost stream=%s shard=%s error=%s", self._outputs.stream, uuid.hex(),
                           refusal)
                 batches, at = await self._renamed(batches[at:]), 0
                 continue
-            if not isinstance(refusal, Unavailable | TimedOut | Throttled | ShardNotFound):
+            if not isinstance(refusal, _PASSING):
                 raise refusal
             log.info("transaction.retrying stream=%s shard=%s error=%s", self._outputs.stream, uuid.hex(), refusal)
             await asyncio.sleep(backoff.next_ms() / 1000)

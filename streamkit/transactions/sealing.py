@@ -10,6 +10,7 @@ from streamkit.model.entry import pack_raw_headers, time_to_ms
 
 BATCH_BYTES = 256 * 1024                   # of payload in one batch, unless one record is larger
 BATCH_RECORDS = 10_000
+TIME_APART_MS = 0x7FFFFFFF                 # between two event times of one batch: they are kept as differences
 
 Sealable = tuple[bytes, bytes, bytes, int | None, bytes | None]        # as _core.batch.seal takes it
 
@@ -20,12 +21,19 @@ def batches_of(
     """Always the same batches of the same records: whoever repeats the cut gets the numbers that were used."""
     part: list[Sealable] = []
     size = 0
+    first_ms = last_ms = None
     for record in records:
         record_bytes = len(record[0]) + len(record[1]) + len(record[2])
-        if part and (size + record_bytes > BATCH_BYTES or len(part) == BATCH_RECORDS):
+        time_ms = record[3]
+        if time_ms is not None:
+            first_ms = time_ms if first_ms is None else min(first_ms, time_ms)
+            last_ms = time_ms if last_ms is None else max(last_ms, time_ms)
+        apart = first_ms is not None and last_ms is not None and last_ms - first_ms > TIME_APART_MS
+        if part and (size + record_bytes > BATCH_BYTES or len(part) == BATCH_RECORDS or apart):
             yield _seal(part, identity, sequence, map_version)
             sequence += len(part)
             part, size = [], 0
+            first_ms = last_ms = time_ms
         part.append(record)
         size += record_bytes
     yield _seal(part, identity, sequence, map_version)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import streamkit
 from streamkit._core.batch import Batch
+from streamkit.broker.decisions import Decisions
+from streamkit.client.client import AsyncClient
 from streamkit.consumer.checkpointer import Checkpointer
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Context
@@ -17,8 +21,14 @@ from streamkit.consumer.member import Member
 from streamkit.consumer.ordering import Ordering
 from streamkit.consumer.positions.sqlite import SQLitePosition
 from streamkit.consumer.processor import RecordProcessor
-from streamkit.errors import InvalidUse
+from streamkit.errors import ApplicationNotFound, InvalidUse
+from streamkit.leases.events import Effects
+from streamkit.leases.facts import Left
+from streamkit.leases.table import Table
+from streamkit.protocol.messages import CommitTransaction
+from streamkit.runtime.real import RealClock
 from tests.consumer.bottle import Bottle, consumer, worker
+from tests.waiting import until
 
 QUICK = RetryPolicy(attempts_max=3, first_ms=10, last_ms=50)
 
@@ -258,3 +268,122 @@ def test_a_put_without_transactions_is_told() -> None:
         assert told == ["Consumer(…, transactional=True)"]
 
     Bottle.play(story)
+
+
+def test_feed_shows_what_would_have_been_put_once() -> None:
+    running = consumer("w1", transactional=True, retry=QUICK, on_exhausted="skip")
+    tried: list[int] = []
+
+    @running.handler
+    def handle(value: int, ctx: Context) -> None:
+        ctx.put("out", {"n": value}, key=f"k{value}")
+        tried.append(value)
+        if value == 2:
+            raise ValueError("odd")
+
+    report = running.feed(list(range(5)))
+
+    assert [(out.stream, out.key, out.data) for out in report.outputs] == [
+        ("out", f"k{value}", b'{"n":%d}' % value) for value in (0, 1, 3, 4)
+    ]
+    assert tried.count(2) == 3 and report.skipped == 1
+
+
+def test_plain_functions_put_and_commit_positions_in_threads(tmp_path: Path) -> None:
+    with streamkit.open(str(tmp_path / "data"), {"streams.auto_create": False}) as session:
+        for name in ("s", "out", "by-hand"):
+            session.client.create_stream(name, shards=2)
+        with session.producer("s") as producer:
+            producer.put_many([streamkit.PutEntry(number, key=f"k{number % 7}") for number in range(300)])
+        copying = session.consumer("s", application="copying", start="trim_horizon", transactional=True)
+
+        @copying.handler
+        def copy(value: int, ctx: Context) -> None:
+            ctx.put("out", value, key=f"k{value}")
+
+        by_hand = session.consumer("s", application="by-hand", start="trim_horizon", checkpoint="manual")
+        writing = session.producer("by-hand")
+
+        @by_hand.handler
+        def write(batch: Batch[int], ctx: Context) -> None:
+            with writing.transaction() as tx:
+                for value in batch.values():
+                    tx.put(value)
+                tx.commit_positions(ctx)
+
+        with copying, by_hand, writing:
+            for running, name in ((copying, "out"), (by_hand, "by-hand")):
+                until(lambda running=running: _is_done(running))
+                until(lambda name=name: len(_numbers(session, name)) >= 300)
+                assert sorted(_numbers(session, name)) == list(range(300))
+
+
+def _is_done(running: Any) -> bool:
+    try:
+        return bool(running.lag().records == 0)
+    except ApplicationNotFound:
+        return False
+
+
+def _numbers(session: Any, stream: str) -> list[int]:
+    return [record.value for record in session.reader(stream, start="trim_horizon", until="latest")]
+
+
+def test_a_decision_that_is_cut_off_gives_the_lease_up(monkeypatch: Any) -> None:
+    call = AsyncClient.call
+    lost: list[int] = []
+
+    async def lossy(self: AsyncClient, message: Any, **options: Any) -> Any:
+        answer = await call(self, message, **options)
+        if isinstance(message, CommitTransaction) and len(lost) < 2:
+            lost.append(message.item.sequence)
+            raise asyncio.CancelledError
+        return answer
+
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        await bottle.client.create_stream("out")
+        await bottle.put("s", list(range(10)))
+        monkeypatch.setattr(AsyncClient, "call", lossy)
+        bottle.start("w1", copier("w1"))
+        await bottle.until_done("app")
+        await asyncio.sleep(8)
+
+        assert sorted(map(int, await values(bottle))) == list(range(10)) and len(lost) == 2
+
+    Bottle.play(story)
+
+
+def test_the_node_carries_out_nothing_that_is_not_durable() -> None:
+    async def story() -> None:
+        settled = asyncio.Event()
+        told = asyncio.Event()
+        carried: list[bytes] = []
+        table = Table()
+        clock = RealClock()
+
+        async def until_settled() -> None:
+            await settled.wait()
+
+        async def carry(outputs: bytes) -> None:
+            carried.append(outputs)
+
+        def step(event: Any) -> Effects:
+            table.keep("", b"w", Left(0, 0, b"", 0))
+            told.set()
+            return Effects()
+
+        decisions = Decisions(table, clock, step, until_settled, {}, lambda *_: ())
+        decisions.carry_out = carry
+        decisions.carry_after_ms = 0
+        table.keep("", b"w", Left(1, 1, b"outputs", 0))
+        decisions.look()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert carried == []
+        settled.set()
+        await told.wait()
+        assert carried == [b"outputs"]
+        await decisions.close()
+
+    asyncio.run(story())
