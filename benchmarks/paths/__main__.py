@@ -32,6 +32,8 @@ MEASUREMENTS: dict[str, tuple[Callable[[], list[Result]], Callable[[], list[Resu
     "copy": (lambda: consume.copy(400), lambda: consume.copy(4)),
     "latency-fsync": (lambda: latency.latency(100_000, 60_000, "fsync"), lambda: latency.latency(99, 99, "fsync")),
     "latency-os": (lambda: latency.latency(100_000, 60_000, "os"), lambda: latency.latency(99, 99, "os")),
+    "waiting-fsync": (lambda: latency.waiting(5_000, 1_000_000, "fsync"), lambda: latency.waiting(20, 400, "fsync")),
+    "waiting-os": (lambda: latency.waiting(5_000, 1_000_000, "os"), lambda: latency.waiting(20, 400, "os")),
     "memory-fsync": (lambda: memory.under_load(20_000, "fsync"), lambda: memory.under_load(8, "fsync", 2)),
     "memory-leader": (lambda: memory.under_load(20_000, "leader"), lambda: memory.under_load(8, "leader", 2)),
     "shards": (lambda: startup.many_shards(10_000), lambda: startup.many_shards(20)),

@@ -238,8 +238,11 @@ def main() -> None:
     if role in ASYNC_ROLES:
         result = uvloop.run(ASYNC_ROLES[role](options))
     else:
-        from benchmarks.paths import library
+        from benchmarks.paths import library, waiting
 
+        if role in waiting.ROLES:
+            print(json.dumps(uvloop.run(waiting.ROLES[role](options))))
+            return
         result = library.ROLES[role](options)
     print(json.dumps(result))
 

@@ -77,7 +77,10 @@ def stored_by_shard(each_s: list[float], seconds: float) -> Counter[int]:
 
 
 def test_a_slow_broker_gets_less_and_the_others_lose_nothing() -> None:
-    """Acceptance: one broker with 100 ms delay gets less traffic, not more; the healthy part's throughput stays."""
+    """Acceptance: producer.md D12.15.
+
+    One broker with 100 ms delay gets less traffic, not more; the healthy part's throughput stays.
+    """
     healthy = stored_by_shard([0.02, 0.02, 0.02], 10)
     mixed = stored_by_shard([0.02, 0.02, 0.02, 0.1], 10)
 

@@ -26,7 +26,7 @@ __all__ = ["node"]
 
 
 async def test_two_processes_with_one_name(node: Node) -> None:
-    """Acceptance: the elder gets ProducerFenced, and nothing of it lands afterwards."""
+    """Acceptance: producer.md D12.6. The elder gets ProducerFenced, and nothing of it lands afterwards."""
     async with AsyncClient(node.addresses.native) as client:
         await client.create_stream("orders", StreamConfig(shards=3))
         elder = await asyncio.create_subprocess_exec(
@@ -119,15 +119,18 @@ def test_a_name_and_what_cannot_go_with_it() -> None:
 
 
 async def test_children_of_a_fork_put_beside_a_parent_with_a_full_buffer(node: Node) -> None:
-    """Acceptance: no record twice, none lost, no deadlock; the parent's connection is sound afterwards."""
-    rounds = 4
+    """Acceptance: producer.md D12.9.
+
+    No record twice, none lost, no deadlock; the parent's connection is sound afterwards.
+    """
+    rounds = int(os.environ.get("STREAMKIT_FORK_ROUNDS", "4"))       # 1000 for all of it
     async with AsyncClient(node.addresses.native) as client:
         await client.create_stream("orders", StreamConfig(shards=2))
         forking = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.producer.forking", node.addresses.native, str(rounds),
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(60 + rounds):
             said, _ = await forking.communicate()
         assert forking.returncode == 0
         values = [data for _, data in (await read_all(client, "orders")).values()]

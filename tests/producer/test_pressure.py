@@ -46,7 +46,10 @@ class StuckShard(FakeBroker):
 
 
 async def test_one_stuck_shard_takes_its_share_and_the_others_go_on() -> None:
-    """Acceptance: memory is bounded while a broker stalls, and other shards go on when one is stuck."""
+    """Acceptance: producer.md D12.8.
+
+    Memory is bounded while a broker stalls, and other shards go on when one is stuck.
+    """
     broker = StuckShard(2, stuck=0)
     slow, quick = keys_of(broker, 0), keys_of(broker, 1)
     async with producer(broker, buffer_bytes_max=100_000, shard_share=0.5, batch_bytes_max=2_000) as p:
@@ -72,7 +75,10 @@ async def test_one_stuck_shard_takes_its_share_and_the_others_go_on() -> None:
 
 
 async def test_a_put_gives_up_waiting_and_says_which_shard_is_stuck() -> None:
-    """Acceptance: awaiting ends with BufferFull after max_block_ms, naming shard, age and last refusal."""
+    """Acceptance: producer.md D12.8.
+
+    Awaiting ends with BufferFull after max_block_ms, naming shard, age and last refusal.
+    """
     broker = FakeBroker(shards=2)
     broker.faults = lambda number: Throttled("too much at once", retry_after_ms=5)
     p = producer(broker, buffer_bytes_max=4_000, max_block_ms=60, delivery_timeout_ms=60_000)
@@ -90,7 +96,7 @@ async def test_a_put_gives_up_waiting_and_says_which_shard_is_stuck() -> None:
 
 
 async def test_new_records_are_dropped_where_that_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
-    """Acceptance: drop_new counts and reports, and neither waits nor raises."""
+    """Acceptance: producer.md D12.8. drop_new counts and reports, and neither waits nor raises."""
     broker = FakeBroker(shards=1)
     with caplog.at_level(logging.WARNING, "streamkit.producer"):
         async with producer(broker, buffer_bytes_max=10_000, on_full="drop_new") as p:
