@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from streamkit.simulator.handling import is_wanted
-from streamkit.simulator.oracle import History, Put
+from streamkit.simulator.oracle import History, Put, folded
 
 
 def elders_are_shut_out(history: History) -> Iterator[str]:
@@ -114,7 +115,30 @@ def a_reset_brings_records_again(history: History) -> Iterator[str]:
                 yield f"record {name_of(value)} was not handled again after a reset to {start}"
 
 
-OF_CONSUMERS = (a_reset_brings_records_again, nothing_unwanted_is_handled, failures_end_as_dead_letters)
+def states_are_those_of_their_positions(history: History) -> Iterator[str]:
+    """Whoever takes a shard over finds the state that belongs to the checkpoint, and of what was announced the same."""
+    ends: dict[bytes, list[int]] = {}
+    sums: dict[bytes, list[bytes]] = {}
+    for shard in {seen.shard for seen in history.states}:
+        ends[shard], sums[shard] = [], [b""]
+        for sequence, value in sorted(history.final.get(shard, {}).items()):
+            ends[shard].append(sequence)
+            sums[shard].append(folded(sums[shard][-1], value))
+    for seen in history.states:
+        found = [("", seen.checkpoint, seen.state)]
+        if seen.prepared is not None:
+            found.append(("announced ", seen.prepared[0], seen.prepared[2]))
+            if seen.prepared[0] <= seen.checkpoint:
+                yield f"{seen.worker} found {seen.prepared[0]} announced, and the checkpoint {seen.checkpoint} beyond"
+        for what, sequence, state in found:
+            if state != sums[seen.shard][bisect_left(ends[seen.shard], sequence)]:
+                yield f"{seen.worker} found another {what}state at {seen.shard.hex()[:8]} {sequence} than belongs there"
+
+
+OF_CONSUMERS = (
+    states_are_those_of_their_positions, a_reset_brings_records_again, nothing_unwanted_is_handled,
+    failures_end_as_dead_letters,
+)  # fmt: skip
 OF_PRODUCERS = (elders_are_shut_out, the_youngest_is_not_shut_out, halted_until_resumed)
 
 

@@ -30,7 +30,8 @@ CLUSTER_ACTS = (
 AIMED_DAMAGE_ACTS = ("relay_wipe", "relay_rot")        # the rest of what `aimed.py` does harms no disk
 
 # What clients do beside the plain things; `producing.py` and `handling.py` say what each is.
-FEATURES = ("named", "halt", "keyless", "resolve", "where", "fan_out", "poison", "operate")
+FEATURES = ("named", "halt", "keyless", "resolve", "where", "fan_out", "poison", "operate", "state")
+_NOT_BESIDE_STATE = ("where", "poison", "operate")     # what changes which records a state is made of
 
 BESIDE_LIES = (*CLIENT_ACTS, "lying_disk", "clock_jump", "compact_store", "split", "merge")
 
@@ -89,7 +90,8 @@ class Faults:
 
 def draw_features(draw: random.Random) -> tuple[str, ...]:
     """Of half of the runs none, of the others one or two. Drawn last: a run without any is what it was before."""
-    return tuple(draw.sample(FEATURES, draw.choice((0, 0, 0, 1, 1, 2))))
+    drawn = draw.sample(FEATURES, draw.choice((0, 0, 0, 1, 1, 2)))
+    return tuple(name for name in drawn if "state" not in drawn or name not in _NOT_BESIDE_STATE)
 
 
 def draw_faults(draw: random.Random, *, cluster: bool = False) -> Faults:

@@ -2,6 +2,7 @@
 
     where       they want some of the records only, and say so
     fan_out     most of them are pushed what there is
+    state       they keep a state with their checkpoints, made by hand, see `summing.py`
     poison      some records fail however often they are tried, some kill the process; both go to a dead-letter stream
 """
 
@@ -17,7 +18,7 @@ from streamkit._core.batch import Batch
 from streamkit.consumer.checkpointer import Track
 from streamkit.consumer.config import ConsumerConfig
 from streamkit.consumer.failure import RetryPolicy
-from streamkit.consumer.handler import Outcome
+from streamkit.consumer.handler import Context, Driver, Outcome
 from streamkit.consumer.member import Member
 from streamkit.consumer.ordering import Ordering
 from streamkit.consumer.stage import Stages
@@ -58,24 +59,34 @@ def poison(value: bytes) -> str:
     return "kills" if drawn % _KILLS == 0 else "fails" if drawn % _FAILS == 1 else ""
 
 
+MakeSumming = Callable[[History, random.Random, Track, ConsumerConfig, Context], Driver]
+
+
 def member(
-    client: RecordingClient, world: World, history: History, draw: random.Random, die: Callable[[], None]
+    client: RecordingClient, world: World, history: History, draw: random.Random, die: Callable[[], None],
+    summing: MakeSumming,
 ) -> Member:
-    """A worker that is called as its client is. draw: the workload's. die: ends its process, now."""
+    """A worker that is called as its client is. draw: the workload's. die: ends its process, now.
+
+    summing: user code for workers that keep a state.
+    """
     worker, features = client.name, world.faults.features
     poisoned = "poison" in features
-    drawn = crc32(worker.encode())
+    drawn, by_hand = crc32(worker.encode()), "state" in features
     config = ConsumerConfig(
         streams=(STREAM,), application=APPLICATION, start="trim_horizon", worker=worker, codec="bytes",
         membership_ms=MEMBERSHIP_MS, checkpoint_interval_ms=200, batch_records_max=50, drain_seconds=1,
         retry=RetryPolicy(first_ms=10, last_ms=100, attempts_max=3 if poisoned else 10), stall_seconds=0,
-        ordering=_ORDERINGS[drawn % len(_ORDERINGS)], where=history.where,
+        ordering=Ordering.SHARD if by_hand else _ORDERINGS[drawn % len(_ORDERINGS)],
+        checkpoint="manual" if by_hand else "auto", where=history.where,
         fan_out="fan_out" in features and drawn >> 9 & 3 != 0, dead_letter=DEAD_LETTERS if poisoned else None,
     )  # fmt: skip
     handlers = asyncio.get_running_loop()
     return Member(
         client, config,
-        lambda lease, *_: Processing(history, draw, lease, config, die if poisoned else None),
+        lambda lease, context, _: summing(history, draw, lease, config, context) if by_hand else Processing(
+            history, draw, lease, config, die if poisoned else None
+        ),
         lambda: Stages(client.runtime.executor, handlers), None,
     )  # fmt: skip
 

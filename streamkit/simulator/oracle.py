@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 from streamkit._core.batch import HEADER_BYTES, Batch, Record
 from streamkit.model.limits import HASH_KEYS
@@ -83,6 +84,22 @@ class GrantSeen:
     seen: int
 
 
+@dataclass(frozen=True, slots=True)
+class StateSeen:
+    """What the owner of a lease found beside its checkpoint. prepared: sequence, sub-sequence and state."""
+
+    worker: str
+    shard: bytes
+    checkpoint: int
+    state: bytes
+    prepared: tuple[int, int, bytes] | None
+
+
+def folded(state: bytes, value: bytes) -> bytes:
+    """The next state after a record: of all that was given so far, in its order."""
+    return crc32(value, int.from_bytes(state, "big")).to_bytes(4, "big")
+
+
 @dataclass(slots=True)
 class Reset:
     """An operator sent the application elsewhere. asked, done: moments; done is 0 when nobody knows whether."""
@@ -134,6 +151,7 @@ class History:
     handled: dict[tuple[str, int, bytes, str], int] = field(default_factory=dict)
     resets: list[Reset] = field(default_factory=list)
     held: bool = False
+    states: list[StateSeen] = field(default_factory=list)
     poisoned: set[bytes] = field(default_factory=set)
     dead: dict[bytes, str] = field(default_factory=dict)
     ranges: dict[bytes, tuple[int, int]] = field(default_factory=dict)

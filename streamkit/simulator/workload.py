@@ -28,6 +28,7 @@ from streamkit.simulator.oracle import PENDING, UNKNOWN, History
 from streamkit.simulator.producing import Producing
 from streamkit.simulator.recording import APPLICATION, STREAM, RecordingClient, find_stream
 from streamkit.simulator.relaying import Relaying
+from streamkit.simulator.summing import Summing
 from streamkit.simulator.world import World
 
 _COPIERS = 0.3                             # of the producers: they have a name and number what they put
@@ -94,7 +95,8 @@ class Workload:
         async def main(process: Process, runtime: Runtime) -> None:
             client = self.client(process.name, runtime)
             await find_stream(client)
-            await member(client, self.world, self.history, self.draw, partial(self._die, process)).run()
+            die = partial(self._die, process)
+            await member(client, self.world, self.history, self.draw, die, Summing).run()
 
         process, task = self.begin("worker", main)
         self.working[process] = task
@@ -233,6 +235,8 @@ class Workload:
         """Who coordinates may know less of a shard that is led elsewhere than was read at the end."""
         if lease.state == "complete":
             return True                            # after the end of a closed shard stand marks of later leaders only
+        if "state" in self.world.faults.features:  # who checkpoints by hand says nothing of what holds no records
+            return lease.checkpoint > max(self.history.final.get(self.shards[lease.ordinal].uuid, {}), default=-1)
         read = self.history.marks.get(("final", self.shards[lease.ordinal].uuid))
         return lease.checkpoint >= max(lease.high_watermark, read.high_watermark if read is not None else 0)
 

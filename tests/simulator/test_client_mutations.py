@@ -8,6 +8,7 @@ from streamkit._core.batch import Batch
 from streamkit.broker.matching import Matcher
 from streamkit.broker.pushing import PushedFetch
 from streamkit.client import client
+from streamkit.consumer.checkpointer import HeldLease
 from streamkit.consumer.dead_letters import DeadLetters
 from streamkit.consumer.lane import Lane
 from streamkit.consumer.shard_consumer import ShardConsumer
@@ -153,3 +154,26 @@ def test_giving_leases_to_whoever_joins_a_paused_application_is_caught(monkeypat
     monkeypatch.setattr(Applications, "_balance", forgetful)
 
     assert caught("and the application is paused", features=("operate",), acts={"kill_worker": 1.0}, act_count=12)
+
+
+def test_a_state_that_lags_behind_its_checkpoint_is_caught(monkeypatch):
+    ask = HeldLease.ask_with_state
+    before = {}
+
+    def lagging(self, place, state, waiter):
+        ask(self, place, before.get(self, b""), waiter)
+        before[self] = state
+
+    monkeypatch.setattr(HeldLease, "ask_with_state", lagging)
+
+    assert caught("found another state", features=("state",), acts={"kill_worker": 1.0}, act_count=4)
+
+
+def test_a_state_that_is_announced_for_another_place_is_caught(monkeypatch):
+    prepare = HeldLease.prepare
+    monkeypatch.setattr(
+        HeldLease, "prepare",
+        lambda self, place, state, waiter: prepare(self, (place[0] + 5, place[1]), state, waiter),
+    )  # fmt: skip
+
+    assert caught("found another announced state", features=("state",), acts={"kill_worker": 1.0}, act_count=8)

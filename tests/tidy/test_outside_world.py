@@ -30,6 +30,7 @@ ALSO = {
     "streamkit.simulator.producing": {"random"},
     "streamkit.simulator.copying": {"random"},
     "streamkit.simulator.operating": {"random"},
+    "streamkit.simulator.summing": {"random"},
     "streamkit.simulator.relaying": {"random"},
     "streamkit.simulator.handling": {"random"},
     "streamkit.simulator.nemesis": {"random"},
