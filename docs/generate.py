@@ -1,6 +1,7 @@
 """Writes the reference pages that come from the program: python docs/generate.py [--check]
 
-command-line.md, errors.md, configuration.md. A test runs this with --check, so that a page never lags behind.
+command-line.md, errors.md, configuration.md, acceptance.md. A test runs this with --check, so that a page never lags
+behind.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from inspect import cleandoc
 from pathlib import Path
 
 import click
+from acceptance import page as acceptance_page
 
 from streamkit.cli.catalogue import ENTRIES
 from streamkit.cli.invocation import common
@@ -99,7 +101,14 @@ def configuration() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"command-line.md": command_line, "errors.md": errors, "configuration.md": configuration}
+def acceptance() -> str:
+    return acceptance_page(NOTE)
+
+
+PAGES = {
+    "command-line.md": command_line, "errors.md": errors, "configuration.md": configuration,
+    "acceptance.md": acceptance,
+}  # fmt: skip
 
 
 def main() -> int:

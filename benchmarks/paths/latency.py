@@ -33,7 +33,7 @@ def latency(probe: int, count: int, level: str, replicas: int = 1) -> list[Resul
 
 
 def waiting(count: int, records: int, level: str) -> list[Result]:
-    """Acceptance: producer.md D12.11. At rest beside the bare round trip; under load beside linger_ms and one."""
+    """Acceptance: producer 11. At rest beside the bare round trip; under load beside linger_ms and one."""
     with node() as running:
         with Client(url=running.url) as client:
             client.create_stream("rest", shards=1, durability=level)

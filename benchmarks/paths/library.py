@@ -28,7 +28,7 @@ def stored(url: str, stream: str) -> int:
 
 
 def bulk(options: dict[str, Any]) -> dict[str, Any]:
-    """Acceptance: producer.md D12.12. Columns of keys and values; acknowledged to the last row."""
+    """Acceptance: producer 12. Columns of keys and values; acknowledged to the last row."""
     url, stream, count = options["url"], options["stream"], options["records"]
     window = Window(options["server_pids"])
     chunk = records(min(count, CHUNK_RECORDS))
@@ -51,7 +51,7 @@ def bulk(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def put(options: dict[str, Any]) -> dict[str, Any]:
-    """Acceptance: producer.md D12.12. put() for each record from one thread; acknowledged to the last one."""
+    """Acceptance: producer 12. put() for each record from one thread; acknowledged to the last one."""
     url, stream, count = options["url"], options["stream"], options["records"]
     window = Window(options["server_pids"])
     chunk = [(key.decode(), value) for key, value in records(min(count, CHUNK_RECORDS))]

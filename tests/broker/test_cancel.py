@@ -43,7 +43,7 @@ async def put(client, shard, batch):
 
 
 async def test_a_late_packet_of_a_cancelled_batch_is_refused(start, connect):
-    """Acceptance: producer.md D12.3. A packet of a cancelled batch that arrives late is refused."""
+    """Acceptance: producer 3. A packet of a cancelled batch that arrives late is refused."""
     node = await start()
     client = await connect(node)
     shard = (await client.create_stream("orders")).shards[0]

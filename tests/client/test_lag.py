@@ -63,7 +63,7 @@ def test_shards_are_added_up_and_the_furthest_behind_and_the_soonest_trimmed_cou
 
 
 def test_lag_is_right_within_five_seconds_with_no_worker(tmp_path: Path) -> None:
-    """Acceptance: consumer-leases.md D12.14, seconds, records, bytes, time to trim of every application; metrics."""
+    """Acceptance: consumer 14, seconds, records, bytes, time to trim of every application; metrics."""
     health = free_port()
     with broker(tmp_path / "data", health_port=health) as served, Client(served.url) as client:
         client.create_stream("s", shards=2, retention_hours=24)

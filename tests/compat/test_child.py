@@ -40,7 +40,7 @@ def start(session, command, **options):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_children_of_every_kind_process_a_stream_and_its_split(session, tmp_path, kind):
-    """Acceptance: consumer-leases.md D12.13, processors of generations 1, 2, 3 under the stdio runner, and others."""
+    """Acceptance: consumer 13, processors of generations 1, 2, 3 under the stdio runner, and others."""
     put(session, 30)
 
     with start(session, KINDS[kind](tmp_path)):
@@ -62,7 +62,7 @@ def test_children_of_every_kind_process_a_stream_and_its_split(session, tmp_path
 
 
 def test_what_a_child_prints_is_told_and_does_no_harm(session, tmp_path, caplog):
-    """Acceptance: consumer-leases.md D12.13, a child that prints to stdout."""
+    """Acceptance: consumer 13, a child that prints to stdout."""
     caplog.set_level("INFO", "streamkit.compat")
     body = """
     def before(message): print("hello", '{"action": "status"}', '{"no": "action"}'); sys.stderr.write("ouch\\n")
@@ -89,7 +89,7 @@ MISBEHAVIOURS = {
 
 @pytest.mark.parametrize("kind", MISBEHAVIOURS)
 def test_a_child_that_misbehaves_is_replaced_and_its_shard_goes_on_at_its_checkpoint(session, tmp_path, caplog, kind):
-    """Acceptance: consumer-leases.md D12.13, one that dies, one that answers the wrong status."""
+    """Acceptance: consumer 13, one that dies, one that answers the wrong status."""
     body = f"""
     def before(message): append("starts", message.sequence_number + "\\n")
     def during(records):

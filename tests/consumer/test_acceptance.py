@@ -62,7 +62,7 @@ async def _refused_everywhere(bottle: Bottle, session: int, lease_epoch: int) ->
 
 
 def test_a_zombie_delivers_no_further_record_and_is_fenced_everywhere():
-    """Acceptance: consumer-leases.md D12.1: stopped for three time-outs, in the middle of a batch."""
+    """Acceptance: consumer 1: stopped for three time-outs, in the middle of a batch."""
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")
         await bottle.put_together("s", list(range(1_000)))
@@ -98,7 +98,7 @@ def _noting(lost: list[Any]) -> Any:
 
 
 def test_a_worker_whose_machine_slept_delivers_no_further_record_though_no_timer_fired():
-    """Acceptance: consumer-leases.md D12.2: the clock that counts time asleep jumps; everything else lived on."""
+    """Acceptance: consumer 2: the clock that counts time asleep jumps; everything else lived on."""
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")
         await bottle.put_together("s", list(range(1_000)))
@@ -130,13 +130,13 @@ def test_a_worker_whose_machine_slept_delivers_no_further_record_though_no_timer
 
 
 def test_the_real_clock_of_deadlines_counts_time_asleep():
-    """Acceptance: consumer-leases.md D12.2: CLOCK_BOOTTIME, not the monotonic clock that stands still."""
+    """Acceptance: consumer 2: CLOCK_BOOTTIME, not the monotonic clock that stands still."""
     before = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
     assert before <= RealClock().monotonic_ms() <= time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
 def test_a_lease_that_is_lost_ends_a_plain_function_after_the_record_in_hand(tmp_path: Path):
-    """Acceptance: consumer-leases.md D12.1, for handlers in threads, which nobody can cancel."""
+    """Acceptance: consumer 1, for handlers in threads, which nobody can cancel."""
     with streamkit.session.open(str(tmp_path / "data"), {"streams.auto_create": False}) as session:
         session.client.create_stream("s", durability="os")
         with session.producer("s") as producer:
@@ -179,7 +179,7 @@ async def _leases(bottle: Bottle) -> dict[int, tuple[str, int]]:
 
 
 def test_a_coordinator_that_dies_every_ten_seconds_moves_no_lease_and_loses_no_checkpoint():
-    """Acceptance: consumer-leases.md D12.7: thirty fail-overs among three nodes, in five minutes under load."""
+    """Acceptance: consumer 7: thirty fail-overs among three nodes, in five minutes under load."""
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s", shards=4)
         store = Store()
@@ -210,7 +210,7 @@ def test_a_coordinator_that_dies_every_ten_seconds_moves_no_lease_and_loses_no_c
 
 
 def test_a_rolling_deploy_of_ten_workers_repeats_nothing_and_each_shard_pauses_for_less_than_a_second():
-    """Acceptance: consumer-leases.md D12.8: ten workers, a hundred shards, each replaced while records come."""
+    """Acceptance: consumer 8: ten workers, a hundred shards, each replaced while records come."""
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s", shards=100)
         store = Pauses()

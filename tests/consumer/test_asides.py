@@ -34,7 +34,7 @@ async def put_together(bottle: Bottle, count: int, keys: int) -> None:
 @pytest.mark.parametrize("together", [True, False], ids=["one batch", "many batches"])
 @pytest.mark.parametrize("form", ["record", "batch"])
 def test_only_the_key_of_a_failing_record_waits_though_all_are_in_one_lane(form, together):
-    """Acceptance: consumer-leases.md D6, in key-parallel mode only the failing key waits."""
+    """In key-parallel mode only the failing key waits."""
 
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")
@@ -101,7 +101,7 @@ def test_a_key_that_waits_holds_up_the_window_and_no_more_is_handed_out():
 
 @pytest.mark.parametrize("after", ["SHARD", "fewer", "more", "none"])
 def test_after_a_crash_what_the_other_keys_finished_does_not_come_again(after):
-    """Acceptance: consumer-leases.md D12.10, with a record that fails."""
+    """Acceptance: consumer 10, with a record that fails."""
     ordering = {"SHARD": Ordering.SHARD, "fewer": Ordering.by_key(1), "more": Ordering.by_key(9),
                 "none": Ordering.none(3)}[after]
 
@@ -258,7 +258,7 @@ def test_two_records_of_a_key_that_a_handler_names_have_their_attempts_each():
 
 @pytest.mark.parametrize("seed", range(12))
 def test_failures_and_crashes_at_random_keep_each_keys_order_and_repeat_nothing_that_was_stored(seed):
-    """Acceptance: consumer-leases.md D12.10, redelivered is only what no checkpoint had told yet."""
+    """Acceptance: consumer 10, redelivered is only what no checkpoint had told yet."""
     drawn = random.Random(seed)
     count, keys = 240, 24
 

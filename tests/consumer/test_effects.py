@@ -69,7 +69,7 @@ def test_each_record_is_in_one_effect_and_what_was_announced_is_over_in_the_end(
 @pytest.mark.parametrize("asks", [True, False], ids=["finished", "no finished"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_the_next_owner_finishes_what_was_announced_with_the_same_token(when, asks):
-    """Acceptance: consumer-leases.md D12.12, pattern 2: a worker dies on either side of its effect."""
+    """Acceptance: consumer 12, pattern 2: a worker dies on either side of its effect."""
 
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")

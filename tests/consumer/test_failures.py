@@ -35,7 +35,7 @@ async def dead_letters(bottle: Bottle, stream: str = "dead") -> list[Record[Any]
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "in ten batches"])
 def test_a_record_that_always_fails_goes_to_the_dead_letter_stream_and_its_neighbours_are_handled(together):
-    """Acceptance: consumer-leases.md D12.3, a record that raises."""
+    """Acceptance: consumer 3, a record that raises."""
 
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")
@@ -345,7 +345,7 @@ def test_attempts_survive_a_killed_worker():
 
 
 def test_a_record_that_kills_its_process_is_found_and_ends_as_a_dead_letter():
-    """Acceptance: consumer-leases.md D12.3, a record that kills the process."""
+    """Acceptance: consumer 3, a record that kills the process."""
 
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")
@@ -390,7 +390,7 @@ def test_a_record_that_kills_its_process_is_found_and_ends_as_a_dead_letter():
 
 
 def test_a_checkpoint_never_covers_a_failed_batch():
-    """Acceptance: consumer-leases.md D12.4, `process` fails on a batch, and `checkpoint()` stays before it."""
+    """Acceptance: consumer 4, `process` fails on a batch, and `checkpoint()` stays before it."""
 
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")

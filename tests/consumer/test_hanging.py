@@ -79,7 +79,7 @@ def hanging(form: str, hands: Hands) -> Any:
 
 @pytest.mark.parametrize("form", ["record", "batch", "processor", "lanes"])
 def test_a_coroutine_that_hangs_is_cancelled_and_ends_in_the_dead_letter_stream(form):
-    """Acceptance: consumer-leases.md D12.3, a record that hangs."""
+    """Acceptance: consumer 3, a record that hangs."""
 
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")
@@ -182,7 +182,7 @@ def workers(address: str) -> Iterator[Workers]:
 
 @pytest.mark.parametrize("form", ["record", "batch", "lanes"])
 def test_a_function_that_hangs_takes_its_process_with_it_and_ends_in_the_dead_letter_stream(form, address, workers):
-    """Acceptance: consumer-leases.md D12.3, a record that hangs in a thread."""
+    """Acceptance: consumer 3, a record that hangs in a thread."""
     with Producer("s", url=address) as producer:
         for value in range(6):
             producer.put(value, key="k")

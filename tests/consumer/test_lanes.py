@@ -61,7 +61,7 @@ def test_records_of_a_key_keep_their_order_while_others_overtake_a_slow_one():
 
 @pytest.mark.parametrize("after", ["SHARD", "fewer", "more", "none"])
 def test_after_a_crash_nothing_that_was_finished_and_stored_comes_again(after):
-    """Acceptance: consumer-leases.md D12.10, redelivered <= window - finished ahead; nothing finished is repeated."""
+    """Acceptance: consumer 10, redelivered <= window - finished ahead; nothing finished is repeated."""
     next_ordering = {"SHARD": Ordering.SHARD, "fewer": Ordering.by_key(2), "more": Ordering.by_key(9),
                      "none": Ordering.none(3)}[after]
 
@@ -133,7 +133,7 @@ def test_marks_of_two_owners_before_both_hold():
 
 
 def test_a_record_that_fails_holds_up_its_key_alone_and_ends_in_the_dead_letter_stream():
-    """Acceptance: consumer-leases.md D12.3, in lanes: the right number of attempts; neighbours are handled in order."""
+    """Acceptance: consumer 3, in lanes: the right number of attempts; neighbours are handled in order."""
 
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")

@@ -30,7 +30,7 @@ class Seen:
 
 
 def test_a_reset_to_a_time_before_a_split_replays_in_order_while_workers_run():
-    """Acceptance: consumer-leases.md D12.15: reset live, to a time across a split; fenced members rejoin."""
+    """Acceptance: consumer 15: reset live, to a time across a split; fenced members rejoin."""
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s")
         await bottle.put("s", list(range(10)), key="one")

@@ -52,7 +52,7 @@ class Load:
 
 @pytest.mark.parametrize("ordering", [Ordering.SHARD, Ordering.by_key(3)], ids=["shard", "lanes"])
 def test_fifty_splits_and_merges_under_load_lose_nothing_and_keep_each_keys_order(ordering):
-    """Acceptance: consumer-leases.md D12.5."""
+    """Acceptance: consumer 5."""
     drawn = random.Random(5)
 
     async def story(bottle: Bottle) -> None:
@@ -90,7 +90,7 @@ def test_fifty_splits_and_merges_under_load_lose_nothing_and_keep_each_keys_orde
 
 @pytest.mark.parametrize("dies", ["at once", "with a record in hand"])
 def test_nothing_between_the_creation_of_an_application_and_its_first_checkpoint_is_lost_with_latest(dies):
-    """Acceptance: consumer-leases.md D12.6: latest is made a position once, when the application is."""
+    """Acceptance: consumer 6: latest is made a position once, when the application is."""
 
     async def story(bottle: Bottle) -> None:
         await bottle.client.create_stream("s", shards=2)
@@ -159,7 +159,7 @@ os._exit(0)
 
 
 def test_a_slow_worker_of_200_shards_grows_by_its_budget(tmp_path: Path) -> None:
-    """Acceptance: consumer-leases.md D12.11."""
+    """Acceptance: consumer 11."""
     shards, budget_bytes = 200, 32 << 20
     with broker(tmp_path / "data") as served, Client(served.url) as client:
         client.create_stream("s", shards=shards, durability="os")

@@ -203,7 +203,7 @@ def test_shards_that_compress_badly_are_left_alone_for_a_while() -> None:
 
 
 def test_incompressible_data_cost_next_to_nothing_and_are_sampled_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Acceptance: producer.md D12.14.
+    """Acceptance: producer 14.
 
     With data that compression gains nothing from, nearly all batches are not even tried.
     """

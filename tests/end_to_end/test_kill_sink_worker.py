@@ -1,4 +1,4 @@
-"""Acceptance: consumer-leases.md D12.12, exactly once, patterns 1 to 3.
+"""Acceptance: consumer 12, exactly once, patterns 1 to 3.
 
 Workers that die at random instants leave an exact sum in the store they write to.
 """

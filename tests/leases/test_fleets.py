@@ -87,7 +87,7 @@ def test_a_thousand_shards_are_shared_by_twenty_workers_and_move_once_at_each_jo
 
 
 def test_an_idle_fleet_moves_nothing_for_a_day():
-    """Acceptance: consumer-leases.md D12.9: twenty-four simulated hours without load, no lease moves after the first
+    """Acceptance: consumer 9: twenty-four simulated hours without load, no lease moves after the first
     balance."""
     fleet = Fleet(60)
     for number in range(7):

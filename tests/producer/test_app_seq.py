@@ -24,7 +24,7 @@ async def stored(client: AsyncClient) -> list[bytes]:
 
 
 async def test_a_file_is_copied_once_though_the_copier_is_killed_again_and_again(node: Node, tmp_path: Path) -> None:
-    """Acceptance: producer.md D12.7. kill -9 at random points, splits and a merge between: each line once, in order."""
+    """Acceptance: producer 7. kill -9 at random points, splits and a merge between: each line once, in order."""
     lines = 5_000
     (tmp_path / "lines").write_bytes(b"".join(b"line %d\n" % i for i in range(lines)))
     draw = random.Random(7)

@@ -89,7 +89,7 @@ async def put_through(nodes: Nodes, trouble: Callable[[AsyncClient], Awaitable[N
 
 
 async def test_each_record_is_stored_once_and_in_order_through_bad_wires_while_leaders_go(nodes: Nodes) -> None:
-    """Acceptance: producer.md D12.1."""
+    """Acceptance: producer 1."""
     async def trouble(client: AsyncClient) -> None:
         for name in ("a", "b", "a"):       # the third is the one that the clients know from the beginning
             await nodes.stop(name)
@@ -101,7 +101,7 @@ async def test_each_record_is_stored_once_and_in_order_through_bad_wires_while_l
 
 
 async def test_thirty_splits_and_merges_through_bad_wires_put_nothing_in_a_wrong_place(nodes: Nodes) -> None:
-    """Acceptance: producer.md D12.2."""
+    """Acceptance: producer 2."""
     draw = random.Random(2)
 
     async def trouble(client: AsyncClient) -> None:

@@ -87,7 +87,7 @@ async def test_a_batch_whose_answer_was_lost_is_found_to_be_stored() -> None:
 
 @pytest.mark.parametrize("stored", [False, True])
 async def test_unknown_only_while_nobody_can_be_asked_and_the_shard_is_settled_before_it_goes_on(stored: bool) -> None:
-    """Acceptance: producer.md D12.4.
+    """Acceptance: producer 4.
 
     The outcome is unknown only while the broker is cut off; afterwards its token settles it.
     """
@@ -113,7 +113,7 @@ async def test_unknown_only_while_nobody_can_be_asked_and_the_shard_is_settled_b
 
 
 async def test_what_a_shard_has_forgotten_ends_as_unknown_and_is_not_put_again() -> None:
-    """Acceptance: producer.md D12.5.
+    """Acceptance: producer 5.
 
     The producer's state expires while a batch is in doubt: unknown, never a silent duplicate.
     """
@@ -223,7 +223,7 @@ async def test_closing_cancels_what_is_in_doubt() -> None:
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), rate=st.floats(0.2, 0.9), batch_bytes_max=st.integers(1, 300))
 def test_every_outcome_is_true_whatever_gets_lost(seed: int, rate: float, batch_bytes_max: int) -> None:
-    """Acceptance: producer.md D12.4.
+    """Acceptance: producer 4.
 
     "Not stored" is not in the log, "stored" is; unknown only while cut off, and asking settles that.
     """

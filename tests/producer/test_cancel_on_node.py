@@ -89,7 +89,7 @@ async def stored(client: AsyncClient) -> dict[tuple[str, int], bytes]:
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_every_outcome_is_true_behind_a_bad_line(node: Node, seed: int) -> None:
-    """Acceptance: producer.md D12.4.
+    """Acceptance: producer 4.
 
     Not stored is absent, stored is there, unknown only while cut off, and asking settles that.
     """

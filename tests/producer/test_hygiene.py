@@ -56,7 +56,7 @@ print(json.dumps([imported, made, met]))
 
 
 async def test_import_and_making_a_producer_meet_no_network_and_nothing_is_ever_written(node: Node) -> None:
-    """Acceptance: producer.md D12.16. No files, no child processes; no socket by the import."""
+    """Acceptance: producer 16. No files, no child processes; no socket by the import."""
     async with AsyncClient(node.addresses.native) as client:
         await client.create_stream("orders")
         watched = await asyncio.create_subprocess_exec(
@@ -88,7 +88,7 @@ with Producer("orders", url=sys.argv[1]) as producer:
 
 
 async def test_an_idle_producer_sleeps(node: Node) -> None:
-    """Acceptance: producer.md D12.16. Three seconds cost a handful of wake-ups, and no processor time to speak of."""
+    """Acceptance: producer 16. Three seconds cost a handful of wake-ups, and no processor time to speak of."""
     async with AsyncClient(node.addresses.native) as client:
         await client.create_stream("orders")
         idle = await asyncio.create_subprocess_exec(
@@ -102,7 +102,7 @@ async def test_an_idle_producer_sleeps(node: Node) -> None:
 
 @pytest.mark.parametrize(("size", "count"), [(2_000, 1_000), (60_000, 100), (400_000, 20)])
 def test_a_value_is_copied_once(size: int, count: int) -> None:
-    """Acceptance: producer.md D12.13. One copy, of large values too: decision 0079 says why."""
+    """Acceptance: producer 13. One copy, of large values too: decision 0079 says why."""
     accumulator = Accumulator(
         [(0, 1 << 128)], budget=Budget(1 << 30), origins=[lambda receipt, index: None], wake=lambda: None, codec=0,
         batch_bytes_max=1 << 20,

@@ -77,7 +77,7 @@ def stored_by_shard(each_s: list[float], seconds: float) -> Counter[int]:
 
 
 def test_a_slow_broker_gets_less_and_the_others_lose_nothing() -> None:
-    """Acceptance: producer.md D12.15.
+    """Acceptance: producer 15.
 
     One broker with 100 ms delay gets less traffic, not more; the healthy part's throughput stays.
     """

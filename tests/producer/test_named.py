@@ -26,7 +26,7 @@ __all__ = ["node"]
 
 
 async def test_two_processes_with_one_name(node: Node) -> None:
-    """Acceptance: producer.md D12.6. The elder gets ProducerFenced, and nothing of it lands afterwards."""
+    """Acceptance: producer 6. The elder gets ProducerFenced, and nothing of it lands afterwards."""
     async with AsyncClient(node.addresses.native) as client:
         await client.create_stream("orders", StreamConfig(shards=3))
         elder = await asyncio.create_subprocess_exec(
@@ -119,7 +119,7 @@ def test_a_name_and_what_cannot_go_with_it() -> None:
 
 
 async def test_children_of_a_fork_put_beside_a_parent_with_a_full_buffer(node: Node) -> None:
-    """Acceptance: producer.md D12.9.
+    """Acceptance: producer 9.
 
     No record twice, none lost, no deadlock; the parent's connection is sound afterwards.
     """

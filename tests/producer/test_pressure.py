@@ -46,7 +46,7 @@ class StuckShard(FakeBroker):
 
 
 async def test_one_stuck_shard_takes_its_share_and_the_others_go_on() -> None:
-    """Acceptance: producer.md D12.8.
+    """Acceptance: producer 8.
 
     Memory is bounded while a broker stalls, and other shards go on when one is stuck.
     """
@@ -75,7 +75,7 @@ async def test_one_stuck_shard_takes_its_share_and_the_others_go_on() -> None:
 
 
 async def test_a_put_gives_up_waiting_and_says_which_shard_is_stuck() -> None:
-    """Acceptance: producer.md D12.8.
+    """Acceptance: producer 8.
 
     Awaiting ends with BufferFull after max_block_ms, naming shard, age and last refusal.
     """
@@ -96,7 +96,7 @@ async def test_a_put_gives_up_waiting_and_says_which_shard_is_stuck() -> None:
 
 
 async def test_new_records_are_dropped_where_that_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
-    """Acceptance: producer.md D12.8. drop_new counts and reports, and neither waits nor raises."""
+    """Acceptance: producer 8. drop_new counts and reports, and neither waits nor raises."""
     broker = FakeBroker(shards=1)
     with caplog.at_level(logging.WARNING, "streamkit.producer"):
         async with producer(broker, buffer_bytes_max=10_000, on_full="drop_new") as p:

@@ -140,7 +140,7 @@ import os; os._exit(0)
 
 @pytest.mark.parametrize(("size", "how"), [(1_000, "wait"), (100_000, "raise"), (1_000, "drop_new")])
 def test_memory_stays_within_the_buffer_while_the_broker_stands_still(size: int, how: str) -> None:
-    """Acceptance: producer.md D12.8.
+    """Acceptance: producer 8.
 
     A sender at full speed grows by no more than the buffer and a tenth; wait, raise and drop behave.
     """
@@ -152,7 +152,7 @@ def test_memory_stays_within_the_buffer_while_the_broker_stands_still(size: int,
 
 
 def test_a_bulk_put_makes_no_python_object_a_row() -> None:
-    """Acceptance: producer.md D12.13. Allocation counting shows no object a record in the bulk call."""
+    """Acceptance: producer 13. Allocation counting shows no object a record in the bulk call."""
     broker = FakeBroker(shards=2)
     rows = 50_000
     keys, values = pyarrow.array([f"k{i}" for i in range(rows)]), pyarrow.array([b"v" * 20] * rows)

@@ -150,7 +150,7 @@ async def test_a_thread_that_waits_hears_of_it_at_once() -> None:
 @settings(max_examples=60)
 @given(seed=st.integers(0, 1 << 30))
 def test_every_handle_completes_and_tells_the_truth(seed: int) -> None:
-    """Acceptance: producer.md D12.10. Random faults, splits, merges, cancels and an early end: none is left pending."""
+    """Acceptance: producer 10. Random faults, splits, merges, cancels and an early end: none is left pending."""
     draw = random.Random(seed)
     broker = FakeBroker(shards=draw.choice((1, 2)))
     quiet = draw.random() < 0.3

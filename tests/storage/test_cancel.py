@@ -98,7 +98,7 @@ def test_a_first_batch_that_never_came_is_cancelled():
 
 
 def test_a_producer_that_may_have_been_forgotten_is_never_said_to_be_new():
-    """Acceptance: producer.md D12.5. Producer state that expired gives "unknown", never a silent duplicate."""
+    """Acceptance: producer 5. Producer state that expired gives "unknown", never a silent duplicate."""
 
     def main(log):
         assert cancel(log, 3, 2)[0] == FORGOTTEN                       # later numbers of somebody unknown
