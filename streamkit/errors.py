@@ -318,7 +318,7 @@ class ProducerError(StreamkitError):
 
 
 class ProducerFenced(ProducerError):
-    """A newer instance of this producer exists; facts: producer_id, epoch, newest."""
+    """A newer instance of this producer exists; facts: producer_id, epoch, newest; sent, token: it may be stored."""
 
     code = "producer_fenced"
 
