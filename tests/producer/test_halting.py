@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Any
 
@@ -133,3 +134,17 @@ def test_threads_resume_as_well() -> None:
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(InvalidConfig):
         AsyncProducer("orders", url="localhost:1", on_failure="ignore")  # type: ignore[arg-type]
+
+
+async def test_a_batch_that_fails_when_it_is_sealed_does_not_hold_up_the_next() -> None:
+    broker = FakeBroker(shards=1)
+    broker.faults = refuse(0)
+    p = producer(broker, "halt_key", batch_bytes_max=1)
+    try:
+        async with asyncio.timeout(10):
+            failed = await outcomes([await p.put(b"0", key="a")])
+            found = await outcomes([await p.put(b"1", key="a"), await p.put(b"2", key="b")])
+    finally:
+        with contextlib.suppress(StreamkitError):
+            await p.close(0)
+    assert [type(error) for error in (*failed, *found)] == [RecordTooLarge, KeyHalted, type(None)]
