@@ -18,7 +18,7 @@ DEBUG_TREE := build/debug
 SANITIZE_TREE := build/sanitize
 SANITIZE_TESTS ?= tests/core tests/fuzz tests/storage tests/leases tests/protocol
 
-.PHONY: demo test test-jvm test-debug test-sanitize bench bench-peers bench-peers-install bench-gateway bench-gateway-install bench-libraries bench-libraries-install fuzz simulate torture lint
+.PHONY: demo test test-jvm test-debug test-sanitize bench bench-peers bench-peers-install bench-gateway bench-gateway-install bench-libraries bench-libraries-install bench-fleets fuzz simulate torture lint
 .PHONY: build clean exactly-once
 .DELETE_ON_ERROR:
 
@@ -96,6 +96,11 @@ bench-libraries: build
 bench-libraries-install: build
 	PYTHONPATH=. $(VENV)/bin/python -m benchmarks.peers.install Kafka NATS
 	PYTHONPATH=. $(VENV)/bin/python -m benchmarks.libraries --install
+
+# A thousand shards shared out, hand-overs, and 10,000 producers with 1,000 workers against one coordinator. Five minutes.
+bench-fleets: build
+	PYTHONPATH=. $(VENV)/bin/python -m benchmarks.fleets --json build/fleets-benchmarks.json \
+	  --markdown docs/fleets-benchmarks.md $(BENCH_ARGS)
 
 # Every parser and every kernel against its slow twin, with many more examples than `make test` tries.
 fuzz: build
