@@ -170,6 +170,7 @@ class Lane:
         self.closed = shard.closed_ms is not None    # the map says so, and who the children are
         self.moving = False                # its records are being given to the children
         self.tainted = False               # a batch failed in doubt while all was halted: its number is spent
+        self.renaming = False              # another identity is being asked for: nothing else touches the lane
         self.opened = True                 # False: elder instances of the producer's name may still be stored here
         self.finished = False              # closed, and nothing is left of it here
         self.tried = _place(shard)         # where the last batch was sent

@@ -470,7 +470,7 @@ class Sender:
         if self.halted is not None:
             return                         # by one of these; the rest of every lane ends in a moment
         if plan.rename and self.config.idempotent:
-            self._start(self._rename(lane), "rename")
+            self._begin_to_rename(lane)
             return
         if plan.renumber and self.config.idempotent:
             lane.close_holes(first)
@@ -507,6 +507,10 @@ class Sender:
         if not lane.stopped:
             self._pump(lane)
 
+    def _begin_to_rename(self, lane: Lane) -> None:
+        lane.renaming = True               # a second one would shut this one's identity out
+        self._start(self._rename(lane), "rename")
+
     async def _rename(self, lane: Lane) -> None:
         """A new identity for this shard alone; others keep theirs. Never goes on under the old one: numbers that
 
@@ -528,9 +532,11 @@ class Sender:
             for flight in [flight for flight in lane.window if hopeless or now_ms >= flight.deadline_ms]:
                 self._fail(lane, flight, hopeless or lane.timed_out(flight, cause))
             if isinstance(cause, ProducerFenced):
+                lane.renaming = False
                 self.halt(cause)
                 return
             await asyncio.sleep(backoff.next_ms() / 1000)
+        lane.renaming = False
         self.figures.identities += 1
         lane.rename(identity, sequence)
         self._resume(lane)
@@ -622,10 +628,10 @@ class Sender:
         self._empty_all()
         self.halted = None
         for lane in self._lanes:
-            if lane.in_flight:
-                continue                   # what is on its way has the old numbers: `_recover` goes on once it is back
+            if lane.in_flight or lane.renaming:
+                continue                   # what is on its way has the old numbers; who is back with it goes on
             if lane.tainted and self.config.idempotent:
-                self._start(self._rename(lane), "rename")
+                self._begin_to_rename(lane)
             else:
                 self._resume(lane)
 

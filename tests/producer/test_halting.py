@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamkit.errors import InvalidConfig, KeyHalted, RecordTooLarge, StreamkitError
+from streamkit.errors import InvalidConfig, KeyHalted, OutcomeUnknown, ProtocolMismatch, RecordTooLarge, StreamkitError
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.producer import AsyncProducer, Producer
 from tests.producer.fake_broker import LOSE, FakeBroker
@@ -87,6 +87,23 @@ async def test_a_halted_producer_stores_nothing_until_it_is_resumed() -> None:
         assert await outcomes([await p.put(b"y", key=f"k{i}") for i in range(9)]) == [None] * 9
 
     assert len(broker.stored()) == stored + 9
+
+
+async def test_resuming_twice_takes_one_identity() -> None:
+    broker = FakeBroker(shards=1)
+    broker.cancel_faults = lambda number: ProtocolMismatch("what?")
+    async with producer(broker, "halt", delivery_timeout_ms=200) as p:
+        broker.faults = lambda number: LOSE
+        (error,) = await outcomes([await p.put(b"0", key="k")])
+        assert isinstance(error, OutcomeUnknown)
+        broker.faults = lambda number: None
+        before = broker.producers
+        await p.resume_key()
+        p._outbox.targets["orders"].sender.halt(KeyHalted("another shard's record failed"))
+        await p.resume_key()
+        await p.put_and_wait(b"1", key="k")
+
+    assert broker.producers == before + 1
 
 
 @pytest.mark.parametrize("on_failure", ["halt_key", "halt"])

@@ -12,6 +12,7 @@ ONCE_FAILED = {
     (65000002, ("named", "halt"), True): "a batch that failed as it was sealed was asked for its size",
     (65000097, ("named", "halt"), True): "a batch in doubt ended as fenced, and nobody said that it may be stored",
     (65000106, ("named", "halt"), True): "a shard got new numbers while a batch with the old ones was on its way",
+    (65500531, ("poison", "resolve", "halt", "named"), True): "a shard was resumed twice, and shut itself out",
     (65200637, ("keyless", "poison"), True): "a dead letter that was cut off gave its number to the next",
     (65000058, ("named", "halt"), False): "an old read of the store shut the youngest holder of a name out",
 }  # fmt: skip
