@@ -227,6 +227,14 @@ def refused(error not None) -> PutHandle:
     return handle
 
 
+def refused_entry(error not None) -> tuple:
+    """(handle, outcome) of a record that was refused among others: flush raises the outcome if nobody looks before."""
+    cdef PutHandle handle = refused(error)
+    handle.seen = False
+    handle.delivery.seen = 0
+    return handle, handle.delivery
+
+
 def known(result) -> PutHandle:
     """The handle of a record that is stored already, with its PutResult."""
     cdef PutHandle handle = PutHandle.__new__(PutHandle)

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from streamkit._core.accumulator import Accumulator, Budget
 from streamkit._core.histogram import Histogram
-from streamkit._core.outcome import PutHandle, forked, refused, set_latch
+from streamkit._core.outcome import ColumnsHandle, Delivery, PutHandle, forked, refused, refused_entry, set_latch
 from streamkit.errors import (
     BufferFull,
     Closed,
     ConnectionFailed,
+    InvalidRequest,
     InvalidUse,
     NameInUse,
     PutFailed,
@@ -32,7 +34,7 @@ from streamkit.producer.naming import Name
 from streamkit.producer.pressure import Pressure, Room
 from streamkit.producer.progress import HEADER
 from streamkit.producer.resumption import Resumption
-from streamkit.producer.sender import NOBODY, Owner, Sender, Sending
+from streamkit.producer.sender import FAILURES_KEPT_MAX, NOBODY, Owner, Sender, Sending
 from streamkit.producer.transaction import AsyncTransactionBlock, Transaction, Writer
 from streamkit.protocol.messages import ProducerGiven
 from streamkit.runtime import fork
@@ -95,6 +97,7 @@ class Outbox:
         self.pressure = Pressure(self.budget, on_pressure)
         self.block_us = Histogram()                  # how long puts waited for room
         self.blocked = self.dropped = 0
+        self._refused: deque[Delivery] = deque(maxlen=FAILURES_KEPT_MAX)     # entries, for flush to raise
         self._drop: BufferFull | None = None         # the error of the records that are dropped this second
         self._drop_told_ms = 0
         self._owner = Owner(self._settled, self.pressure.look, on_error)
@@ -236,17 +239,18 @@ class Outbox:
         """Raises PutFailed with every failure nobody looked at, once."""
         errors: dict[int, Any] = {}                  # by identity: each error once, in order
         count = 0
+        outcomes: list[Delivery | ColumnsHandle] = [self._refused.popleft() for _ in range(len(self._refused))]
         for target in self.targets.values():
             sender = target.sender
-            outcomes, sender.failures = sender.failures, []
+            outcomes += sender.failures
             count += sender.failures_dropped
-            sender.failures_dropped = 0
-            for outcome in outcomes:
-                if unseen := outcome.unseen():
-                    count += unseen
-                    found = getattr(outcome, "failures", None) or [(getattr(outcome, "error", None), unseen)]
-                    errors.update((id(error), error) for error, _ in found)
-                    outcome.look()
+            sender.failures, sender.failures_dropped = [], 0
+        for outcome in outcomes:
+            if unseen := outcome.unseen():
+                count += unseen
+                found = getattr(outcome, "failures", None) or [(getattr(outcome, "error", None), unseen)]
+                errors.update((id(error), error) for error, _ in found)
+                outcome.look()
         if count:
             first = f": {next(iter(errors.values()))}" if errors else ""
             raise PutFailed(f"{count} records were not stored{first}",
@@ -266,6 +270,12 @@ class Outbox:
         ):
             raise self.buffer_full()
         return None
+
+    def refuse(self, error: InvalidRequest) -> PutHandle[Any]:
+        """The handle of an entry that is not taken while others are. From any thread."""
+        handle, outcome = refused_entry(error)
+        self._refused.append(outcome)
+        return handle
 
     def drop(self, count: int) -> BufferFull:
         """`count` records are dropped: counted, and told in the log once a second. From any thread."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from streamkit._core.outcome import ColumnsHandle, PutHandle
 from streamkit.client.client import AsyncClient
 from streamkit.client.pool import Connector
-from streamkit.errors import Closed, InvalidUse, StreamkitError
+from streamkit.errors import Closed, InvalidRequest, InvalidUse, StreamkitError
 from streamkit.model.codec import Codec
 from streamkit.model.entry import Headers
 from streamkit.model.fate import Fate
@@ -218,12 +218,17 @@ class Producer(_Base):
         return self._put_waiting(target, target.arguments(value, key, headers, time, explicit_hash_key))
 
     def put_many(self, entries: Iterable[PutEntry], *, stream: str | None = None) -> list[Handle]:
-        """put() for each entry, in order."""
-        return [
-            self.put(e.value, key=e.key, stream=stream, headers=e.headers, time=e.time,
-                     explicit_hash_key=e.explicit_hash_key, app_seq=e.app_seq, channel=e.channel)
-            for e in entries
-        ]  # fmt: skip
+        """put() for each entry, in order. What put() would refuse fails in its own handle; the others are stored."""
+        handles: list[Handle] = []
+        for e in entries:
+            try:
+                handles.append(self.put(
+                    e.value, key=e.key, stream=stream, headers=e.headers, time=e.time,
+                    explicit_hash_key=e.explicit_hash_key, app_seq=e.app_seq, channel=e.channel,
+                ))  # fmt: skip
+            except InvalidRequest as error:
+                handles.append(self._outbox.refuse(error))
+        return handles
 
     def put_and_wait(
         self,
@@ -455,12 +460,17 @@ class AsyncProducer(_Base):
         return handle
 
     async def put_many(self, entries: Iterable[PutEntry], *, stream: str | None = None) -> list[Handle]:
-        """put() for each entry, in order."""
-        return [
-            await self.put(e.value, key=e.key, stream=stream, headers=e.headers, time=e.time,
-                           explicit_hash_key=e.explicit_hash_key, app_seq=e.app_seq, channel=e.channel)
-            for e in entries
-        ]  # fmt: skip
+        """put() for each entry, in order. What put() would refuse fails in its own handle; the others are stored."""
+        handles: list[Handle] = []
+        for e in entries:
+            try:
+                handles.append(await self.put(
+                    e.value, key=e.key, stream=stream, headers=e.headers, time=e.time,
+                    explicit_hash_key=e.explicit_hash_key, app_seq=e.app_seq, channel=e.channel,
+                ))  # fmt: skip
+            except InvalidRequest as error:
+                handles.append(self._outbox.refuse(error))
+        return handles
 
     async def put_and_wait(
         self,

@@ -60,6 +60,25 @@ def test_put_many_takes_entries() -> None:
     assert [value for _, value in broker.stored()] == [b"0", b"1", b"2", b"3", b"4"]
 
 
+@pytest.mark.parametrize("looked", [True, False])
+def test_an_entry_that_is_refused_fails_in_its_own_handle_and_flush_raises_it_unless_somebody_looked(looked) -> None:
+    broker = FakeBroker(shards=1)
+    with producer(broker) as p:
+        first, refused, last = p.put_many([PutEntry(b"a"), PutEntry(b"b", key="x" * 3_000), PutEntry(b"c")])
+
+        assert refused.done() and refused.outcome == "failed"
+        assert not first.result().duplicate and not last.result().duplicate
+        if looked:
+            assert isinstance(refused.exception(), InvalidRequest)
+            p.flush()
+        else:
+            with pytest.raises(PutFailed) as caught:
+                p.flush()
+            assert caught.value.facts["count"] == 1
+            p.flush()                              # raised once
+    assert [value for _, value in broker.stored()] == [b"a", b"c"]
+
+
 def test_threads_share_a_producer() -> None:
     broker = FakeBroker(shards=3)
     with producer(broker, batch_bytes_max=2_000, buffer_bytes_max=50_000) as p:
