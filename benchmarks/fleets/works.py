@@ -264,7 +264,7 @@ def _scale(producers: int, workers: int, sizes: Sizes) -> Row:
 
 
 async def _live(running: Node, producers: int, workers: int, sizes: Sizes) -> Row:
-    async with AsyncClient(running.url) as client:
+    async with AsyncClient(running.url, config=_PATIENT) as client:
         await client.create_stream(STREAM, StreamConfig(shards=workers))
         idle_mib = running.memory_mib("VmRSS")
         crowd = _Crowd(running.url, client)
