@@ -78,3 +78,4 @@ class HaltedKeys:
                     plan.renumber = not lane.winding_up
             if error is not None:
                 self.add(flight.batch, error)
+        lane.weigh_holes(plan)

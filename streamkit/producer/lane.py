@@ -331,6 +331,24 @@ class Lane:
                 flight.in_doubt = flight.in_doubt and id(flight) in ending
         return plan
 
+    def weigh_holes(self, plan: Plan) -> None:
+        """More of the window fails for certain than plan() found: doubt behind that wants another identity, as there.
+
+        Its numbers would be given to others while copies of it may be under way. Doubt before it is not settled then.
+        """
+        hole = min((flight.batch.sequence for flight, _ in plan.fail if not flight.in_doubt), default=None)
+        if hole is None or self.winding_up or not self.identity.producer_id:
+            return
+        ending = {id(flight) for flight, _ in (*plan.fail, *plan.cancelled)}
+        doubtful = [flight for flight in self.window if flight.in_doubt and id(flight) not in ending]
+        if any(flight.batch.sequence > hole for flight in doubtful):
+            plan.rename = True
+            for flight in doubtful:
+                if flight.batch.sequence < hole:
+                    plan.fail.append((flight, self.unknown(flight, None)))
+                else:
+                    flight.in_doubt = False
+
     def renumber(self, sequence: int) -> None:
         """Number the window without holes, from `sequence`, under the present identity."""
         for flight in self.window:

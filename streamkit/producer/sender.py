@@ -816,6 +816,8 @@ class Sender:
         lane.remove(flight)
         if not flight.given_up:
             self._end(lane, flight, error)
+        elif isinstance(error, ProducerFenced):        # only its numbers were still open, but it holds for all
+            self.halt(error)
 
     def _end(self, lane: Lane, flight: Flight, error: StreamkitError) -> None:
         if not self._closed and self.config.on_failure != "continue" and not flight.withdrawn:

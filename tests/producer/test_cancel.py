@@ -164,6 +164,22 @@ async def test_where_nobody_is_left_to_ask_the_refusal_itself_is_told(error: Str
     assert broker.cancelled == []
 
 
+async def test_who_asks_for_the_numbers_of_a_batch_given_up_and_is_told_of_a_newer_instance_stops() -> None:
+    broker = FakeBroker(shards=1)
+    async with producer(broker, delivery_timeout_ms=200, batch_bytes_max=1) as p:
+        broker.faults = lambda number: LOSE
+        handles = [await p.put(b"%d" % number, key="k") for number in range(2)]
+        assert [type(await outcome(handle)) for handle in handles] == [OutcomeUnknown] * 2
+        broker.faults = lambda number: ProducerFenced("newer")
+        async with asyncio.timeout(5):
+            while (halted := p._outbox.targets["orders"].sender.halted) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert isinstance(halted, ProducerFenced)
+        assert isinstance(await outcome(await p.put(b"2", key="k")), ProducerFenced)
+
+    assert values(broker) == []
+
+
 async def test_a_broker_that_does_not_know_how_to_cancel_costs_the_shard_its_identity() -> None:
     broker = FakeBroker(shards=1)
     broker.cancel_faults = lambda number: ProtocolMismatch("what?")

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from streamkit.errors import InvalidConfig, KeyHalted, OutcomeUnknown, ProtocolMismatch, RecordTooLarge, StreamkitError
+from streamkit.errors import (
+    InvalidConfig,
+    KeyHalted,
+    OutcomeUnknown,
+    ProtocolMismatch,
+    RecordTooLarge,
+    StreamkitError,
+    TimedOut,
+)
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.producer import AsyncProducer, Producer
 from tests.producer.fake_broker import LOSE, FakeBroker
@@ -87,6 +95,27 @@ async def test_a_halted_producer_stores_nothing_until_it_is_resumed() -> None:
         assert await outcomes([await p.put(b"y", key=f"k{i}") for i in range(9)]) == [None] * 9
 
     assert len(broker.stored()) == stored + 9
+
+
+async def test_a_halted_batch_does_not_give_its_number_to_one_in_doubt_behind_it() -> None:
+    broker = FakeBroker(shards=1)
+    sent: list[bytes] = []
+    take = broker._take
+    broker._take = lambda uuid, batch: sent.append(batch) or take(uuid, batch)  # type: ignore[func-returns-value,method-assign]
+    broker.faults = lambda number: LOSE if number in (0, 2) else None
+    async with producer(broker, "halt_key", batch_bytes_max=1) as p:
+        handles = [await p.put(value, key=key) for value, key in ((b"0", "a"), (b"1", "a"), (b"2", "b"))]
+        sender = p._outbox.targets["orders"].sender
+        while len(sent) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        sender.lanes()[0].window[0].deadline_ms = 0            # it is cancelled; then its key is halted
+        found = await outcomes(handles)
+
+        assert [type(error) for error in found] == [TimedOut, KeyHalted, type(None)]
+        assert broker.stored() == [("b", b"2")]
+        with contextlib.suppress(StreamkitError):              # the copy that was lost comes after all
+            broker._append(broker.description.shards[0].uuid, sent[2])
+    assert broker.stored() == [("b", b"2")]
 
 
 async def test_resuming_twice_takes_one_identity() -> None:
