@@ -34,6 +34,7 @@ from streamkit.runtime.tasks import Tasks
 _log = logging.getLogger("streamkit.producer")
 
 _WRITE_S = 1.0                             # between two notes
+_AGAIN_S = 0.05                            # between two looks at notes that were not the last
 _CHANNEL_NOTES = 64
 _HAS_HEADERS = 4                           # of a batch's attributes
 
@@ -83,8 +84,15 @@ class Resumption:
 
     async def begin(self) -> None:
         """Read the notes and the log; afterwards numbers may be put. Raises what asking raises."""
+        while not await self._begin():  # noqa: ASYNC110 (nobody tells when a store is up to date again)
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _begin(self) -> bool:
+        # False: what was read were not the last notes. A store may answer with old ones, and they would hide what
+        # is stored. The channels' notes are written before the producer's, so that its revision vouches for both.
         settled, where = await self._read_notes()
         self._written = dict(settled)
+        self._ends = {}
         stream, identity = self._sender.stream, self._sender.identity
         stored: list[tuple[Mark, PutResult]] = []
         if where is None:
@@ -97,8 +105,13 @@ class Resumption:
                 stored += await self._find(shard, where.ends.get(shard.uuid, 0), ids)
         duplicate = PutResult(stream.name, "", "", datetime.fromtimestamp(0, timezone.utc), True)  # noqa: UP017
         self.progress = Progress(settled, stored, dict(self._ends), duplicate)
-        await self._write()                # before anything is put: a note leads to whatever is stored
+        _, first = self._snapshot()
+        self._check_newest(where, first)
+        if not await self._swap(self._prefix, _encode(first)):
+            return False
+        self._where = first                # before anything is put: a note leads to whatever is stored
         _log.info("producer.resumed stream=%s channels=%d found=%d", stream.name, len(settled), len(stored))
+        return True
 
     async def _find(self, shard: Shard, start: int, ids: set[int]) -> list[tuple[Mark, PutResult]]:
         # The records of the name in the shard, up to what is readable now.
@@ -159,19 +172,22 @@ class Resumption:
 
     async def _write(self) -> None:
         async with self._writing:
-            for shard, end in self._sender.ends().items():
-                self._saw(shard, end)
-            settled, ends = self.progress.snapshot(dict(self._ends))
+            settled, where = self._snapshot()
             # The channels first: a place to look from leaves out what their numbers tell.
             for number in sorted({_note_of(name) for name in settled if self._written.get(name) != settled[name]}):
                 await self._swap_channels(number, settled)
-            listed = {shard.uuid for shard in self._sender.stream.shards}
-            who = self._sender.identity
-            where = _Where(
-                who.producer_id, who.producer_epoch, {shard: end for shard, end in ends.items() if shard in listed}
-            )
             if where != self._where:
                 await self._swap_where(where)
+
+    def _snapshot(self) -> tuple[dict[str, int], _Where]:
+        """Up to where everything is settled, and from where on somebody who begins now had to look."""
+        for shard, end in self._sender.ends().items():
+            self._saw(shard, end)
+        settled, ends = self.progress.snapshot(dict(self._ends))
+        listed = {shard.uuid for shard in self._sender.stream.shards}
+        who = self._sender.identity
+        ends = {shard: end for shard, end in ends.items() if shard in listed}
+        return settled, _Where(who.producer_id, who.producer_epoch, ends)
 
     async def _swap_channels(self, number: int, settled: dict[str, int]) -> None:
         key = f"{self._prefix}/{number:02}"
@@ -186,12 +202,15 @@ class Resumption:
     async def _swap_where(self, where: _Where) -> None:
         while not await self._swap(self._prefix, _encode(where)):
             _, other = await self._read_notes()
-            if other is not None and other[:2] > where[:2]:
-                raise ProducerFenced(
-                    "a newer instance of this producer keeps its notes", try_="stop this one",
-                    producer_id=where.producer_id, epoch=where.producer_epoch, newest=other.producer_epoch,
-                )  # fmt: skip
+            self._check_newest(other, where)
         self._where = where
+
+    def _check_newest(self, found: _Where | None, ours: _Where) -> None:
+        if found is not None and found[:2] > ours[:2]:
+            raise ProducerFenced(
+                "a newer instance of this producer keeps its notes", try_="stop this one",
+                producer_id=ours.producer_id, epoch=ours.producer_epoch, newest=found.producer_epoch,
+            )  # fmt: skip
 
     async def _swap(self, key: str, value: bytes) -> bool:
         revision = await self._client.swap_notes([(key, self._revisions.get(key, 0), value)])

@@ -164,7 +164,7 @@ def test_a_slow_worker_of_200_shards_grows_by_its_budget(tmp_path: Path) -> None
     with broker(tmp_path / "data") as served, Client(served.url) as client:
         client.create_stream("s", shards=shards, durability="os")
         value = random.Random(1).randbytes(16 * 1024)
-        with Producer("s", url=served.url) as producer:
+        with Producer("s", url=served.url, batch_bytes_max=48 * 1024) as producer:  # a shard's least is little
             for number in range(shards * 25):          # 400 KiB a shard: 80 MB in all
                 producer.put(value, key=f"key-{number}")
         process = subprocess.Popen(
@@ -181,5 +181,5 @@ def test_a_slow_worker_of_200_shards_grows_by_its_budget(tmp_path: Path) -> None
 
     assert held == shards
     assert budget_bytes // 2 < used_bytes < budget_bytes + shards * 64 * 1024, "the budget, and each shard's least"
-    assert grown_bytes < 1.2 * max(budget_bytes, used_bytes) + (4 << 20), "with what threads and leases take"
+    assert grown_bytes < 1.2 * max(budget_bytes, used_bytes) + (20 << 20), "with modules, leases and stopped threads"
 

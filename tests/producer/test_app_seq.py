@@ -6,11 +6,13 @@ import asyncio
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streamkit.client.client import AsyncClient
 from streamkit.errors import InvalidRequest, InvalidUse, ProducerFenced
+from streamkit.model.note import Note
 from streamkit.model.stream import StreamConfig
 from streamkit.node import Node
 from streamkit.producer.producer import AsyncProducer, Producer
@@ -77,6 +79,28 @@ async def test_a_producer_that_was_closed_goes_on_exactly_there(node: Node) -> N
             assert again.sequence_number == ""
             await second.put_and_wait(b"a10", key="k0", app_seq=1000, channel="a")
         assert sorted(await stored(client)) == sorted([*(b"a%d" % i for i in range(11)), b"b"])
+
+
+async def test_old_notes_do_not_hide_what_is_stored(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may answer with what it held a moment ago."""
+    async with AsyncClient(node.addresses.native) as client:
+        await client.create_stream("orders", StreamConfig(shards=2))
+        old: list[list[Note]] = [[]]
+        for number in range(3):
+            async with AsyncProducer("orders", client=client, name="importer", codec="bytes") as producer:
+                await producer.put_and_wait(b"%d" % number, key="k", app_seq=number)
+            old.append(await client.list_notes("app-seq/"))
+        list_notes = client.list_notes
+
+        async def lagging(prefix: str, **how: Any) -> list[Note]:
+            return old.pop(0) if old else await list_notes(prefix, **how)
+
+        monkeypatch.setattr(client, "list_notes", lagging)
+        async with AsyncProducer("orders", client=client, name="importer", codec="bytes") as last:
+            assert await last.last_app_seq() == 2
+            assert (await last.put_and_wait(b"2", key="k", app_seq=2)).duplicate
+        assert old == []
+        assert await stored(client) == [b"0", b"1", b"2"]
 
 
 async def test_what_was_stored_and_never_noted_is_found_in_the_log(node: Node) -> None:

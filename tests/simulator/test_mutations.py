@@ -154,6 +154,6 @@ def test_passing_over_a_record_that_failed_is_caught(monkeypatch):
     async def careless(self, part, error):
         self._finish(part, 1)
 
-    monkeypatch.setattr(Lane, "_alone", careless)
+    monkeypatch.setattr(Lane, "_failed", careless)
 
     assert caught("never processed")
