@@ -73,7 +73,6 @@ class Entry:
 
     number: int
     stamp: int                             # the snapshot that its record lies behind
-    before: int                            # the channel's `last` before it
     handle: Handle | None = None           # None: it is being put
     failed: Handle | None = None           # of the try before
 
@@ -81,11 +80,15 @@ class Entry:
 @dataclass(slots=True)
 class Channel:
     settled: int = NOTHING
-    last: int = NOTHING                    # the highest that was put, or settled
     entries: deque[Entry] = field(default_factory=deque)
     open: dict[int, Entry] = field(default_factory=dict)         # of `entries`, by number
     resumed: dict[int, PutResult] = field(default_factory=dict)  # stored by an earlier instance, not put again yet
     resumed_last: int = NOTHING
+
+    @property
+    def last(self) -> int:
+        """The highest that was put, or settled."""
+        return self.entries[-1].number if self.entries else self.settled
 
     def advance(self) -> None:
         while self.entries:
@@ -115,7 +118,7 @@ class Progress:
         self._duplicate = duplicate
         self.changed = True
         self._lock = Lock()
-        self._channels = {name: Channel(number, number) for name, number in settled.items()}
+        self._channels = {name: Channel(number) for name, number in settled.items()}
         self._newest = 0
         self._snapshots: dict[int, Ends] = {0: ends}
         for mark, result in stored:
@@ -126,7 +129,6 @@ class Progress:
             for number in [number for number in channel.resumed if number <= channel.settled]:
                 del channel.resumed[number]
             channel.resumed_last = max(channel.resumed, default=NOTHING)
-            channel.last = channel.settled
 
     def settled(self, name: str) -> int | None:
         """Everything that was put in the channel up to this number is stored; None: nothing is known of it."""
@@ -160,10 +162,9 @@ class Progress:
                 raise _refused(name, number, f"{channel.last} was put before it")
             found = channel.resumed.pop(number, None)
             stamp = 0 if number <= channel.resumed_last else self._newest
-            entry = Entry(number, stamp, channel.last)
+            entry = Entry(number, stamp)
             if number > channel.resumed_last:
                 channel.resumed.clear()            # whoever resumed has left them out
-            channel.last = number
             channel.entries.append(entry)
             channel.open[number] = entry
             self.changed = True
@@ -189,8 +190,6 @@ class Progress:
             channel = self._channels[name]
             del channel.open[entry.number]
             channel.entries.remove(entry)
-            if channel.last == entry.number:
-                channel.last = entry.before
 
     def snapshot(self, ends: Ends) -> tuple[dict[str, int], Ends]:
         """For the note: what is settled, and from where the rest is to be looked for.

@@ -132,6 +132,15 @@ def test_a_put_that_was_not_taken_leaves_nothing() -> None:
     assert made.settled("c") == 2
 
 
+def test_two_puts_that_were_not_taken_in_turn_leave_nothing() -> None:
+    made = progress({"c": 4})
+    numbered = [Numbered(made, "c", number) for number in (5, 6)]      # both wait for room
+    for each in numbered:
+        each.__exit__()
+    put(made, 5).outcome = "stored"
+    assert made.settled("c") == 5
+
+
 def test_a_header_of_somebody_elses_is_no_mark() -> None:
     made = progress({"c": 3})
     assert read_mark(made.header("c", 9)) == Mark("c", 9, 4)
