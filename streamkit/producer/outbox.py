@@ -138,7 +138,7 @@ class Outbox:
             description = await _asked_again(lambda: self._client.stream(stream))
             identity = await self._known_identity()
             if self._closed:                         # while the stream was looked up
-                raise Closed("the producer is closed", try_="make another one", what="producer")
+                raise closed()
             sender = Sender(self._client, description, identity, self.config, self.budget, self._owner, self.name)
             if self.name is not None:
                 try:
@@ -151,6 +151,9 @@ class Outbox:
                 except BaseException:
                     await sender.close()
                     raise
+                if self._closed:                     # while its shards were opened: nobody would close it any more
+                    await sender.close()
+                    raise closed()
             self.targets[stream] = made = Target(sender, self.codec)
             return made
 
@@ -214,7 +217,7 @@ class Outbox:
     def writer(self) -> Writer:
         """Who decides this producer's transactions. On its event loop."""
         if self._closed:
-            raise Closed("the producer is closed", try_="make another one", what="producer")
+            raise closed()
         if self._writer is None:
             self._writer = Writer(self._client, self.name, self.identity)
         return self._writer
@@ -378,6 +381,10 @@ async def _asked_again(ask: Callable[[], Awaitable[T]]) -> T:
             if not error.facts.get("sent"):
                 raise                              # nobody could be reached at all
     return await ask()
+
+
+def closed() -> Closed:
+    return Closed("the producer is closed", try_="make another one", what="producer")
 
 
 def closed_in_child(name: str | None = None) -> InvalidUse | NameInUse:

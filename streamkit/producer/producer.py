@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from streamkit._core.outcome import ColumnsHandle, PutHandle
 from streamkit.client.client import AsyncClient
 from streamkit.client.pool import Connector
-from streamkit.errors import Closed, InvalidRequest, InvalidUse, StreamkitError
+from streamkit.errors import InvalidRequest, InvalidUse, StreamkitError
 from streamkit.model.codec import Codec
 from streamkit.model.entry import Headers
 from streamkit.model.fate import Fate
@@ -31,7 +31,7 @@ from streamkit.producer import stats
 from streamkit.producer.bulk import BulkPut
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.entry import PutEntry, PutResult
-from streamkit.producer.outbox import Outbox, Target, closed_in_child
+from streamkit.producer.outbox import Outbox, Target, closed, closed_in_child
 from streamkit.producer.progress import Numbered, check_number
 from streamkit.producer.transaction import TIMEOUT_S, AsyncTransactionBlock, TransactionBlock
 from streamkit.runtime import fork
@@ -132,7 +132,7 @@ class _Base:
         if self._state == "inherited":
             raise closed_in_child(self.name)
         if self._state == "closed":
-            raise Closed("the producer is closed", try_="make another one", what="producer")
+            raise closed()
 
     def _name(self, stream: str | None) -> str:
         self._check_open()

@@ -607,3 +607,24 @@ def test_failures_that_nobody_collects_are_bounded(monkeypatch: pytest.MonkeyPat
             assert len(caught.value.failures) <= 3
 
     asyncio.run(run())
+
+
+async def test_a_stream_whose_shards_are_being_opened_when_the_producer_is_closed_is_not_left_open() -> None:
+    broker = FakeBroker(shards=1)
+    asked, answer, open_producer = asyncio.Event(), asyncio.Event(), broker.open_producer
+
+    async def slowly(*arguments: Any, **options: Any) -> Any:
+        asked.set()
+        await answer.wait()
+        return await open_producer(*arguments, **options)
+
+    broker.open_producer = slowly  # type: ignore[method-assign]
+    made = producer(broker, name="importer")
+    putting = asyncio.ensure_future(made.put(b"1", key="k"))
+    await asked.wait()
+    await made.close()
+    answer.set()
+    with pytest.raises(Closed):
+        await putting
+    assert not made._outbox.targets
+    assert not broker.stored()
