@@ -23,7 +23,9 @@ from typing import Any, Protocol
 
 from streamkit.client.client import AsyncClient
 from streamkit.errors import (
+    InvalidRequest,
     InvalidUse,
+    LimitReached,
     OutcomeUnknown,
     ProducerFenced,
     StreamkitError,
@@ -85,7 +87,14 @@ class Writer:
             await self._take_up()
             self._open = True
         if self._doubt is not None:
-            await self._settle_doubt(self._doubt)
+            try:
+                await self._settle_doubt(self._doubt)
+            except TransactionAborted:
+                return                     # that one is void: nothing is in this one's way
+            except OutcomeUnknown:
+                if self._shut_out is not None:
+                    raise self._shut_out from None
+                raise
 
     async def _take_up(self) -> None:
         if self._name is None:
@@ -133,16 +142,17 @@ class Writer:
     async def _settle_doubt(self, outputs: Outputs) -> None:
         # Without outputs the number is used up: whatever comes late decides nothing.
         deadline_s = asyncio.get_running_loop().time() + _SETTLE_S
-        result = await self._asked_until(deadline_s, self._number, b"")
+        result = await self._asked_until(deadline_s, self._number, b"", in_doubt=True)
         if result is None:
             raise self._unknown()
         self._conclude(outputs, result[0], in_doubt=True)
 
-    async def _asked_until(self, deadline_s: float, number: int, data: bytes) -> tuple[str, bool] | None:
-        """(the result, whether an earlier try may have been decided); None: nobody answered."""
+    async def _asked_until(
+        self, deadline_s: float, number: int, data: bytes, *, in_doubt: bool = False
+    ) -> tuple[str, bool] | None:
+        """(the result, whether an earlier try may have been decided); None: nobody said what became of it."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(self._client.runtime.random, 20, 1_000)
-        in_doubt = False
         while loop.time() < deadline_s:
             try:
                 return (await self._ask(number, data)).result, in_doubt
@@ -150,9 +160,13 @@ class Writer:
                 in_doubt = in_doubt or bool(error.facts.get("sent", True))
                 _log.info("transaction.retrying error=%s", error)
                 await asyncio.sleep(backoff.next_ms() / 1000)
-            except StreamkitError:
-                self._doubt = None if not in_doubt else self._doubt
+            except (LimitReached, InvalidRequest):
+                if in_doubt:
+                    return None            # this try was refused, an earlier one may have been decided
+                self._doubt = None         # refused before anything was written down
                 raise
+            except StreamkitError:
+                return None                # perhaps after it was written down: to be settled
         return None
 
     def _conclude(self, outputs: Outputs, result: str, in_doubt: bool) -> None:
