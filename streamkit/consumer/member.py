@@ -72,7 +72,7 @@ class Member:
         self._decoding = decoding or Decoding("bytes")
         self._held: dict[bytes, _Held] = {}
         self._stop = asyncio.Event()
-        self._ending = False                           # the process will be gone soon: nothing new is begun
+        self._hung: HeldLease | None = None            # the process will be gone soon for it: nothing new is begun
         self._failed: BaseException | None = None
         self._tasks = Tasks("consumer", self._fail)
         random = client.runtime.random
@@ -145,12 +145,13 @@ class Member:
             "but the end of its process, which follows\n%s", self._config.application, self._config.worker,
             lease.stream, lease.shard.id, sequence, self._config.handler_timeout_seconds, _stack(held) if held else "",
         )
-        if not self._ending:
-            self._ending = True
+        if self._hung is None:
+            self._hung = lease
             self._tasks.start(self._end_process(lease), "end")
 
     async def _end_process(self, lease: HeldLease) -> None:
-        await self._writer.flush(lease)
+        with contextlib.suppress(StreamkitError):      # it ends all the same; the next owner finds an attempt less
+            await self._writer.flush(lease)
         await self._drained([held for held in self._held.values() if held.lease is not lease])
         end_process()
 
@@ -165,7 +166,7 @@ class Member:
         self.statistics.filtered += records
 
     def _on_granted(self, grant: LeaseGrant) -> None:
-        if self._stop.is_set() or self._ending:
+        if self._stop.is_set() or self._hung is not None:
             self._tasks.start(self._keeper.release(grant.shard.uuid, grant.lease_epoch), "refusal")
             return
         config = self._config
@@ -204,12 +205,16 @@ class Member:
 
     def _on_lost(self, shard: bytes) -> None:
         held = self._held.get(shard)
+        if held is not None and held.lease is self._hung:
+            end_process()                  # the next owner may begin: the others' drain is not waited for
         if held is not None and not held.lease.lost:
             held.lease.lose()
         if held is not None and held.running is not None:
             held.running.cancel()
 
     def _on_fenced(self, lease: HeldLease) -> None:
+        if lease is self._hung:
+            end_process()
         self._tasks.start(self._keeper.release(lease.shard.uuid, lease.lease_epoch), "release")
         if (held := self._held.get(lease.shard.uuid)) is not None and held.lease is lease and held.running is not None:
             held.running.cancel()

@@ -81,6 +81,8 @@ class ThreadStage:
             return work(*args)
         except _ENDINGS as cause:          # these would end the worker's loop, and be seen by nobody
             raise _aborted(cause) from cause
+        except StopIteration as cause:     # asyncio takes it from no thread, and whoever waits would wait for ever
+            raise RuntimeError("a function raised StopIteration") from cause
         finally:
             self._thread = 0
 

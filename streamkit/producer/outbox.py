@@ -183,7 +183,7 @@ class Outbox:
     async def flush(self, timeout_s: float | None = None) -> None:
         """As Producer.flush."""
         await self._drain(timeout_s)
-        for target in self.targets.values():
+        for target in list(self.targets.values()):   # streams may be opened meanwhile
             if target.resumption is not None and target.resumption.progress.changed:
                 await target.resumption.write()
         self.raise_failures()
@@ -204,7 +204,7 @@ class Outbox:
             await asyncio.gather(*[
                 target.sender.give_up("the producer was closed", settle_s) for target in self.targets.values()
             ])
-        for target in self.targets.values():
+        for target in list(self.targets.values()):
             if target.resumption is not None:
                 await target.resumption.close()
             await target.sender.close()

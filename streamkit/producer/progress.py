@@ -163,8 +163,6 @@ class Progress:
             found = channel.resumed.pop(number, None)
             stamp = 0 if number <= channel.resumed_last else self._newest
             entry = Entry(number, stamp)
-            if number > channel.resumed_last:
-                channel.resumed.clear()            # whoever resumed has left them out
             channel.entries.append(entry)
             channel.open[number] = entry
             self.changed = True
@@ -177,9 +175,13 @@ class Progress:
         """The value of HEADER."""
         return _encode(Mark(name, number, self._channels[name].settled + 1))
 
-    def accepted(self, entry: Entry, handle: Handle) -> None:
-        self.changed = True
-        entry.handle = handle
+    def accepted(self, name: str, entry: Entry, handle: Handle) -> None:
+        with self._lock:
+            self.changed = True
+            entry.handle = handle
+            channel = self._channels[name]
+            if entry.number > channel.resumed_last:
+                channel.resumed.clear()            # whoever resumed has left them out
 
     def withdrawn(self, name: str, entry: Entry) -> None:
         """It was not taken: as if it had not been put."""
@@ -234,7 +236,7 @@ class Numbered:
         if self.handle is None:
             self._progress.withdrawn(self._channel, self._entry)
         else:
-            self._progress.accepted(self._entry, self.handle)
+            self._progress.accepted(self._channel, self._entry, self.handle)
 
 
 def _refused(name: str, number: int, why: str) -> InvalidRequest:

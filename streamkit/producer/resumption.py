@@ -27,7 +27,7 @@ from streamkit.model.note import Note
 from streamkit.model.position import LATEST
 from streamkit.model.shard import Shard
 from streamkit.producer.entry import PutResult
-from streamkit.producer.progress import HEADER, Mark, Progress, read_mark
+from streamkit.producer.progress import HEADER, NOTHING, Mark, Progress, read_mark
 from streamkit.producer.sender import Sender
 from streamkit.runtime.tasks import Tasks
 
@@ -74,11 +74,12 @@ class Resumption:
         # Of this stream: one that is made again under the same name begins anew.
         self._prefix = f"app-seq/{stream.name}/{stream.created_ms}/{blake2b(name.encode(), digest_size=16).hexdigest()}"
         self._revisions: dict[str, int] = {}
-        self._written: dict[str, int] = {}           # settled, as the notes say
+        self._written: dict[str, int] = {}           # settled, as the notes say, also of what others noted
         self._where: _Where | None = None            # as written
         self._ends: dict[bytes, int] = {}            # of each shard, one past what is known to be stored
         self._turn = 0                               # whose end was asked for last
         self._timer: asyncio.TimerHandle | None = None
+        self._again = False                          # something was settled while a note was being written
         self._writing = asyncio.Lock()
         self._tasks = Tasks("producer.resumption")
 
@@ -143,7 +144,9 @@ class Resumption:
 
     def soon(self) -> None:
         """Something was settled."""
-        if self._timer is None and self.progress.changed:
+        if len(self._tasks):
+            self._again = True             # a write that takes long is waited for, instead of one more each second
+        elif self._timer is None and self.progress.changed:
             self._timer = asyncio.get_running_loop().call_later(_WRITE_S, self._write_now)
 
     def _write_now(self) -> None:
@@ -158,6 +161,9 @@ class Resumption:
         with suppress(StreamkitError):     # it has no leader at the moment
             self._saw(shard.uuid, int((await self._client.resolve_position(shard, LATEST)).high_watermark))
         await self.write()
+        if self._again:
+            self._again = False
+            self._timer = asyncio.get_running_loop().call_later(_WRITE_S, self._write_now)
 
     def _saw(self, shard: bytes, end: int) -> None:
         self._ends[shard] = max(end, self._ends.get(shard, 0))
@@ -174,7 +180,8 @@ class Resumption:
         async with self._writing:
             settled, where = self._snapshot()
             # The channels first: a place to look from leaves out what their numbers tell.
-            for number in sorted({_note_of(name) for name in settled if self._written.get(name) != settled[name]}):
+            newer = [name for name in settled if settled[name] > self._written.get(name, NOTHING)]
+            for number in sorted({_note_of(name) for name in newer}):
                 await self._swap_channels(number, settled)
             if where != self._where:
                 await self._swap_where(where)
@@ -191,9 +198,12 @@ class Resumption:
 
     async def _swap_channels(self, number: int, settled: dict[str, int]) -> None:
         key = f"{self._prefix}/{number:02}"
-        channels = {name: settled[name] for name in settled if _note_of(name) == number}
+        channels = {
+            name: max(settled.get(name, NOTHING), self._written.get(name, NOTHING))
+            for name in settled | self._written if _note_of(name) == number
+        }  # fmt: skip
         while not await self._swap(key, _encode(channels)):
-            others, _ = await self._read_notes()
+            others, _ = await self._read_notes(key)
             for name in others:
                 if _note_of(name) == number:
                     channels[name] = max(others[name], channels.get(name, 0))
@@ -201,8 +211,12 @@ class Resumption:
 
     async def _swap_where(self, where: _Where) -> None:
         while not await self._swap(self._prefix, _encode(where)):
-            _, other = await self._read_notes()
-            self._check_newest(other, where)
+            _, other = await self._read_notes(self._prefix)
+            try:
+                self._check_newest(other, where)
+            except ProducerFenced:
+                del self._revisions[self._prefix]      # so that the next try is refused, too
+                raise
         self._where = where
 
     def _check_newest(self, found: _Where | None, ours: _Where) -> None:
@@ -219,9 +233,11 @@ class Resumption:
         self._revisions[key] = revision
         return True
 
-    async def _read_notes(self) -> tuple[dict[str, int], _Where | None]:
+    async def _read_notes(self, only: str | None = None) -> tuple[dict[str, int], _Where | None]:
+        # only: the note that was refused. The others keep their revisions: what they say must not be written over.
         found = await self._client.list_notes(self._prefix)
-        self._revisions = {note.key: note.revision for note in found}
+        revisions = {note.key: note.revision for note in found}
+        self._revisions = revisions if only is None else self._revisions | {only: revisions.get(only, 0)}
         settled: dict[str, int] = {}
         where = None
         for note in found:
@@ -233,12 +249,16 @@ class Resumption:
 
     async def close(self) -> None:
         """The last note, unless there is nothing to tell."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         if self.progress.changed:
             await self.write()
         await self._tasks.close()
+        self._stop_timer()                 # of a write that ended meanwhile
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _note_of(channel: str) -> int:

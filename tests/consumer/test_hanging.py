@@ -6,12 +6,15 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from streamkit._core.batch import Batch
 from streamkit.client.sync import Client
+from streamkit.consumer import member
 from streamkit.consumer.failure import RetryPolicy
 from streamkit.consumer.handler import Context
 from streamkit.consumer.ordering import Ordering
@@ -200,6 +203,26 @@ def test_a_function_that_hangs_takes_its_process_with_it_and_ends_in_the_dead_le
     dead = list(Reader("dead", start="trim_horizon", until="latest", url=address))
     assert [record.value for record in dead] == [3]
     assert dead[0].headers["dead-letter-attempts"] == b"2"
+
+
+@pytest.mark.parametrize("how", ["lost", "fenced"])
+def test_the_process_ends_at_once_when_the_lease_of_a_hanging_function_is_lost(how, monkeypatch):
+    """Whoever has it next must not begin beside the function: nobody waits for the other shards then."""
+    ended: list[str] = []
+    monkeypatch.setattr(member, "end_process", lambda: ended.append("process"))
+    made = object.__new__(member.Member)
+    made._tasks = made._keeper = MagicMock()
+    leases = {
+        shard: SimpleNamespace(lost=True, shard=SimpleNamespace(uuid=shard), lease_epoch=1) for shard in (b"a", b"b")
+    }  # fmt: skip
+    made._held = {shard: SimpleNamespace(lease=lease, running=None) for shard, lease in leases.items()}
+    made._hung = leases[b"a"]
+
+    for shard in (b"b", b"a"):
+        assert ended == []
+        made._on_lost(shard) if how == "lost" else made._on_fenced(leases[shard])
+
+    assert ended == ["process"]
 
 
 def test_a_function_that_looks_at_stopping_ends_by_itself_and_may_try_again(tmp_path: Path):

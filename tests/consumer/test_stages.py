@@ -35,6 +35,15 @@ async def test_the_stack_of_a_function_that_hangs_in_its_thread_can_be_shown():
     executor.close()
 
 
+async def test_a_function_that_raises_stop_iteration_has_failed():
+    executor = RealExecutor(threads=1)
+    try:
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(Stages(executor, asyncio.get_running_loop()).threads.call(next, iter(())), 5)
+    finally:
+        executor.close()
+
+
 async def test_a_coroutine_on_another_loop_that_is_cancelled_before_it_began_is_not_waited_for():
     thread = LoopThread("streamkit-handlers")
     blocked = threading.Event()

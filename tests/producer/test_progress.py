@@ -132,6 +132,14 @@ def test_a_put_that_was_not_taken_leaves_nothing() -> None:
     assert made.settled("c") == 2
 
 
+def test_a_put_that_was_not_taken_leaves_what_was_found_behind_it() -> None:
+    made = progress({}, (found(5), found(7)), end=40)
+    with pytest.raises(RuntimeError), Numbered(made, "c", 8):
+        raise RuntimeError("no room")
+    with Numbered(made, "c", 5) as numbered:
+        assert numbered.handle is not None and numbered.handle.result().duplicate
+
+
 def test_two_puts_that_were_not_taken_in_turn_leave_nothing() -> None:
     made = progress({"c": 4})
     numbered = [Numbered(made, "c", number) for number in (5, 6)]      # both wait for room
