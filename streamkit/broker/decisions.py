@@ -7,6 +7,7 @@ batch has its producer's numbers.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ log = logging.getLogger("streamkit.broker")
 CARRY_AFTER_MS = 5_000
 _LEFT_BYTES_MAX = 256 << 20
 _CARRIED_AT_ONCE = 16
+_CARRY_S = 30.0                            # then its turn is over: others are not held up by a stream nobody can write
 _REST_FIRST_MS = 1_000                     # after a failure, then twice as long each time …
 _REST_MOST_MS = 60_000                     # … up to that
 
@@ -48,6 +50,8 @@ class Decisions:
         self._counts = counts
         self._beyond = beyond
         self._carrying: set[tuple[str, bytes]] = set()
+        # What is left, by key: its number, and since when it is seen here; other nodes' clocks are not believed.
+        self._seen: dict[tuple[str, bytes], tuple[tuple[int, int], int]] = {}
         self._resting: dict[tuple[str, bytes], tuple[int, int]] = {}   # until when after a failure, and how long
         self._tasks = Tasks("decisions")
         self.handlers: dict[type, Callable[[Any, int], Awaitable[messages.Message]]] = {
@@ -104,13 +108,17 @@ class Decisions:
         """Carry out what was left, the oldest first. Owed every second or so."""
         if self.carry_out is None:
             return
-        now_ms = self._clock.now_ms()
+        now_ms = self._clock.monotonic_ms()
         self._resting = {key: rest for key, rest in self._resting.items() if key in self._table.left}
+        before, self._seen = self._seen, {}
         for key, left in self._table.left.items():
-            if len(self._carrying) >= _CARRIED_AT_ONCE:
-                return
+            which = left.epoch, left.number
+            seen = before.get(key)
+            since_ms = seen[1] if seen is not None and seen[0] == which else now_ms
+            self._seen[key] = which, since_ms
             rests = key in self._resting and self._resting[key][0] > now_ms
-            if left.wall_ms + self.carry_after_ms <= now_ms and key not in self._carrying and not rests:
+            is_due = since_ms + self.carry_after_ms <= now_ms and not rests
+            if is_due and key not in self._carrying and len(self._carrying) < _CARRIED_AT_ONCE:
                 self._carrying.add(key)
                 self._tasks.start(self._carry(self.carry_out, key, left), "carry")
 
@@ -118,15 +126,16 @@ class Decisions:
         application, name = key
         try:
             await self._settled()          # what a crash might still undo must not be seen in any shard
-            await carry_out(left.outputs)
+            async with asyncio.timeout(_CARRY_S):
+                await carry_out(left.outputs)
             self._step(events.CarriedOut(application, ((name, left.epoch, left.number),)))
             log.info("transaction.carried_out application=%s key=%s bytes=%d", application, name.hex(),
                      len(left.outputs))
-        except StreamkitError as error:
+        except (StreamkitError, TimeoutError) as error:
             rest_ms = min(2 * self._resting.get(key, (0, _REST_FIRST_MS // 2))[1], _REST_MOST_MS)
-            self._resting[key] = self._clock.now_ms() + rest_ms, rest_ms
-            log.warning("transaction.left application=%s key=%s error=%s next_ms=%d", application, name.hex(), error,
-                        rest_ms)
+            self._resting[key] = self._clock.monotonic_ms() + rest_ms, rest_ms
+            log.warning("transaction.left application=%s key=%s error=%s next_ms=%d", application, name.hex(),
+                        str(error) or "not in time", rest_ms)
         finally:
             self._carrying.discard(key)
 

@@ -120,9 +120,13 @@ class Writer:
 
         Raises TransactionAborted, TransactionTooLarge, ProducerFenced, OutcomeUnknown, and whatever sealing raises.
         """
-        await self._carried()
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + left_s
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                await self._carried()
+        except TimeoutError:
+            raise timed_out() from None
         outputs = await self._lineage.seal(gathered)
         data = packed(outputs)
         if loop.time() >= deadline_s:
@@ -297,8 +301,12 @@ class AsyncTransactionBlock:
             positions, at = transaction.positions
             await positions.decide(transaction.gathered, at)
         elif transaction.gathered:
-            await self._writer.begin()
-            await self._writer.commit(transaction.gathered, left_s, self._stored_s)
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._writer.begin()
+            except TimeoutError:
+                raise timed_out() from None
+            await self._writer.commit(transaction.gathered, transaction.left_s(), self._stored_s)
 
 
 class TransactionBlock:

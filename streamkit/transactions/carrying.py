@@ -34,7 +34,7 @@ from streamkit.transactions.sealing import Sealable, batches_of, sealable
 log = logging.getLogger("streamkit.transactions")
 
 _GONE_TRIES = 600                          # descriptions without a shard: it is gone, and no news
-_GAP_TRIES = 5                             # a shard says that often that numbers are missing, before it is believed
+_GAP_TRIES = 5                             # more gaps in a row than that, and the shard is believed
 _PASSING = (Unavailable, TimedOut, Throttled, ShardNotFound, SequenceGap, UnknownProducer)
 _AT_ONCE = 4                               # batches of one shard; fewer than it remembers of a producer
 
@@ -96,7 +96,7 @@ class _Stream:
     async def _put_all(self, uuid: bytes, batches: Sequence[bytes]) -> Sequence[bytes]:
         """Those that the shard does not have and, being closed, never will; none as a rule."""
         backoff = Backoff(self._client.runtime.random, 20, 2_000)
-        at = 0
+        at = gaps = 0
         if (shard := await self._find(uuid)) is None:
             return ()
         while at < len(batches):
@@ -107,16 +107,18 @@ class _Stream:
             refusal = next((answer for answer in answers if isinstance(answer, BaseException)), None)
             if refusal is None:
                 at += len(tries)
+                gaps = 0
                 backoff.reset()
                 continue
             at += next(i for i, answer in enumerate(answers) if answer is refusal)
             if isinstance(refusal, ShardClosed):
                 return batches[at:]
-            if isinstance(refusal, SequenceGap | UnknownProducer) and backoff.tries >= _GAP_TRIES:
+            gaps = gaps + 1 if isinstance(refusal, SequenceGap | UnknownProducer) else 0
+            if gaps > _GAP_TRIES:
                 # It lost what it had acknowledged, as a weaker durability allows, or knows the producer no more.
                 log.error("transaction.numbers_lost stream=%s shard=%s error=%s", self._outputs.stream, uuid.hex(),
                           refusal)
-                batches, at = await self._renamed(batches[at:]), 0
+                batches, at, gaps = await self._renamed(batches[at:]), 0, 0
                 continue
             if not isinstance(refusal, _PASSING):
                 raise refusal

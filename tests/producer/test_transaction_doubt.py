@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from streamkit.errors import LimitReached, OutcomeUnknown, ProducerFenced, StreamkitError, Throttled, TimedOut
+from streamkit.errors import (
+    LimitReached,
+    OutcomeUnknown,
+    ProducerFenced,
+    StreamkitError,
+    Throttled,
+    TimedOut,
+    TransactionAborted,
+)
 from streamkit.producer.transaction import Writer
 from streamkit.protocol.messages import OutputsCommitted
 
@@ -64,6 +72,16 @@ async def test_a_transaction_that_turns_out_void_is_not_in_the_next_ones_way() -
     asking = writer(OutputsCommitted("void", None))
     await asking.begin()
     assert asking._doubt is None
+
+
+async def test_the_time_of_a_transaction_counts_what_it_waits_for() -> None:
+    """The one before is not in its shards yet, and nothing may overtake it."""
+    asking = writer()
+    asking._doubt, asking._carrying = None, asyncio.create_task(asyncio.Event().wait())  # type: ignore[assignment]
+    with pytest.raises(TransactionAborted):
+        await asyncio.wait_for(asking.commit(None, 0.01, 1.0), 5)  # type: ignore[arg-type]
+    assert asking._carrying is not None and not asking._carrying.done()
+    asking._carrying.cancel()
 
 
 async def test_the_next_transaction_of_a_producer_that_was_shut_out_is_told_so() -> None:
