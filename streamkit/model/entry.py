@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from streamkit.errors import InvalidRequest, InvalidUse
 from streamkit.model import limits
 from streamkit.model.codec import AUTO, CONTENT_TYPE, JSON, Codec
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)      # noqa: UP017
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode_headers = msgspec.msgpack.Encoder().encode
 Headers = Mapping[str, str | bytes]
 
@@ -72,7 +72,7 @@ def time_to_ms(time: datetime) -> int:
     if time.tzinfo is None:
         raise InvalidRequest(f"{time.isoformat()} has no time zone", try_="use datetime.now(UTC) or add tzinfo",
                              field="time")  # fmt: skip
-    return (time - _EPOCH) // timedelta(milliseconds=1)
+    return (time - EPOCH) // timedelta(milliseconds=1)
 
 
 def hash_key_bytes(number: int) -> bytes:

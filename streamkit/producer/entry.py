@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from streamkit._core.framing import PutReceipt
-from streamkit.model.entry import Headers
+from streamkit.model.entry import EPOCH, Headers
 from streamkit.model.sequence import sequence_number
 from streamkit.model.shard import Shard
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)      # noqa: UP017
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def result_maker(stream: str, shard: Shard) -> Callable[[PutReceipt, int], PutRe
             receipt.base_sequence + index, ordinal=shard.ordinal, created_ms=shard.created_ms,
             arrived_ms=append_time_ms,
         )
-        arrived = _EPOCH + timedelta(milliseconds=append_time_ms)
+        arrived = EPOCH + timedelta(milliseconds=append_time_ms)
         return PutResult(
             stream, shard.id, number, arrived, bool(receipt.duplicate), receipt.epoch, receipt.replicas, receipt.synced
         )

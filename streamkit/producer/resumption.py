@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from datetime import datetime, timezone
 from hashlib import blake2b
 from typing import Annotated, Any, NamedTuple, Protocol
 from zlib import crc32
@@ -23,6 +22,7 @@ import msgspec
 
 from streamkit._core.batch import Batch, RecordContext
 from streamkit.errors import ProducerFenced, SequenceTrimmed, StreamkitError
+from streamkit.model.entry import EPOCH
 from streamkit.model.note import Note
 from streamkit.model.position import LATEST
 from streamkit.model.shard import Shard
@@ -104,7 +104,7 @@ class Resumption:
             ids = {where.producer_id, identity.producer_id}
             for shard in stream.shards:
                 stored += await self._find(shard, where.ends.get(shard.uuid, 0), ids)
-        duplicate = PutResult(stream.name, "", "", datetime.fromtimestamp(0, timezone.utc), True)  # noqa: UP017
+        duplicate = PutResult(stream.name, "", "", EPOCH, True)
         self.progress = Progress(settled, stored, dict(self._ends), duplicate)
         _, first = self._snapshot()
         self._check_newest(where, first)

@@ -28,4 +28,4 @@ def turn_to_log(connection: sqlite3.Connection, seconds: float) -> None:
     while lacks_log(connection):
         if time.monotonic() > deadline_s:
             raise sqlite3.OperationalError("database is locked")
-        time.sleep(LOOK_S)
+        time.sleep(LOOK_S)                     # in a thread of its own; SQLite waits for no lock here

@@ -52,7 +52,7 @@ class Held:
 
         async def waiting(served: object) -> int:
             await self.go.wait()
-            return await closed(served)  # type: ignore[arg-type]
+            return await closed(served)  # type: ignore[arg-type]  # handed through as it came
 
         monkeypatch.setattr(node.reshards, "_closed", waiting)
 
@@ -131,7 +131,7 @@ async def test_what_is_refused_is_raised_where_it_is_waited_for(client: AsyncCli
     with pytest.raises(InvalidRequest):
         await client.split_shard("orders", 0, at=2**128)
     with pytest.raises(InvalidUse, match="'trafic'"):
-        await client.split_shard("orders", 0, at="trafic")  # type: ignore[arg-type]
+        await client.split_shard("orders", 0, at="trafic")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(InvalidUse, match="'one' is not a shard"):
         client.merge_shards("orders", "one", 1)
     await client.split_shard("orders", 0)

@@ -30,7 +30,7 @@ class BadWires:
 
     def wired(self) -> Runtime:
         """For a client."""
-        return replace(self.runtime, network=self)  # type: ignore[arg-type]
+        return replace(self.runtime, network=self)  # type: ignore[arg-type]  # as much of a network as clients use
 
     async def connect(self, address: str, factory: Any) -> asyncio.BaseProtocol:
         if address not in self._ports:

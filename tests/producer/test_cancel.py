@@ -172,7 +172,7 @@ async def test_who_asks_for_the_numbers_of_a_batch_given_up_and_is_told_of_a_new
         assert [type(await outcome(handle)) for handle in handles] == [OutcomeUnknown] * 2
         broker.faults = lambda number: ProducerFenced("newer")
         async with asyncio.timeout(5):
-            while (halted := p._outbox.targets["orders"].sender.halted) is None:  # noqa: ASYNC110
+            while (halted := p._outbox.targets["orders"].sender.halted) is None:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.001)
         assert isinstance(halted, ProducerFenced)
         assert isinstance(await outcome(await p.put(b"2", key="k")), ProducerFenced)

@@ -106,7 +106,7 @@ async def test_a_halted_batch_does_not_give_its_number_to_one_in_doubt_behind_it
     async with producer(broker, "halt_key", batch_bytes_max=1) as p:
         handles = [await p.put(value, key=key) for value, key in ((b"0", "a"), (b"1", "a"), (b"2", "b"))]
         sender = p._outbox.targets["orders"].sender
-        while len(sent) < 3:  # noqa: ASYNC110
+        while len(sent) < 3:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
         sender.lanes()[0].window[0].deadline_ms = 0            # it is cancelled; then its key is halted
         found = await outcomes(handles)

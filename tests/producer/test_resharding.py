@@ -273,11 +273,11 @@ async def test_a_closed_shard_that_moves_before_its_children_are_known_is_waited
         broker.faults = lambda number: ShardClosed("closed", shard="s", map_version=2)
         handle = await p.put(b"1", key="k")
         sender = p._outbox.targets["orders"].sender
-        while not sender.lanes()[0].told_closed:                   # noqa: ASYNC110
+        while not sender.lanes()[0].told_closed:                   # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
         broker.move(shard, "b")
         looked = broker.refreshes
-        while sender._looking and broker.refreshes < looked + 2:   # noqa: ASYNC110
+        while sender._looking and broker.refreshes < looked + 2:   # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
         broker.faults = lambda number: None
         broker.split(shard)
