@@ -12,6 +12,7 @@ import pytest
 
 import streamkit.session
 from streamkit._core.batch import Record
+from streamkit.consumer.consumer import Consumer
 from streamkit.consumer.handler import Context
 from streamkit.errors import LeaseLost
 from streamkit.producer.producer import AsyncProducer
@@ -41,7 +42,7 @@ class Store:
     def by(self, worker: str) -> int:
         return sum(entry[0] == worker for entry in self.records)
 
-    def start(self, bottle: Bottle, name: str, seconds: float = 0.05) -> Any:
+    def start(self, bottle: Bottle, name: str, seconds: float = 0.05) -> Consumer:
         made = consumer(name)
 
         @made.handler
@@ -61,17 +62,27 @@ async def _refused_everywhere(bottle: Bottle, session: int, lease_epoch: int) ->
         await bottle.client.fetch(shard, 0, wait_ms=0, application="app", session=session, lease_epoch=lease_epoch)
 
 
+async def _at_work(bottle: Bottle) -> tuple[Store, Consumer, list[str]]:
+    """A store, a worker in the midst of a batch for it, and a list that tells of the loss of its lease."""
+    await bottle.client.create_stream("s")
+    await bottle.put_together("s", list(range(1_000)))
+    store = Store()
+    first = store.start(bottle, "w1")
+    await bottle.until(lambda: store.by("w1") > 5)
+    lost: list[str] = []
+
+    async def lease_lost() -> None:
+        lost.append("lost")
+
+    next(iter(first._member._held.values())).consumer._driver.lease_lost = lease_lost
+    return store, first, lost
+
+
 def test_a_zombie_delivers_no_further_record_and_is_fenced_everywhere():
     """Acceptance: consumer 1: stopped for three time-outs, in the middle of a batch."""
     async def story(bottle: Bottle) -> None:
-        await bottle.client.create_stream("s")
-        await bottle.put_together("s", list(range(1_000)))
-        store = Store()
-        first = store.start(bottle, "w1")
-        await bottle.until(lambda: store.by("w1") > 5)
-        lost: list[Any] = []
+        store, first, lost = await _at_work(bottle)
         held = next(iter(first._member._held.values()))
-        held.consumer._driver.lease_lost = _noting(lost)
         session, lease_epoch = first._member._keeper.session, held.lease.lease_epoch
 
         bottle.world.stop(bottle.processes["w1"])
@@ -90,24 +101,11 @@ def test_a_zombie_delivers_no_further_record_and_is_fenced_everywhere():
     Bottle.play(story)
 
 
-def _noting(lost: list[Any]) -> Any:
-    async def lease_lost() -> None:
-        lost.append("lost")
-
-    return lease_lost
-
-
 def test_a_worker_whose_machine_slept_delivers_no_further_record_though_no_timer_fired():
     """Acceptance: consumer 2: the clock that counts time asleep jumps; everything else lived on."""
     async def story(bottle: Bottle) -> None:
-        await bottle.client.create_stream("s")
-        await bottle.put_together("s", list(range(1_000)))
-        store = Store()
-        first = store.start(bottle, "w1")
-        await bottle.until(lambda: store.by("w1") > 5)
-        lost: list[Any] = []
+        store, first, lost = await _at_work(bottle)
         held = next(iter(first._member._held.values()))
-        held.consumer._driver.lease_lost = _noting(lost)
         session, lease_epoch = first._member._keeper.session, held.lease.lease_epoch
 
         for clock in bottle.world.clocks.values():
