@@ -11,6 +11,7 @@ PROCESSES ?= 2
 FUZZ_EXAMPLES ?= 20000
 TORTURE_SECONDS ?= 3600
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 KERNELS := $(wildcard streamkit/_core/*.pyx streamkit/_core/*.pxd streamkit/_core/*.h)
@@ -33,7 +34,7 @@ test: build
 	@sh .ci/etcd $(VENV) || true
 	@sh .ci/http-tools $(VENV) || true
 	@sh .ci/clients python javascript || true
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 # Clients of Kinesis that need Java: the KCL, the KPL, amazon_kclpy and Flink, from a Maven repository. Ten minutes.
 test-jvm: build
