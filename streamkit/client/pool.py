@@ -149,6 +149,12 @@ class Link:
             error = _explained(cause, self.address)
         except StreamkitError as cause:
             error = cause
+        except Exception as cause:         # a defect, but whoever waits here learns of it, and the next may try
+            _log.exception("connection.defect address=%s", self.address)
+            error = ConnectionFailed(
+                f"no connection to {self.address} came about: {cause!r}", address=self.address, sent=False
+            )
+            connection.abort(error)
         else:
             self._connecting = self._failed = None
             self._backoff.reset()

@@ -91,17 +91,17 @@ class RealNetwork:
                 _, protocol = await loop.create_unix_connection(factory, address.removeprefix("unix:"))
                 return protocol
             host, port = split_address(address)
-            transport, protocol = await loop.create_connection(factory, host, port)
-        except OSError as cause:
+            # Never held back for company: asyncio and uvloop switch Nagle's algorithm off themselves.
+            _, protocol = await loop.create_connection(factory, host, port)
+            return protocol
+        except (OSError, UnicodeError) as cause:       # names of hosts that cannot be written in IDNA are the latter
             raise ConnectionFailed(
                 f"nothing answers at {address}: {_reason(cause)}",
                 try_="streamkit serve --dev",
                 address=address,
                 sent=False,
-                errno=cause.errno,
+                errno=getattr(cause, "errno", None),
             ) from cause
-        _without_delay(transport)
-        return protocol
 
     async def connect_socket(self, end: socket.socket, factory: ProtocolFactory) -> asyncio.BaseProtocol:
         """A protocol on a connected stream socket, which the transport owns from now on: one end of `socket_pair`."""
@@ -143,15 +143,10 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair()
 
 
-def _reason(cause: OSError) -> str:
+def _reason(cause: OSError | UnicodeError) -> str:
     # asyncio's text repeats the address; the system's own words do not.
-    return (os.strerror(cause.errno) if cause.errno and cause.errno > 0 else str(cause)).lower()
-
-
-def _without_delay(transport: asyncio.BaseTransport) -> None:
-    end = transport.get_extra_info("socket")
-    if end is not None and end.family in (socket.AF_INET, socket.AF_INET6):
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    errno = cause.errno if isinstance(cause, OSError) else None
+    return (os.strerror(errno) if errno and errno > 0 else str(cause)).lower()
 
 
 def _remove_stale(path: str) -> None:

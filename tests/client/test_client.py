@@ -30,7 +30,7 @@ from streamkit.model.position import AtSequence
 from streamkit.model.shard import Shard
 from streamkit.protocol import messages as m
 from streamkit.protocol.frames import PutReceipt
-from streamkit.runtime.interfaces import Runtime
+from streamkit.runtime.interfaces import ProtocolFactory, Runtime
 from streamkit.runtime.real import RealClock, RealExecutor, RealNetwork, RealRandom, socket_pair
 from tests.client.stand_in import StandIn, batch_of
 
@@ -318,6 +318,25 @@ async def test_a_port_that_takes_connections_and_says_nothing_is_given_up(broker
         with pytest.raises(ConnectionFailed, match="did not answer within 20 ms"):
             await client.connect()
         await client.close()
+
+
+async def test_a_network_with_a_defect_fails_who_waits_and_the_next_try_may_do_better(broker: StandIn) -> None:
+    class Failing(RealNetwork):
+        failing = True
+
+        async def connect(self, address: str, factory: ProtocolFactory) -> asyncio.BaseProtocol:
+            if self.failing:
+                raise OSError(9, "Bad file descriptor")
+            return await super().connect(address, factory)
+
+    network = Failing()
+    client = AsyncClient(broker.address, replace(runtime(), network=network), config=CONFIG)
+    with pytest.raises(ConnectionFailed, match="Bad file descriptor"):
+        await client.connect()
+    network.failing = False
+    await asyncio.sleep(CONFIG.reconnect_most_ms / 1000)
+    await client.connect()
+    await client.close()
 
 
 async def test_answers_that_nobody_asked_for_end_the_connection(broker: StandIn) -> None:

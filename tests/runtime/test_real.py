@@ -74,6 +74,44 @@ async def test_tcp_on_a_port_of_the_systems_choice() -> None:
     await round_trip("127.0.0.1:0")
 
 
+async def test_small_writes_leave_at_once_on_both_sides() -> None:
+    accepted: asyncio.Future[Echo] = asyncio.get_running_loop().create_future()
+
+    class Accepted(Echo):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            accepted.set_result(self)
+
+    listener = await RealNetwork().listen("127.0.0.1:0", Accepted)
+    ours = await RealNetwork().connect(listener.address, Echo)
+    for end in (ours, await accepted):
+        assert isinstance(end, Echo)
+        assert end.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        end.transport.close()
+    await listener.close()
+
+
+async def test_a_connection_that_breaks_while_it_is_made_tells_its_protocol_alone() -> None:
+    class Breaking(Echo):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            transport.abort()  # type: ignore[attr-defined]
+
+        def connection_lost(self, cause: Exception | None) -> None:
+            self.lost.set_result(None)
+
+    listener = await RealNetwork().listen("127.0.0.1:0", Echo)
+    ours = await RealNetwork().connect(listener.address, Breaking)
+    assert isinstance(ours, Breaking)
+    await ours.lost
+    await listener.close()
+
+
+async def test_a_host_whose_name_cannot_be_written_is_a_failed_connection() -> None:
+    with pytest.raises(ConnectionFailed, match="nothing answers"):
+        await RealNetwork().connect(f"{'a' * 64}.example:7440", Echo)
+
+
 async def test_a_unix_socket_that_only_its_owner_may_use(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/s"
     listener = await RealNetwork().listen(address, Echo)
