@@ -14,6 +14,7 @@ from streamkit.broker.cluster_streams import ClusterStreams
 from streamkit.broker.coordination import Coordination
 from streamkit.broker.elections import ElectionConfig
 from streamkit.broker.peer_feeds import FeedsConfig
+from streamkit.broker.peer_link import BEAT_MS
 from streamkit.broker.peers import PeersConfig
 from streamkit.config import ClusterSection
 from streamkit.errors import InvalidConfig
@@ -118,6 +119,7 @@ def cluster_config(section: ClusterSection) -> ClusterConfig:
         scrub_bytes_per_second=section.scrub_bytes_per_second,
         elections=ElectionConfig(suspect_ms=section.suspect_ms),
         peers=PeersConfig(
+            beat_ms=min(BEAT_MS, section.suspect_ms // 3),     # who is idle says so before it is suspected
             feeds=FeedsConfig(catch_up_bytes_per_second=section.catch_up_bytes_per_second),
             version_max=section.protocol_max or PEER_VERSION_MAX,
         ),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from streamkit.config import ClusterUrl, compose, parse_cluster_url
+from streamkit.cluster_node import cluster_config
+from streamkit.config import ClusterSection, ClusterUrl, compose, parse_cluster_url
 from streamkit.errors import InvalidConfig
 
 
@@ -58,3 +59,11 @@ def test_what_cannot_work_together_is_refused(flags, words):
 def test_without_a_cluster_nothing_more_is_asked_for():
     assert compose().config.cluster.url == ""
     assert compose(flags={"listen.host": "unix:/tmp/socket"}).config.listen.host == "unix:/tmp/socket"
+
+
+@pytest.mark.parametrize("suspect_ms", [100, 300, 1_500, 60_000])
+def test_idle_nodes_are_heard_several_times_before_they_are_suspected(suspect_ms):
+    config = cluster_config(ClusterSection(suspect_ms=suspect_ms))
+
+    assert config.peers.beat_ms <= config.elections.suspect_ms // 3
+    assert 2 * config.peers.beat_ms <= config.peers.silence_ms

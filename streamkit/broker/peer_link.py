@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("streamkit.broker")
 
+BEAT_MS = 500
 _READS_MAX = 2                 # served at a time for one peer
 
 
@@ -43,7 +44,7 @@ _READS_MAX = 2                 # served at a time for one peer
 class PeersConfig:
     """Links between nodes. version_max: the newest peer protocol this node speaks, lowered while a cluster upgrades."""
 
-    beat_ms: int = 500                             # an idle link says that it is there
+    beat_ms: int = BEAT_MS                         # an idle link says that it is there
     silence_ms: int = 3_000                        # nothing heard for that long: the link is cut and made anew
     greeting_ms: int = 2_000                       # from dialled to greeted
     frame_ms: int = 30_000                         # from a frame's first byte to its last
