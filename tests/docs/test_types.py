@@ -1,14 +1,20 @@
-"""The public interface as a type checker sees it: right programs pass `mypy --strict`, wrong ones are told where."""
+"""The public interface as mypy and pyright see it, both at their strictest: right programs pass, wrong ones are told
+
+where.
+"""
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import get_type_hints
+
+import pytest
 
 from streamkit.producer.producer import Producer, _Base
 from streamkit.producer.settings import ProducerSettings
@@ -153,8 +159,11 @@ def test_end_to_end(streamkit_node: Node, streamkit_clock: Clock) -> None:
 
 
 def feeds() -> int:
-    record: Record[Order]
     return consumer.feed([{"id": 1}]).handled
+
+
+def identity(record: Record[Order]) -> int:
+    return record.value.id
 '''
 WRONG = '''
 from streamkit import AsyncProducer, Batch, Client, Consumer, Producer, Reader, Record, SQLitePosition, Worker
@@ -201,23 +210,45 @@ wrong: int = Consumer("orders", application="billing", start="latest").handler(h
 '''
 
 
-def test_right_programs_pass_and_wrong_ones_are_told_where(tmp_path: Path) -> None:
+WRONG_AT = [
+    (number, line.rsplit("# ", 1)[1]) for number, line in enumerate(WRONG.splitlines(), 1) if "  # " in line
+]
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
     (tmp_path / "right.py").write_text(RIGHT)
     (tmp_path / "wrong.py").write_text(WRONG)
+    return tmp_path
+
+
+def test_mypy_passes_right_programs_and_tells_where_wrong_ones_are(programs: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file", "", "--ignore-missing-imports",
          "--follow-imports=silent", "--cache-dir", str(ROOT / ".mypy_cache" / "programs"), "right.py", "wrong.py"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
+        cwd=programs, capture_output=True, text=True, timeout=240, check=False,
         env={**os.environ, "MYPYPATH": str(ROOT)},
     )  # fmt: skip
     told = re.findall(r"^(\w+\.py):(\d+): error: .*\[([\w-]+)\]$", done.stdout, re.MULTILINE)
-    wanted = [
-        ("wrong.py", number, line.rsplit("# ", 1)[1])
-        for number, line in enumerate(WRONG.splitlines(), 1) if "  # " in line
-    ]
 
-    assert [(name, int(number)) for name, number, _ in told] == [each[:2] for each in wanted], done.stdout + done.stderr
-    assert [code for *_, code in told] == [code for *_, code in wanted], done.stdout
+    assert [(name, int(number)) for name, number, _ in told] == [("wrong.py", n) for n, _ in WRONG_AT], done.stdout
+    assert [code for *_, code in told] == [code for _, code in WRONG_AT], done.stdout
+
+
+def test_pyright_passes_right_programs_and_tells_where_wrong_ones_are(programs: Path) -> None:
+    (programs / "pyrightconfig.json").write_text(json.dumps({
+        "typeCheckingMode": "strict", "extraPaths": [str(ROOT)], "pythonVersion": "3.11",
+    }))  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "basedpyright", "--outputjson", "right.py", "wrong.py"],
+        cwd=programs, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    told = {
+        (Path(found["file"]).name, found["range"]["start"]["line"] + 1)
+        for found in json.loads(done.stdout)["generalDiagnostics"] if found["severity"] == "error"
+    }
+
+    assert sorted(told) == [("wrong.py", number) for number, _ in WRONG_AT], done.stdout + done.stderr
 
 
 def test_what_is_passed_on_to_a_producer_is_typed_as_it_is_taken() -> None:
