@@ -602,9 +602,12 @@ class Sender:
         self._owner.settled()
 
     def halt(self, error: StreamkitError) -> None:
-        """Nothing is sent any more: what is left fails, and whatever is put later."""
+        """Nothing is sent any more: what is left fails, and whatever is put later.
+
+        A refusal that says of one batch that it may be stored, with its token, is told to others without that.
+        """
         if self.halted is None:
-            self.halted = error
+            self.halted = error.__cause__ if isinstance(error.__cause__, ProducerFenced) else error
             self._loop.call_soon(self._empty_all)
 
     def _hold_back(self, lane: Lane, flight: Flight, error: StreamkitError) -> None:
@@ -839,7 +842,7 @@ class Sender:
                 _log.exception("producer.on_error_failed")
         self._settle(flight)
         if isinstance(error, ProducerFenced):
-            self.halt(error.__cause__ if isinstance(error.__cause__, ProducerFenced) else error)
+            self.halt(error)
 
     def _settle(self, flight: Flight) -> None:
         for flush in flight.flushes:

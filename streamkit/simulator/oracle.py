@@ -123,8 +123,8 @@ class History:
     None for all, and when that began and was done.
     where: the condition that all workers have. handled: what one lease handled last of a key. processed: when a record
     was handled last. held: an operator paused the application, and no lease had an owner. poisoned: records that failed
-    on purpose. dead: what lies in the dead-letter stream, and why. ranges: of shards. fates: what was told of a
-    token, outcome and sequence number.
+    on purpose. dead: what lies in the dead-letter stream, and why. ranges: of shards. tokens: which put was told of
+    one. fates: what was told of a token, outcome and sequence number.
     """
 
     puts: dict[bytes, Put] = field(default_factory=dict)
@@ -155,6 +155,7 @@ class History:
     poisoned: set[bytes] = field(default_factory=set)
     dead: dict[bytes, str] = field(default_factory=dict)
     ranges: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    tokens: dict[str, Put] = field(default_factory=dict)
     fates: dict[str, tuple[Put, str, str]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
@@ -187,6 +188,8 @@ class History:
         put.error = str(error)
         put.outcome = UNKNOWN if error.facts.get("sent") else REFUSED
         put.token = error.facts.get("token", "")
+        if put.token and self.tokens.setdefault(put.token, put) is not put:
+            self.wrong.append(f"{put.producer} was told of one token for two records")
 
     def stored(self, put: Put, place: ParsedSequence) -> None:
         """Somebody was told where it is."""

@@ -175,8 +175,10 @@ async def test_who_asks_for_the_numbers_of_a_batch_given_up_and_is_told_of_a_new
             while (halted := p._outbox.targets["orders"].sender.halted) is None:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.001)
         assert isinstance(halted, ProducerFenced)
-        assert isinstance(await outcome(await p.put(b"2", key="k")), ProducerFenced)
+        later = await outcome(await p.put(b"2", key="k"))
 
+    assert isinstance(later, ProducerFenced)
+    assert "token" not in later.facts and not later.facts.get("sent"), "it never left; another's token is not its own"
     assert values(broker) == []
 
 

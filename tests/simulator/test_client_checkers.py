@@ -3,6 +3,7 @@
 import pytest
 
 from streamkit._core.batch import seal, stamped
+from streamkit.errors import OutcomeUnknown
 from streamkit.model.sequence import sequence_number
 from streamkit.simulator.checkers import judge
 from streamkit.simulator.oracle import UNKNOWN, History
@@ -36,3 +37,31 @@ def test_a_token_is_resolved_once_and_for_all(first, second, agree):
         made.resolved(put, "token", outcome, number if outcome == "stored" else "")
 
     assert (made.wrong == []) is agree
+
+
+class Doubtful:
+    """The handle of a record of which nobody knows whether it is stored."""
+
+    def __init__(self, token):
+        self._error = OutcomeUnknown("nobody knows", sent=True, token=token)
+
+    def exception(self):
+        return self._error
+
+
+@pytest.mark.parametrize(("second", "agree"), [("batch.1", True), ("batch.0", False)])
+def test_a_token_is_of_one_record(second, agree):
+    made = History()
+    made.settled(made.putting(b"a", "p", "k", 0), Doubtful("batch.0"))
+    made.settled(made.putting(b"b", "p", "k", 1), Doubtful(second))
+
+    assert (made.wrong == []) is agree
+
+
+def test_a_record_that_is_put_again_may_be_told_of_its_token_again():
+    made = History()
+    put = made.putting(b"a", "p", "k", 0)
+    for _ in range(2):
+        made.settled(put, Doubtful("batch.0"))
+
+    assert made.wrong == []
