@@ -102,13 +102,13 @@ def take_apart(Accumulator accumulator not None, SealedBatch sealed not None, Sh
             raise refusal(answer)
         sk_add(&accumulator.budget.taken, -freed)
         # The slabs in front are full, so that only the sender's loop, which is here, looks at them.
-        hand_over(accumulator, sealed, places, leave, error)
         for i in range(accumulator.shards):
             if kept[i].touched:
                 slab = accumulator.lanes[i].first_closed
                 while slab != kept[i].first_closed:
                     made.append(i)
                     slab = slab.next
+        hand_over(accumulator, sealed, places, leave, error)
     finally:
         free(kept)
         free(places)
@@ -212,7 +212,7 @@ cdef int hand_over(Accumulator accumulator, SealedBatch sealed, Place* places, l
     # Outcomes of the records of `sealed`, from its slab to those where the records lie now.
     cdef Slab* source = sealed.slab
     cdef Slab* slab
-    cdef Delivery child, without = None
+    cdef Delivery child, whole = None, without = None
     cdef uint32_t i, at, span = 0
     for span in range(source.span_count):
         handle = <ColumnsHandle>source.spans[span].handle
@@ -251,13 +251,12 @@ cdef int hand_over(Accumulator accumulator, SealedBatch sealed, Place* places, l
         source.delivery = NULL
         for each in leave or ():
             (<PutHandle>each).settle_alone(without)
-        (<Delivery>whole).scatter(parts, children)
-        if leave:
-            (<Delivery>whole).nudge()
         Py_XDECREF(<PyObject*>whole)
     source.span_count = 0
     sk_add(&accumulator.lanes[sealed.shard].charged, -<int64_t>source.charged)
     source.charged = 0
     sealed.settled = True
     sealed.let_go()
+    if whole is not None:
+        whole.scatter(parts, children)       # last: callbacks of records that were left out are called
     return 0

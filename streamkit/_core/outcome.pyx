@@ -1,9 +1,10 @@
 """What became of records that were put: handles that cost nothing until somebody waits.
 
-A Delivery holds the outcome of one batch; the PutHandle of a record is a reference to it and an index. A batch that
-was taken apart, because its shard was closed, is settled when the batches that took its records are. Latches
-and futures are made only when somebody waits, and one call to each event loop wakes all who wait there. A
-ColumnsHandle holds three plain arrays for all rows of a bulk call.
+A Delivery holds the outcome of one batch; the PutHandle of a record is a reference to it and an index. Of a batch that
+was taken apart, because its shard was closed, each record has its outcome when the batch that took it over is settled;
+the Delivery itself, which handles still point to, is settled when all of those are. Latches and futures are made only
+when somebody waits, and one call to each event loop wakes all who wait there. A ColumnsHandle holds three plain arrays
+for all rows of a bulk call.
 """
 
 import asyncio
@@ -65,6 +66,18 @@ cdef object for_record(object error, uint32_t place):
     return copied
 
 
+cdef object call_each(list callbacks):
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception:                    # the caller's code; it must not stop the sender
+            log.exception("put.callback_failed")
+
+
+cdef bint taken_apart(Outcome outcome):
+    return isinstance(outcome, Delivery) and (<Delivery>outcome).parts is not None
+
+
 cdef class Outcome:
     """Something that will be settled once, by the event loop `home`; anybody may wait for it."""
 
@@ -96,11 +109,7 @@ cdef class Outcome:
             return                           # a child's copy: whoever waits does so in the parent
         self.wake()
         if callbacks is not None:
-            for callback in callbacks:
-                try:
-                    callback()
-                except Exception:            # the caller's code; it must not stop the sender
-                    log.exception("put.callback_failed")
+            call_each(callbacks)
 
     cdef object wake(self):
         futures, self.futures = self.futures, None
@@ -116,7 +125,7 @@ cdef class Outcome:
             latch.set()
 
     cdef object nudge(self):
-        # One of the records has its outcome before the others: whoever waits looks again.
+        # Records lie elsewhere now, or have their outcome before the others: whoever waits looks again.
         if self.state == PENDING and self.generation == generation:
             self.wake()
 
@@ -135,7 +144,7 @@ cdef class Outcome:
             callback()
 
     def wait(self, timeout_s=None) -> bool:
-        """Block until settled; False when `timeout_s` passed first."""
+        """Block until settled, or taken apart; False when `timeout_s` passed first."""
         self.check_process()
         if self.state != PENDING:
             return True
@@ -145,14 +154,15 @@ cdef class Outcome:
         if self.latches is None:
             self.latches = []
         self.latches.append(latch)
-        return self.state != PENDING or latch.wait(timeout_s)      # it may have been settled before the latch was there
+        # It may have been settled or taken apart before the latch was there.
+        return self.state != PENDING or taken_apart(self) or latch.wait(timeout_s)
 
     def wait_async(self):
-        """A future on the running loop that completes when settled."""
+        """A future on the running loop that completes when settled, or taken apart."""
         self.check_process()
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        if self.state != PENDING:
+        if self.state != PENDING or taken_apart(self):
             future.set_result(None)
             return future
         if self.futures is None:
@@ -166,12 +176,24 @@ cdef class Delivery(Outcome):
     """The outcome of one batch."""
 
     cdef object scatter(self, list parts, list children):
-        # On `home`. Each record's outcome is that of a record of one of the children now.
+        # On `home`. Each record's outcome is that of a record of one of the children now; who waits for it waits there.
+        cdef Delivery found
         self.parts = parts
         self.parts_left = len(children)
         for child in children:
             (<Delivery>child).whole = self
+        callbacks, self.callbacks = self.callbacks, None
+        due = []
+        for callback in callbacks or ():
+            found = holder((<Told>callback).handle) if isinstance(callback, Told) else self
+            if found.state == PENDING:
+                found.when_done(callback)
+            else:
+                due.append(callback)
+        for child in children:
             (<Delivery>child).when_done(self.part_settled)
+        self.nudge()
+        call_each(due)
 
     def part_settled(self) -> None:
         """One of the batches that took records over has its outcome."""
@@ -246,6 +268,26 @@ def known(result) -> PutHandle:
     return handle
 
 
+cdef Delivery holder(PutHandle handle):
+    # The batch that holds the record now.
+    cdef uint32_t index
+    return handle.locate(&index)
+
+
+@cython.final
+cdef class Told:
+    # A callback of a record: it goes where the record goes.
+    cdef PutHandle handle
+    cdef object callback
+
+    def __cinit__(self, PutHandle handle, callback):
+        self.handle = handle
+        self.callback = callback
+
+    def __call__(self):
+        self.callback(self.handle)
+
+
 @cython.final
 @cython.freelist(1024)
 cdef class PutHandle:
@@ -260,19 +302,18 @@ cdef class PutHandle:
     @property
     def attempts(self) -> tuple:
         """What each try to store the record came to, oldest first; () until it has its outcome."""
-        if self.delivery.state == PENDING:
+        if holder(self).state == PENDING:
             return ()
         self.follow()
         return self.delivery.attempts or ()
 
     def done(self) -> bool:
-        return self.delivery.done()
+        return holder(self).done()
 
     @property
     def outcome(self) -> str:
         """"pending", "stored", "failed" or "cancelled". A failure that was seen here only is still raised by flush."""
-        self.delivery.check_process()
-        if self.delivery.state == PENDING:
+        if not self.done():
             return "pending"
         self.follow()
         if self.delivery.state == STORED:
@@ -280,7 +321,8 @@ cdef class PutHandle:
         return "cancelled" if isinstance(self.delivery.error, Cancelled) else "failed"
 
     def result(self, timeout_s=None):
-        """The PutResult. Waits `timeout_s` (None: until delivery_timeout_ms settles it). Raises what failed the record.
+        """The PutResult. Waits `timeout_s` (None: until delivery_timeout_ms settles it), anew when the record goes to
+        another shard after a split or merge. Raises what failed the record.
 
         Raises TimedOut (sent=True) when the record is still under way then, ForkedHandle in a child process.
         """
@@ -304,19 +346,20 @@ cdef class PutHandle:
 
     def add_done_callback(self, callback not None) -> None:
         """Call `callback(handle)` when settled, on the producer's event loop; at once when it is settled already."""
-        self.delivery.when_done(lambda: callback(self))
+        holder(self).when_done(Told(self, callback))
 
     cdef int wait(self, object timeout_s, str again) except -1:
-        while self.delivery.state == PENDING:        # this record may have its outcome before the rest of its batch
-            if not self.delivery.wait(timeout_s):
+        cdef Delivery delivery
+        while not (delivery := holder(self)).done():     # taken apart: it waits so long again, where the record is now
+            if not delivery.wait(timeout_s):
                 raise TimedOut(f"not acknowledged within {timeout_s} s; the producer goes on trying",
                                try_=f"call {again}() again", sent=True, timeout_ms=int((timeout_s or 0) * 1000))
         self.follow()
         return 0
 
     def __await__(self):
-        while not self.delivery.done():
-            yield from self.delivery.wait_async()
+        while not self.done():
+            yield from holder(self).wait_async()
         return self.result()
 
     def cancel(self) -> bool:
@@ -326,10 +369,11 @@ cdef class PutHandle:
         is not stored, for certain. One that was sent is stored or not with its whole batch: it is cancelled when all
         records of the batch are to be, and the shard says that it has none of them; else the handle has a result.
         """
-        self.delivery.check_process()
-        if self.delivery.state != PENDING or self.delivery.withdraw is None:
+        cdef Delivery delivery = holder(self)
+        delivery.check_process()
+        if delivery.state != PENDING or delivery.withdraw is None:
             return False
-        self.delivery.withdraw(self)
+        delivery.withdraw(self)
         return True
 
     cdef Delivery locate(self, uint32_t* index):
@@ -349,13 +393,14 @@ cdef class PutHandle:
         self.seen = True
 
     cdef int follow(self) except -1:
-        # To the batch that holds the record at last; all are settled.
+        # To the batch that holds the record at last, which is settled.
         cdef Delivery left
         while self.delivery.parts is not None:
             left = self.delivery             # collected after both fields are set
             delivery, index = left.parts[self.index]
             self.index = index
             self.delivery = delivery
+            left.dropped += 1
         self.delivery.check_process()
         return 0
 
@@ -366,7 +411,7 @@ cdef class PutHandle:
         return 0
 
     def __repr__(self) -> str:
-        if self.delivery.state != PENDING:
+        if holder(self).state != PENDING:
             self.follow()
         return f"PutHandle({('pending', 'stored', 'failed')[self.delivery.state]})"
 

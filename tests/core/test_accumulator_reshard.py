@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pyarrow
@@ -17,7 +18,7 @@ from streamkit._core.columns import Column
 from streamkit._core.framing import PutReceipt
 from streamkit._core.hashing import ShardTable, hash_key
 from streamkit._core.outcome import ColumnsHandle
-from streamkit.errors import Closed, WrongShard
+from streamkit.errors import Closed, TimedOut, WrongShard
 from streamkit.model.limits import HASH_KEYS
 from tests import oracles_batch as oracles
 
@@ -38,6 +39,11 @@ def made(**settings: Any) -> Accumulator:
 def split(accumulator: Accumulator) -> None:
     """Shard 0 is closed; 1 and 2 take its keys."""
     accumulator.replace_map([None, LOW, HIGH], origins=origins(3), map_version=2)
+
+
+def side(key: str) -> int:
+    """Which of the two."""
+    return 1 if int.from_bytes(hash_key(key), "big") < HALF else 2
 
 
 def taken(accumulator: Accumulator, shard: int = 0, **how: Any) -> list[Any]:
@@ -113,21 +119,68 @@ def test_each_record_arrives_once_before_what_was_put_later(
     assert accumulator.records == len(handles)
 
 
-def test_a_handle_waits_until_all_records_of_its_batch_are_settled() -> None:
+def test_a_record_has_its_outcome_when_the_batch_that_took_it_over_has() -> None:
     accumulator = made(batch_bytes_max=10_000)
     handles = [accumulator.put(f"k{i}", b"%d" % i) for i in range(20)]
     told: list[Any] = []
-    handles[0].add_done_callback(told.append)  # type: ignore[union-attr]
+    for handle in handles:
+        handle.add_done_callback(told.append)  # type: ignore[union-attr]
     split(accumulator)
     move(accumulator, taken(accumulator))
     (low,), (high,) = taken(accumulator, 1), taken(accumulator, 2)
+    assert told == []
+    assert [handle.cancel() for handle in handles] == [False] * 20  # type: ignore[union-attr]
     low.stored(PutReceipt(0, 1_000, 1))
-    assert not any(handle.done() for handle in handles)  # type: ignore[union-attr]
+    assert told == [handle for handle in handles if handle.done()]  # type: ignore[union-attr]
+    assert len(told) == low.count < 20
+    assert [handle.result(0) for handle in told] == [(1, i) for i in range(low.count)]
+    pending = [handle for handle in handles if handle not in told]
+    assert {handle.outcome for handle in pending} == {"pending"}  # type: ignore[union-attr]
+    with pytest.raises(TimedOut):
+        pending[0].result(0)  # type: ignore[union-attr]
     (outcome,) = high.failed(Closed("gone"))
-    assert told == [handles[0]]
+    assert told[low.count:] == pending
     failed = [handle for handle in handles if handle.exception() is not None]  # type: ignore[union-attr]
     assert len(failed) == high.count
     assert outcome.unseen() == 0, "each was looked at"
+
+
+def test_who_waits_is_told_when_the_record_was_handed_on_twice_and_its_former_mates_wait() -> None:
+    accumulator = made(batch_bytes_max=10_000)
+    keys = ("k0", next(f"k{i}" for i in range(1, 99) if side(f"k{i}") != side("k0")))
+    first, other = (accumulator.put(key, b"v") for key in keys)
+    told: list[Any] = []
+    first.add_done_callback(told.append)  # type: ignore[union-attr]
+    results: list[Any] = []
+    waiting = threading.Thread(target=lambda: results.append(first.result(60)))  # type: ignore[union-attr]
+    waiting.start()
+    split(accumulator)
+    move(accumulator, taken(accumulator))
+    ranges = [None, None, None, LOW, HIGH]
+    accumulator.replace_map(ranges, origins=origins(5), map_version=3)
+    for sealed in taken(accumulator, side("k0")):
+        take_apart(accumulator, sealed, ShardTable(ranges))
+    (sealed,) = taken(accumulator, side("k0") + 2)
+    sealed.stored(PutReceipt(7, 1_000, 1))
+    waiting.join(60)
+    assert results == [(side("k0") + 2, 7)]
+    assert told == [first]
+    assert not other.done()  # type: ignore[union-attr]
+
+
+def test_nobody_holds_what_failed_though_a_former_mate_was_looked_at_before() -> None:
+    accumulator = made(batch_bytes_max=10_000)
+    keys = ("k0", next(f"k{i}" for i in range(1, 99) if side(f"k{i}") != side("k0")))
+    first, other = (accumulator.put(key, b"v") for key in keys)
+    split(accumulator)
+    move(accumulator, taken(accumulator))
+    (sealed,), (late,) = taken(accumulator, side("k0")), taken(accumulator, 3 - side("k0"))
+    sealed.stored(PutReceipt(7, 1_000, 1))
+    assert first.result(0) == (side("k0"), 7)  # type: ignore[union-attr]
+    assert late.unheld() == 0
+    del other
+    assert late.unheld() == 1
+    late.failed(Closed("gone"))
 
 
 def test_a_batch_may_be_taken_apart_again_and_again() -> None:

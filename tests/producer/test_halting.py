@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from streamkit._core.hashing import hash_key
 from streamkit.errors import (
     InvalidConfig,
     KeyHalted,
@@ -18,6 +19,7 @@ from streamkit.errors import (
     StreamkitError,
     TimedOut,
 )
+from streamkit.model.limits import HASH_KEYS
 from streamkit.producer.config import ProducerConfig
 from streamkit.producer.producer import AsyncProducer, Producer
 from tests.producer.fake_broker import LOSE, FakeBroker
@@ -133,6 +135,37 @@ async def test_resuming_twice_takes_one_identity() -> None:
         await p.put_and_wait(b"1", key="k")
 
     assert broker.producers == before + 1
+
+
+async def test_a_failure_is_told_before_records_of_the_same_batch_that_went_to_another_shard_have_ended() -> None:
+    """Else its key is resumed, and what is put next is stored before anybody can know that it failed."""
+    broker = FakeBroker(shards=1)
+    middle = HASH_KEYS // 2
+    low = next(key for key in map(str, range(99)) if int.from_bytes(hash_key(key), "big") < middle)
+    high = next(key for key in map(str, range(99)) if int.from_bytes(hash_key(key), "big") >= middle)
+
+    def fault(number: int) -> Any:
+        if number == 3:                    # the second child's: it waits for its answer
+            broker.held = []
+        return RecordTooLarge("no") if number == 2 else None
+
+    broker.faults = fault
+    told: list[Any] = []
+    async with asyncio.timeout(10), producer(broker, "halt_key") as p:
+        await p.put_and_wait(b"0", key=low)
+        broker.split(bytes(16))
+        failing, waiting = await p.put(b"1", key=low), await p.put(b"2", key=high)
+        failing.add_done_callback(told.append)
+        (error,) = await outcomes([failing])
+        assert isinstance(error, RecordTooLarge)
+        assert told == [failing]
+        assert not waiting.done()
+        broker.release()
+        await waiting
+        await p.resume_key(low)
+        await p.put_and_wait(b"3", key=low)
+
+    assert broker.stored() == [(low, b"0"), (low, b"3"), (high, b"2")]
 
 
 @pytest.mark.parametrize("on_failure", ["halt_key", "halt"])

@@ -34,9 +34,12 @@ async def test_a_record_that_waits_for_company_is_taken_out() -> None:
         first = await p.put(b"0", key="k")
         await under_way(broker, 1)
         handles = [await p.put(b"%d" % i, key="k") for i in range(1, 6)]
+        told: list[Any] = []
+        handles[1].add_done_callback(told.append)
         assert handles[1].cancel()
         assert handles[3].cancel()
         assert isinstance(await outcome(handles[1]), Cancelled)      # though those beside it still wait
+        assert told == [handles[1]]
         assert not handles[0].done()
         assert isinstance(await outcome(handles[3]), Cancelled)
         assert not handles[1].cancel()
