@@ -20,6 +20,7 @@ payload or secrets. `code` is stable on the wire; a retired code is never given 
     ├── DataError ── DecodeFailed · CorruptBatch · CorruptFile · SequenceTrimmed
     ├── PutFailed · BatchFailure
     ├── TransactionAborted ── TransactionTooLarge
+    ├── SinkMisused · Undeliverable
     ├── Closed
     └── InternalError
 """
@@ -440,6 +441,19 @@ class TransactionTooLarge(TransactionAborted):
     """What a transaction puts is more than one entry of the coordinator's log takes; facts: size_bytes, limit_bytes."""
 
     code = "transaction_too_large"
+
+
+class SinkMisused(StreamkitError):
+    """A store refuses until a person puts something right: no bucket, no right, no table; facts: sink, what it said."""
+
+    code = "sink_misused"
+    retryable = True
+
+
+class Undeliverable(StreamkitError):
+    """A record that a delivery cannot write; facts: stage, reason."""
+
+    code = "undeliverable"
 
 
 class Closed(StreamkitError):

@@ -339,6 +339,18 @@ ENTRIES: dict[str, Entry] = {
         "put less in one transaction",
         "the transaction puts 1 300 000 bytes, packed; at most 1 048 576 are decided at once",
     ),
+    "sink_misused": Entry(
+        "A delivery's store refuses what it is given: there is no such bucket or table, or no right to write there. "
+        "The delivery tries again, more and more seldom, and goes on by itself once that is put right.",
+        "look at the store's settings and rights; streamkit app lag DELIVERY shows what waits",
+        "s3://lake refuses orders/2026/lake-1-2026-11-24-03-10-00-5d1b.gz: no such bucket",
+    ),
+    "undeliverable": Entry(
+        "A delivery has records that its transformation, its format or its store cannot take, and nowhere to put them. "
+        "It holds the shard there; nothing is lost.",
+        'Delivery(…, dead_letter="orders-undelivered")',
+        "2 records cannot be delivered; the first, 4966…0002 of shardId-000000000000: it has no data.country",
+    ),
     "closed": Entry(
         "The object was closed, or the node behind it stopped.",
         "open a new one",

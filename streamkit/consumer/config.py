@@ -36,6 +36,8 @@ class ConsumerConfig:
     fan_out: brokers push batches as they are committed, instead of being asked for them.
     where: a condition; records that do not match are passed over and counted. unhandled: "skip" passes over records
     that no handler's condition holds for; None leaves them to on_exhausted. handler_timeout_seconds: see `in_time`.
+    probes: after workers died over a shard, its records come one by one, and one that kills is known; False for who
+    only gathers them, since none is to blame then.
     """
 
     streams: tuple[str, ...]
@@ -70,6 +72,7 @@ class ConsumerConfig:
     stall_seconds: int = 300               # 0: do not watch
     handler_timeout_seconds: float = 0.0   # 0: a handler that hangs is told of, no more
     drain_seconds: int = 30
+    probes: bool = True
 
     def __post_init__(self) -> None:
         if not self.streams or not all(isinstance(name, str) and name for name in self.streams):

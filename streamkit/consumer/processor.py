@@ -33,7 +33,8 @@ class ShardContext:
     if it is an aggregate. checkpoint_number: sequence number of the last record that is finished, as far as it is known
     without that record (its arrival is not); "" when there is none. fencing_token: grows with every change of owner.
     app_state: what was stored with the checkpoint at `position`, `checkpointer.checkpoint(…, state=…)`; b"" if nothing
-    was. prepared: what `checkpointer.prepare` announced and no checkpoint has reached.
+    was. prepared: what `checkpointer.prepare` announced and no checkpoint has reached. shard_uuid: 16 bytes, others for
+    a shard of a stream that was deleted and made again.
     """
 
     stream: str
@@ -48,6 +49,7 @@ class ShardContext:
     checkpoint_number: str = ""
     app_state: bytes = b""
     prepared: Prepared | None = None
+    shard_uuid: bytes = b""
 
 
 class RecordProcessor:

@@ -79,7 +79,8 @@ class ShardConsumer:
             assert lane_for is not None, "whoever configures lanes makes them"
             self._lanes = self._new_lanes(lane_for)
         grant = lease.grant
-        if grant.takeovers_without_progress >= _PROBE_TAKEOVERS or (grant.previous_owner_crashed and grant.attempts):
+        suspect = grant.takeovers_without_progress >= _PROBE_TAKEOVERS
+        if around.config.probes and (suspect or (grant.previous_owner_crashed and grant.attempts)):
             self._lane.probing = around.config.checkpoint_records
             log.warning("shard.probing application=%s stream=%s shard=%s takeovers=%d", self._config.application,
                         lease.stream, lease.shard.id, grant.takeovers_without_progress)

@@ -112,6 +112,7 @@ class Worker(Running):
             checkpoint_number=_checkpoint_number(lease),
             app_state=grant.app_state,
             prepared=Prepared(*grant.prepared) if grant.prepared is not None else None,
+            shard_uuid=lease.shard.uuid,
         )
         driver = ProcessorDriver(
             self._processor(), context, shard, stages, timeout_s=self.config.handler_timeout_seconds

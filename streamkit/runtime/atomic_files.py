@@ -17,11 +17,11 @@ _STAGED = ".staged"
 
 
 class AtomicFolder:
-    """path: made when it is missing."""
+    """path: made when it is missing, and on disk from then on."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._path.mkdir(parents=True, exist_ok=True)
+        _make(self._path)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -67,14 +67,31 @@ class AtomicFolder:
             self.discard(staged)
             raise
 
+    def remove(self, name: str) -> None:
+        """Nothing happens when there is no such file."""
+        (self._path / name).unlink(missing_ok=True)
+        self._sync()
+
     def sweep(self) -> None:
         """Remove what processes that are gone left half written. Inside `locked`, by the only writer."""
         for entry in self._path.glob(f".*{_STAGED}"):
             entry.unlink(missing_ok=True)
 
     def _sync(self) -> None:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(self._path)
+
+
+def _make(path: Path) -> None:
+    if path.is_dir():
+        return
+    _make(path.parent)
+    path.mkdir(exist_ok=True)              # others may make it, too
+    _sync(path.parent)                     # where it is an entry
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

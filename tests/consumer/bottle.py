@@ -113,6 +113,7 @@ class Bottle:
     def start(self, name: str, running: Running) -> asyncio.Task[None]:
         """A process of its own that runs this worker."""
         process, runtime = self.world.new_process(name)
+        running.connect_to(self.address, runtime)
 
         async def main() -> None:
             client = AsyncClient(self.address, runtime, config=_CLIENT)

@@ -1,6 +1,8 @@
 """SIGKILL a worker again and again while it adds up in a store that holds its position: the sum is exact.
 
-    python -m tests.end_to_end.kill_sink_worker --times 10000 --sink sqlite (or postgres, duckdb, files, stream, effect)
+    python -m tests.end_to_end.kill_sink_worker --times 10000 --sink sqlite
+
+Other sinks: postgres, duckdb, files, stream, effect, delivery.
 
 With "effect" the store is an HTTP endpoint that knows tokens again, and loses requests and answers now and then.
 
@@ -32,6 +34,7 @@ from typing import Any
 import streamkit
 from streamkit import Batch, Client, Context, Producer, PutEntry
 from streamkit.consumer.failure import RetryPolicy
+from streamkit.delivery import Buffer, Delivery, FileSink
 from streamkit.errors import ApplicationNotFound
 from streamkit.protocol.messages import DescribeApplication
 from tests.end_to_end.endpoint import Endpoint, add_once, was_added
@@ -39,7 +42,7 @@ from tests.end_to_end.processes import Broker, broker
 
 STREAM, APPLICATION = "kill-sink", "adder"
 SHARDS = 2
-SINKS = ("sqlite", "postgres", "duckdb", "files", "stream", "effect")
+SINKS = ("sqlite", "postgres", "duckdb", "files", "stream", "effect", "delivery")
 SUMS = "sums"                           # the stream that is the sink of "stream"
 _RECORDS_A_LIFE = 25
 _PARENT_DEATH_SIGNAL = 1                # prctl's number
@@ -80,6 +83,9 @@ def work(url: str, kind: str, where: str) -> None:
     if kind == "effect":
         work_by_requests(url, where)
         return
+    if kind == "delivery":
+        work_by_delivering(url, where)
+        return
     sink: dict[str, Any] = {"transactional": True} if kind == "stream" else {"sink": position(kind, where)}
     consumer = streamkit.Consumer(
         STREAM, application=APPLICATION, start="trim_horizon", worker="adder", membership_ms=1_000, url=url,
@@ -114,10 +120,18 @@ def work_by_requests(url: str, where: str) -> None:
     consumer.run()
 
 
+def work_by_delivering(url: str, where: str) -> None:
+    """The same as a delivery into files; how ranges end is left to chance, as it is in life."""
+    Delivery(
+        APPLICATION, source=STREAM, sink=FileSink(where), worker="adder", membership_ms=1_000, url=url,
+        buffer=Buffer(bytes_max=100, seconds_max=0.01),
+    ).run()  # fmt: skip
+
+
 def spawn_lives(url: str, kind: str, where: str) -> None:
     """A process without threads that makes a worker by fork for each line on its input, and says its number."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    if kind not in ("stream", "effect"):
+    if kind not in ("stream", "effect", "delivery"):
         position(kind, where)              # imports the library once
     for _ in sys.stdin:
         process = os.fork()
@@ -158,7 +172,7 @@ class Trial:
         elif kind == "effect":
             self.endpoint = stack.enter_context(Endpoint(seed))
             self.where = self.endpoint.url
-        elif kind != "files":
+        elif kind not in ("files", "delivery"):
             self.rows(_TABLE)
         self._lives = subprocess.Popen(
             [sys.executable, "-m", "tests.end_to_end.kill_sink_worker", "--lives", url, kind, self.where],
@@ -229,6 +243,8 @@ class Trial:
         if self.kind == "effect":
             assert self.endpoint.mixed == [], "a token stood for other records than before"
             return self.endpoint.values()
+        if self.kind == "delivery":
+            return sorted(int(line) for file in Path(self.where).rglob("adder-*") for line in file.read_text().split())
         if self.kind == "files":
             return sorted(int(line) for file in Path(self.where).rglob("0*") for line in file.read_text().split())
         return sorted(row[0] for row in self.rows("SELECT value FROM sums"))

@@ -20,6 +20,7 @@ ALSO = {
     "streamkit.consumer.running": {"concurrent"},
     "streamkit.consumer.stage": {"concurrent"},
     "streamkit.consumer.positions.sqlite": {"sqlite3"},        # as for the metadata
+    "streamkit.delivery.chunk": {"uuid"},                      # names from names; nothing is drawn
     "streamkit.testing.node": {"time"},                        # tests wait for what real threads do
     "streamkit.simulator.network": {"random"},                 # seeded; one draw for each link
     "streamkit.simulator.disk": {"random"},

@@ -1,0 +1,192 @@
+"""A stream into a store: what a user says of it, and how it is run.
+
+    orders = Delivery("orders-to-lake", source="orders", sink=ObjectSink("s3://lake/orders/{arrived:%Y/%m/%d}/"),
+                      format=Parquet(Order), buffer=Buffer(bytes_max=128 << 20, seconds_max=60))
+    orders.run()
+
+A delivery is an application on its stream: workers share the shards out, and `streamkit app` shows its lag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from streamkit.client.client import AsyncClient
+from streamkit.client.pool import Connector
+from streamkit.consumer.aggregates import Deaggregate
+from streamkit.consumer.config import Start
+from streamkit.consumer.dead_letters import DeadLetters
+from streamkit.consumer.failure import DeadRecord
+from streamkit.consumer.worker import Worker
+from streamkit.delivery.buffer import Buffer, Range
+from streamkit.delivery.chunk import Failure, Plan
+from streamkit.delivery.compression import compression as compression_named
+from streamkit.delivery.formats.format import Format
+from streamkit.delivery.formats.lines import Lines
+from streamkit.delivery.pipeline import Origin, Pipeline, Staged, Transform
+from streamkit.delivery.progress import Progress
+from streamkit.delivery.shard_delivery import ShardDelivery
+from streamkit.delivery.sinks.sink import Sink
+from streamkit.errors import InvalidUse, Undeliverable
+from streamkit.model.codec import Codec, Decoding
+from streamkit.runtime.interfaces import Clock, Executor, Random, Runtime
+from streamkit.runtime.real import LoopThread, RealClock, RealExecutor, RealRandom
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CLOCK, _RANDOM = RealClock(), RealRandom()
+_THREADS = 4                               # that format and compress at a time
+
+
+class Delivery(Worker):
+    """Delivers `source` into `sink`. name: of the application, and in names of objects.
+
+    start: where shards begin that the delivery has no position of. format, compression: of bodies; a sink that takes
+    values needs neither. where: only records for which the condition holds. dead_letter: a stream for records that
+    cannot be delivered, with the reason in their headers; None: they are held, and nothing behind them is delivered.
+    codec: as a Consumer's. Further arguments are a Worker's. Raises InvalidUse, MissingLibrary.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        source: str,
+        sink: Sink,
+        start: Start = "trim_horizon",
+        format: Format | None = None,
+        compression: str = "none",
+        compression_level: int | None = None,
+        buffer: Buffer | None = None,
+        where: str | None = None,
+        dead_letter: str | None = None,
+        codec: Codec | str = "auto",
+        deaggregate: Deaggregate = True,
+        prefetch_bytes_max: int = 64 * 1024 * 1024,
+        leases_max: int | None = None,
+        weight: float = 1.0,
+        worker: str | None = None,
+        instance: str | None = None,
+        standby: bool = False,
+        membership_ms: int = 10_000,
+        drain_seconds: int = 30,
+        url: str | Connector | None = None,
+        runtime: Runtime | None = None,
+        loop_thread: LoopThread | None = None,
+    ) -> None:
+        super().__init__(
+            source, application=name, start=start, processor=self._of_shard, codec=codec, where=where,
+            deaggregate=deaggregate, prefetch_bytes_max=prefetch_bytes_max, leases_max=leases_max, weight=weight,
+            worker=worker, instance=instance, standby=standby, membership_ms=membership_ms, stall_seconds=0,
+            drain_seconds=drain_seconds, url=url, runtime=runtime, loop_thread=loop_thread,
+        )
+        self.config = replace(self.config, probes=False)
+        self.name = name
+        self.source = source
+        self.sink = sink
+        self.buffer = buffer or Buffer()
+        self.dead_letter = dead_letter
+        self.progress = Progress()
+        self._format = format or Lines()
+        self._compression = compression_named(compression, compression_level)
+        self._transform: Transform | None = None
+        self._codec = codec
+        self._opened = 0
+        self._opening: asyncio.Lock | None = None
+        self._executor: Executor | None = None
+        self._client: AsyncClient | None = None        # for dead letters
+        self._letters: DeadLetters | None = None
+        self.pipeline = self._made()
+
+    def transform(self, function: F) -> F:
+        """A decorator for a function of a record's value: it returns another value, several in a list, or None.
+
+        None leaves the record out, and is counted. Bytes and text are written as they are, all else as JSON. It should
+        say the same of the same value whenever it is asked. Raises InvalidUse for a second one, and once it runs.
+        """
+        if self._transform is not None or self.running:
+            raise InvalidUse("a delivery has one transformation, given before it runs", try_="call one from the other",
+                             argument="transform")
+        self._transform = Transform.of(function)
+        self.pipeline = self._made()
+        return function
+
+    def decoding(self) -> Decoding:
+        return Decoding(self._codec, self._transform.annotation if self._transform is not None else None)
+
+    @property
+    def clock(self) -> Clock:
+        """The runtime's."""
+        return self._runtime.clock if self._runtime is not None else _CLOCK
+
+    @property
+    def random(self) -> Random:
+        """The runtime's."""
+        return self._runtime.random if self._runtime is not None else _RANDOM
+
+    # ---- for shards ------------------------------------------------------------------------------------------
+
+    async def sink_opened(self) -> None:
+        """The first shard opens the sink, on the loop that uses it."""
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        async with self._opening:
+            if not self._opened:
+                await self.sink.open()
+                self._executor = self._runtime.executor if self._runtime is not None else RealExecutor(_THREADS)
+            self._opened += 1
+
+    async def staged(self, gathered: Range, plan: Plan, origin: Origin) -> Staged:
+        """As Pipeline.stage, in a thread: what formats and compresses would stall the event loop."""
+        assert self._executor is not None, "a shard opens before it writes"
+        return await self._executor.run(self.pipeline.stage, gathered, plan, origin)
+
+    async def sink_released(self) -> None:
+        """The last one closes it."""
+        assert self._opening is not None, "who releases has opened"
+        async with self._opening:
+            self._opened -= 1
+            if self._opened:
+                return
+            client, self._client, self._letters = self._client, None, None
+            if client is not None:
+                await client.close()
+            executor, self._executor = self._executor, None
+            if isinstance(executor, RealExecutor) and self._runtime is None:
+                executor.close()
+            await self.sink.close()
+        self._opening = None               # another run may have another loop
+
+    async def give_up(self, failures: list[Failure]) -> None:
+        """Into the dead-letter stream, acknowledged. Raises Undeliverable when there is none."""
+        if self.dead_letter is None:
+            first = failures[0]
+            raise Undeliverable(
+                f"{len(failures)} records cannot be delivered; the first, {first.record.sequence_number} of "
+                f"{first.record.shard}: {first.message}", try_='Delivery(…, dead_letter="orders-undelivered")',
+                stage=first.stage, reason=first.code,
+            )  # fmt: skip
+        if self._letters is None:
+            self._client = AsyncClient(self.url, self._runtime)
+            self._letters = DeadLetters(self._client, self.dead_letter)
+        for failure in failures:
+            error = Undeliverable(failure.message, stage=failure.stage, reason=failure.code)
+            now_ms = self.clock.now_ms()
+            await self._letters.put(DeadRecord(
+                record=failure.record, error=error, attempts=failure.attempts, application=self.name,
+                worker=self.config.worker, failed_first_ms=now_ms, failed_last_ms=now_ms,
+            ))  # fmt: skip
+
+    # ---- inside ----------------------------------------------------------------------------------------------
+
+    def _of_shard(self) -> ShardDelivery:
+        return ShardDelivery(self)
+
+    def _made(self) -> Pipeline:
+        return Pipeline(
+            form=self._format, compression=self._compression, template=getattr(self.sink, "template", None),
+            transform=self._transform, with_body=getattr(self.sink, "takes", "values") == "body",
+        )

@@ -1,0 +1,1 @@
+"""How records become the body of an object: one file a format."""

@@ -1,0 +1,268 @@
+"""One shard of a delivery, as a record processor.
+
+    records ──▶ gathering ──full, or its time is over──▶ plan, announced ──▶ chunks written ──▶ checkpoint
+                                                              │
+                                    another worker finds it: the same range again, the same chunks, the same ids
+
+The announcement is a prepared checkpoint: in the coordinator's log, refused once the lease is another's. While one
+range is being written the next is gathered; when that is full too, the shard is read no further. What was gathered and
+not announced is simply read again by the next owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+
+from streamkit._core.batch import Batch
+from streamkit.consumer.checkpointer import Checkpointer
+from streamkit.consumer.processor import RecordProcessor, ShardContext
+from streamkit.delivery.buffer import Buffer, Gathering, Range
+from streamkit.delivery.chunk import Chunk, Failure, Plan, plan_id
+from streamkit.delivery.pipeline import Origin, Staged
+from streamkit.delivery.progress import Progress, Trouble
+from streamkit.delivery.sinks.sink import Sink
+from streamkit.errors import LeaseLost, SinkMisused, StreamkitError
+from streamkit.runtime.backoff import Backoff
+from streamkit.runtime.interfaces import Clock, Random
+
+log = logging.getLogger("streamkit.delivery")
+
+_AGAIN_FIRST_MS, _AGAIN_MOST_MS = 100, 30_000
+_NAMES_BYTES_MAX = 48 * 1024               # of a plan's names in its announcement
+
+
+class Home(Protocol):
+    """What a shard needs of its delivery."""
+
+    name: str
+    buffer: Buffer
+    sink: Sink
+    progress: Progress
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def random(self) -> Random: ...
+    async def sink_opened(self) -> None: ...
+    async def sink_released(self) -> None: ...
+    async def staged(self, gathered: Range, plan: Plan, origin: Origin) -> Staged: ...
+    async def give_up(self, failures: list[Failure]) -> None: ...
+
+
+class ShardDelivery(RecordProcessor):
+    """home: the delivery; all methods run on one event loop."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._origin = Origin("", "", "", b"")
+        self._gathering = Gathering(home.buffer, (0, 0))
+        self._planned: Plan | None = None              # by an owner before, and not finished
+        self._checkpointer: Checkpointer | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_over = False              # nothing is begun any more
+        self._defect: BaseException | None = None      # ours; the worker shows it, as it shows a handler's
+        self._opened = False
+
+    # ---- the worker calls these ------------------------------------------------------------------------------
+
+    async def initialize(self, ctx: ShardContext) -> None:
+        """Raises what the sink cannot be opened for, and is called again."""
+        self._origin = Origin(self._home.name, ctx.stream, ctx.shard, ctx.shard_uuid)
+        if not self._opened:
+            await self._home.sink_opened()
+            self._opened = True
+        self._planned = _found(ctx)
+        start = (ctx.position, ctx.sub_position)
+        self._gathering = Gathering(self._home.buffer, start, self._planned.end if self._planned is not None else None)
+        self._home.progress.repeated += self._planned is not None
+
+    async def process(self, batch: Batch[Any], checkpointer: Checkpointer) -> None:
+        """Returns when the records are gathered; waits while the range before is still being written."""
+        self._checkpointer = checkpointer
+        if self._defect is not None:
+            raise self._defect
+        done = 0
+        while done < len(batch) and not self._is_over:
+            if self._gathering.is_full:
+                await self._begin()
+                continue
+            if self._planned is not None and batch.place(done) >= self._planned.end and not self._gathering:
+                log.error("delivery.records_gone delivery=%s shard=%s plan=%s: retention took what was planned",
+                          self._home.name, self._origin.shard, self._planned.id)
+                self._planned = None
+                self._gathering = Gathering(self._home.buffer, batch.place(done))
+            if not self._gathering:
+                self._began(batch, done)
+            done += self._gathering.add(batch.part(done, len(batch)))
+        if self._gathering.is_full and not self._is_over:
+            await self._begin()
+
+    async def shard_ended(self, checkpointer: Checkpointer) -> None:
+        """Everything is written before the shard's children begin."""
+        self._checkpointer = checkpointer
+        while self._gathering and not self._is_over:
+            await self._begin()
+        await self._written()
+
+    async def shutdown_requested(self, checkpointer: Checkpointer) -> None:
+        """What is being written is finished, if there is time; what was gathered is read again by the next owner."""
+        self._stop_gathering()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(checkpointer.deadline):
+                await self._written()
+        await self._end()
+
+    async def lease_lost(self) -> None:
+        """Another worker goes on; it finds the plan."""
+        await self._end()
+
+    # ---- gathering -------------------------------------------------------------------------------------------
+
+    def _began(self, batch: Batch[Any], index: int) -> None:
+        """A range has its first record: from now on its time runs."""
+        arrived_ms = round(batch[index].arrived.timestamp() * 1000)
+        self._home.progress.oldest_ms.setdefault(self._origin.shard, arrived_ms)
+        if self._planned is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._home.buffer.seconds_max, self._time_over)
+
+    def _time_over(self) -> None:
+        self._timer = None
+        if self._is_over or not self._gathering or self._gathering.until is not None:
+            return
+        if self._writing is not None:
+            self._writing.add_done_callback(lambda _: self._time_over())
+            return
+        self._start()
+
+    async def _begin(self) -> None:
+        """Write what was gathered, once the range before is done."""
+        await self._written()
+        if self._writing is None and self._gathering and not self._is_over:
+            self._start()
+
+    def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        gathered = self._gathering.take()
+        planned, self._planned = self._planned, None
+        if planned is None:
+            identity = plan_id(self._home.name, self._origin.shard_uuid, gathered.start, gathered.end)
+            plan = Plan(identity, gathered.start, gathered.end, gathered.oldest_ms)
+        else:
+            plan = planned
+        self._writing = asyncio.ensure_future(self._deliver(gathered, plan))
+        self._writing.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._writing = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._is_over = True
+            self._defect = None if isinstance(error, LeaseLost) else error
+
+    async def _written(self) -> None:
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
+            await asyncio.sleep(0)         # its callbacks have run then
+
+    def _stop_gathering(self) -> None:
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _end(self) -> None:
+        self._stop_gathering()
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+        self._home.progress.oldest_ms.pop(self._origin.shard, None)
+        self._home.progress.trouble.pop(self._origin.shard, None)
+        if self._opened:
+            self._opened = False
+            await self._home.sink_released()
+
+    # ---- writing ---------------------------------------------------------------------------------------------
+
+    async def _deliver(self, gathered: Range, plan: Plan) -> None:
+        """A range from plan to checkpoint. Raises LeaseLost."""
+        home, checkpointer = self._home, self._checkpointer
+        assert checkpointer is not None, "records came with it"
+        staged: Staged = await self._until_done(partial(home.staged, gathered, plan, self._origin))
+        names = tuple(chunk.name for chunk in staged.chunks if chunk.name)
+        stale = set(plan.names).difference(names)
+        if sum(map(len, names)) > _NAMES_BYTES_MAX:
+            names = ()                     # ids are the same all the same; only what a changed function leaves stays
+        plan = msgspec.structs.replace(plan, names=names)
+        await checkpointer.announce(plan.end, msgspec.msgpack.encode(plan))
+        refused: list[Failure] = []
+        for chunk in staged.chunks:
+            refused += await self._until_done(partial(self._write, chunk))
+        for name in stale:                 # an owner before had another function, or one that says something else
+            await self._until_done(partial(_delete, home.sink, name))
+        if failures := staged.failures + refused:
+            await self._until_done(lambda: home.give_up(failures))
+        await checkpointer.checkpoint_prepared(plan.end)
+        self._count(gathered, staged, failures)
+
+    async def _write(self, chunk: Chunk) -> list[Failure]:
+        refused = await self._home.sink.write(chunk)
+        return [Failure(chunk.records[each.index], "write", each.code, each.message) for each in refused or ()]
+
+    async def _until_done(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Again and again: what a stream keeps can wait. Whoever looks sees why."""
+        backoff = Backoff(self._home.random, _AGAIN_FIRST_MS, _AGAIN_MOST_MS)
+        shard, troubles = self._origin.shard, self._home.progress.trouble
+        while True:
+            try:
+                done = await work()
+            except LeaseLost:
+                raise
+            except Exception as error:     # of a store, of its library, or of the user's own sink
+                before = troubles.get(shard)
+                code = error.code if isinstance(error, StreamkitError) else type(error).__name__
+                since_ms = before.since_ms if before is not None else self._home.clock.now_ms()
+                attempts = before.attempts + 1 if before is not None else 1
+                troubles[shard] = Trouble(code, str(error)[:1_000], since_ms, attempts)
+                grave = logging.ERROR if isinstance(error, SinkMisused) else logging.WARNING
+                log.log(grave if attempts == 1 else logging.DEBUG,
+                        "delivery.retrying delivery=%s shard=%s code=%s error=%s", self._home.name, shard, code, error)
+                await asyncio.sleep(backoff.next_ms() / 1000)
+            else:
+                troubles.pop(shard, None)
+                return done
+
+    def _count(self, gathered: Range, staged: Staged, failures: list[Failure]) -> None:
+        progress = self._home.progress
+        progress.records += gathered.count
+        progress.payload_bytes += gathered.payload_bytes
+        progress.written_bytes += sum(len(chunk.body) for chunk in staged.chunks)
+        progress.chunks += len(staged.chunks)
+        progress.dropped += staged.dropped
+        progress.failed += len(failures)
+        progress.oldest_ms.pop(self._origin.shard, None)
+        if self._gathering:
+            progress.oldest_ms[self._origin.shard] = self._gathering.oldest_ms
+
+
+async def _delete(sink: Any, name: str) -> None:
+    await sink.delete(name)                # whoever names objects can
+
+
+def _found(ctx: ShardContext) -> Plan | None:
+    """What an owner before announced and did not finish."""
+    if ctx.prepared is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(ctx.prepared.state, type=Plan)
+    except msgspec.MsgspecError:
+        return None                        # another application's, which this one took the name of
