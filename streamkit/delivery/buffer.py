@@ -16,7 +16,8 @@ from streamkit.errors import InvalidUse
 class Buffer:
     """When a range is written: at so many bytes of payload, or so long after its first record was read.
 
-    0 seconds: what was read together is written at once. Sizes count before formats and compression.
+    0 seconds: what was read together is written at once. Bytes count payloads, before formats and compression; ranges
+    that bytes end are the same however often the worker changes.
     """
 
     bytes_max: int = 5 * 1024 * 1024
@@ -74,16 +75,13 @@ class Gathering:
         assert not self.is_full, "a full range is taken first"
         if self.until is not None:
             taken = self._before(batch, self.until)
-            self._append(batch, taken, batch.raw_bytes)
+            self._append(batch, taken, sum(map(len, batch.part(0, taken).values())))
             self.is_full = taken < len(batch) or batch.place(len(batch)) >= self.until
             return taken
         room = min(len(batch), self._buffer.records_max - self.count)
-        taken, payload_bytes = room, batch.raw_bytes   # of the whole batch: it is looked at closely only near the bound
-        if self.payload_bytes + payload_bytes >= self._buffer.bytes_max:
-            sums = list(accumulate(map(len, batch.part(0, room).values())))
-            taken = min(room, bisect_left(sums, self._buffer.bytes_max - self.payload_bytes) + 1)
-            payload_bytes = sums[taken - 1]
-        self._append(batch, taken, payload_bytes)
+        sums = list(accumulate(map(len, batch.part(0, room).values())))
+        taken = min(room, bisect_left(sums, self._buffer.bytes_max - self.payload_bytes) + 1)
+        self._append(batch, taken, sums[taken - 1])
         self.is_full = self.payload_bytes >= self._buffer.bytes_max or self.count >= self._buffer.records_max
         return taken
 

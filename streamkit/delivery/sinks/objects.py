@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import timedelta
 from importlib import import_module
 from typing import Any, Literal
 
@@ -34,6 +35,8 @@ class ObjectSink:
         self.template = Template(names or _DEFAULT_NAMES, zone=zone)
         self._bucket = f"{scheme}://{bucket}"
         self._overwrite = overwrite
+        # The delivery tries again by itself, and shows why: a library that waits for minutes would hide it.
+        settings.setdefault("retry_config", {"max_retries": 1, "retry_timeout": timedelta(seconds=10)})
         self._store = _store(self._bucket, settings)
 
     async def open(self) -> None:
@@ -55,8 +58,8 @@ class ObjectSink:
             )  # fmt: skip
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
             await self._look(chunk, error)
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, exceptions.NotFoundError,
-                exceptions.InvalidPathError, exceptions.NotSupportedError) as error:  # fmt: skip
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError,
+                exceptions.InvalidPathError, exceptions.NotSupportedError, FileNotFoundError) as error:  # fmt: skip
             raise SinkMisused(f"{self._bucket} refuses {chunk.name}: {_first_line(error)}",
                               try_="look at the bucket, its region and the rights of these credentials",
                               sink="objects", told=type(error).__name__) from error  # fmt: skip
@@ -97,3 +100,6 @@ def _store(bucket: str, settings: dict[str, Any]) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:500]
+
+
+S3Sink = ObjectSink                        # as most call it
