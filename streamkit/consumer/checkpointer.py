@@ -78,8 +78,9 @@ class HeldLease(Track):
     """One lease while it is held.
 
     asked: what manual checkpoints cover. stored: what the coordinator has. ahead: what lanes have finished beyond a
-    position, for the coordinator. ended: of a shard that takes no more records, the place past the last record and the
-    shard's end; there it is complete.
+    position, for the coordinator. passed: the place past the last record that was handed out, and the end of what came
+    behind it and holds none for this application; who asked for the first has the second. has_ended: the shard takes
+    no more records, and there it is complete.
     """
 
     def __init__(self, grant: LeaseGrant, shard: Shard, *, manual: bool) -> None:
@@ -88,7 +89,8 @@ class HeldLease(Track):
         self.asked = self.start
         self.stored = self.start
         self.ahead: Callable[[int], bytes] | None = None
-        self.ended: tuple[Place, Place] | None = None
+        self.passed: tuple[Place, Place] = (self.start, self.start)
+        self.has_ended = False
         self.decided: tuple[int, int] | None = None    # (epoch, number) of the last transaction of this lease
         self.owner_told = ""               # why it was lost, when that is known
         self._lost = False
@@ -104,6 +106,7 @@ class HeldLease(Track):
         """Begin elsewhere than the coordinator says; before anything was handed out."""
         assert self.finished == self.start, "nothing was handed out yet"
         self.start = self.finished = self.asked = place
+        self.passed = (place, place)
 
     @property
     def lost(self) -> bool:
@@ -113,9 +116,13 @@ class HeldLease(Track):
     def position(self) -> Place:
         """What a checkpoint written now would say."""
         if self.manual:
-            all_asked = self.ended is not None and self.asked >= self.ended[0]
-            return self.ended[1] if self.ended is not None and all_asked else self.asked
+            return max(self.asked, self.passed[1]) if self.all_asked else self.asked
         return self.reached
+
+    @property
+    def all_asked(self) -> bool:
+        """A manual checkpoint covers whatever was handed out."""
+        return self.asked >= self.passed[0]
 
     def next_item(self) -> CheckpointItem | None:
         """The checkpoint that is due, with the next number; None when nothing changed."""
@@ -434,7 +441,7 @@ class Checkpointer:
     def complete(self) -> bool:
         """The shard takes no more records, and a checkpoint that was asked for covers its last one."""
         lease = self._held()
-        return lease.ended is not None and max(lease.asked, lease.stored) >= lease.ended[0]
+        return lease.has_ended and max(lease.asked, lease.stored) >= lease.passed[0]
 
     def checkpoint(
         self, at: Record[Any] | Batch | int | Place | None = None, *, state: bytes | None = None

@@ -235,8 +235,8 @@ class ShardConsumer:
         if self.context.transactions is not None:
             await self.context.transactions.finish()
         await self._around.flush(self.lease)
-        if self.lease.ended is not None and not self.lease.lost:
-            await self._stored_or_drained(self.lease.ended[1])
+        if self.lease.has_ended and not self.lease.lost:
+            await self._stored_or_drained(self.lease.passed[1])
             await self._around.wait(_END_KNOWN_S, self._draining)
         if self.lease.lost:
             raise self.lease.lease_lost()
@@ -261,11 +261,10 @@ class ShardConsumer:
             end = (batch.end_sequence, 0)
             try:
                 await self._wait_for_checkpoint()
-                idle = not batch.is_closing and self.lease.asked >= self.lease.finished
                 if not batch.is_control:
                     given = self._given(batch)
                     if len(given):
-                        records_end, idle = end, False
+                        records_end = given[-1].end_place
                     unwritten += len(given)
                     if self._lanes is None:
                         await self._lane.work(given)
@@ -275,14 +274,13 @@ class ShardConsumer:
                         await self._lanes.take(given, held_bytes(batch), finished)
                         finished = _nothing            # the lanes call it
                 self._pass_by(end)
-                if idle and self._around.where is not None:
-                    self.lease.asked = end             # nothing matched: what was asked for holds here, too
+                self.lease.passed = (records_end, end)
             finally:
                 finished()
             if batch.is_closing:
                 if self._lanes is not None:
                     await self._lanes.settle()
-                self.lease.ended = (records_end, end)
+                self.lease.has_ended = True
                 await self._tell_end()
                 return
             if unwritten >= self._config.checkpoint_records:
@@ -327,16 +325,16 @@ class ShardConsumer:
     async def _tell_end(self) -> None:
         # What user code leaves undone here holds up the shard's children: it is asked again, and never passed by.
         lease = self.lease
-        assert lease.ended is not None, "the closing batch came"
-        records_end = lease.ended[0]
+        records_end = lease.passed[0]
         backoff = Backoff(self._around.random, 500, 30_000)
         try:
             while not await self._end_settled(backoff):
                 await self._lane.rest(backoff.next_ms() / 1000)
         except Ended:
             # The next owner asks again: until then nothing may complete the lease, not even a last checkpoint.
-            lease.ended = None
+            lease.has_ended = False
             lease.finished = records_end
+            lease.passed = (records_end, records_end)
             raise
         if self._end_told:
             lease.asked = max(lease.asked, records_end)

@@ -44,7 +44,7 @@ class Faults:
     rot: bits are flipped in stored files while the node is down; then the promise is only that nobody reads them.
     nodes: one alone, or a cluster. zones: its nodes have different ones. versions: some speak an older protocol
     at first. features: of FEATURES, what its clients do beside the plain things.
-    relaying: a second application copies the stream, in transactions.
+    relaying: a second application copies the stream, in transactions. delivering: another delivers it into a store.
     """
 
     acts: dict[str, float] = field(default_factory=dict)
@@ -66,6 +66,7 @@ class Faults:
     versions: bool = False
     features: tuple[str, ...] = ()
     relaying: bool = False
+    delivering: bool = False
 
     @property
     def damages(self) -> bool:
@@ -140,6 +141,12 @@ def draw_relaying(faults: Faults, seed: int) -> None:
     """In a fifth of the seeds; the others see what they saw before there were transactions."""
     loses = faults.rot or faults.durability != "fsync"     # what is read may be gone afterwards, having been copied
     faults.relaying = not loses and random.Random(f"has relaying {seed}").random() < 0.25
+
+
+def draw_delivering(faults: Faults, seed: int) -> None:
+    """As relaying, and for the same reason where that is left out."""
+    loses = faults.rot or faults.durability != "fsync"
+    faults.delivering = not loses and random.Random(f"has delivering {seed}").random() < 0.25
 
 
 def draw_cluster_faults(draw: random.Random) -> Faults:

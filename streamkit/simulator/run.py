@@ -28,7 +28,8 @@ from streamkit.errors import StreamkitError
 from streamkit.simulator.checkers import judge
 from streamkit.simulator.cluster import Cluster
 from streamkit.simulator.cluster_nemesis import ClusterNemesis
-from streamkit.simulator.faults import Faults, draw_cluster_faults, draw_faults, draw_relaying
+from streamkit.simulator.delivering import judge_delivered
+from streamkit.simulator.faults import Faults, draw_cluster_faults, draw_delivering, draw_faults, draw_relaying
 from streamkit.simulator.loop import Gone, OutOfTime, Stuck
 from streamkit.simulator.nemesis import Nemesis
 from streamkit.simulator.oracle import History
@@ -79,6 +80,7 @@ def run(seed: int, faults: Faults | None = None, *, alone: bool = True) -> Repor
     if faults is None:
         faults = (draw_faults if alone else draw_cluster_faults)(random.Random(f"faults {seed}"))
         draw_relaying(faults, seed)
+        draw_delivering(faults, seed)
     with _quiet_collection():
         report = _run(seed, faults)
         while gc.collect():                    # once more when the ends of coroutines left something behind
@@ -181,6 +183,9 @@ async def _come_to_rest(world: World, workload: Workload, watch: Watch) -> None:
     if workload.relaying is not None:
         await _within(seconds, workload.relaying.done(workload.shards), "everything is copied")
         workload.history.wrong += judge_relayed(workload.relaying, workload.history.final)
+    if workload.delivering is not None:
+        await _within(seconds, workload.delivering.done(workload.shards), "everything is delivered")
+        workload.history.wrong += judge_delivered(workload.delivering, workload.history.final)
     if watch.cluster.many:
         await _within(seconds, watch.settled(), "every copy holds everything")
         await watch.compare_copies()

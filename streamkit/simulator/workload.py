@@ -21,6 +21,7 @@ from streamkit.model.stream import Durability, StreamConfig, StreamDescription
 from streamkit.protocol import messages as m
 from streamkit.runtime.interfaces import Runtime
 from streamkit.simulator.copying import Copying
+from streamkit.simulator.delivering import Delivering
 from streamkit.simulator.handling import DEAD_LETTERS, draw_where, member
 from streamkit.simulator.loop import Gone, Process
 from streamkit.simulator.operating import Operating
@@ -50,6 +51,7 @@ class Workload:
         self.operating: asyncio.Task[None] | None = None
         self.shards: tuple[Shard, ...] = ()
         self.relaying = Relaying(self, STREAM, world.seed) if world.faults.relaying else None
+        self.delivering = Delivering(self, STREAM, world.seed) if world.faults.delivering else None
         self._names = 0
 
     # ---- processes ------------------------------------------------------------------------------------------------
@@ -115,6 +117,8 @@ class Workload:
         del self.working[process]
         if self.relaying is not None and process in self.relaying.processes:
             self.relaying.start_worker()
+        elif self.delivering is not None and process in self.delivering.processes:
+            self.delivering.start_worker()
         else:
             self.start_worker()
 
@@ -164,6 +168,8 @@ class Workload:
             _, self.operating = self.begin("administrator", self._operate)
         if self.relaying is not None:
             self.relaying.start()
+        if self.delivering is not None:
+            self.delivering.start()
 
     # ---- the life of a run ------------------------------------------------------------------------------------------
 

@@ -196,3 +196,34 @@ def test_a_lease_that_is_lost_takes_nothing_more():
         await bottle.until(lambda: len(outcomes) == 2)
 
     Bottle.play(story)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before what follows", "after what follows"])
+def test_a_checkpoint_by_hand_of_the_last_record_covers_what_follows_and_holds_none_for_it(late):
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        let = asyncio.Event()
+        begun: list[asyncio.Task[None]] = []
+
+        class Late(RecordProcessor):
+            async def process(self, batch: Batch[Any], checkpointer: Checkpointer) -> None:
+                async def later() -> None:
+                    await let.wait()
+                    await checkpointer.checkpoint(batch[len(batch) - 1])
+
+                begun.append(asyncio.ensure_future(later()))
+
+        bottle.start("w1", worker("w1", Late, where="data > 10"))
+        await bottle.put("s", [11, 12])
+        await bottle.until(lambda: len(begun) == 2)
+        if not late:
+            let.set()
+            await bottle.until_done("app")
+        await bottle.put("s", [1, 2])
+        await asyncio.sleep(5)
+        if late:
+            assert sum(lease.lag_records for lease in (await bottle.describe("app")).leases) >= 4
+            let.set()
+        await bottle.until_done("app")
+
+    Bottle.play(story)

@@ -28,7 +28,8 @@ class Sink(Protocol):
     called again; `SinkMisused` for what only a person can put right, and is called again more seldom.
     """
 
-    takes: Takes
+    @property
+    def takes(self) -> Takes: ...
 
     async def open(self) -> None:
         """Once, on the event loop that calls the other methods. Raises what is wrong, and is called again."""
