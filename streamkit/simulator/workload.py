@@ -241,8 +241,6 @@ class Workload:
         """Who coordinates may know less of a shard that is led elsewhere than was read at the end."""
         if lease.state == "complete":
             return True                            # after the end of a closed shard stand marks of later leaders only
-        if "state" in self.world.faults.features:  # who checkpoints by hand says nothing of what holds no records
-            return lease.checkpoint > max(self.history.final.get(self.shards[lease.ordinal].uuid, {}), default=-1)
         read = self.history.marks.get(("final", self.shards[lease.ordinal].uuid))
         return lease.checkpoint >= max(lease.high_watermark, read.high_watermark if read is not None else 0)
 
