@@ -12,22 +12,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any, Literal, TypeVar
 
 from streamkit.client.client import AsyncClient
 from streamkit.client.pool import Connector
+from streamkit.client.sync import Client
 from streamkit.consumer.aggregates import Deaggregate
 from streamkit.consumer.config import Start
 from streamkit.consumer.dead_letters import DeadLetters
 from streamkit.consumer.failure import DeadRecord
+from streamkit.consumer.reader import AsyncReader, Reader
 from streamkit.consumer.worker import Worker
-from streamkit.delivery.buffer import Buffer, Range
-from streamkit.delivery.chunk import Failure, Plan
+from streamkit.delivery.buffer import Buffer, Gathering, Range
+from streamkit.delivery.chunk import Failure, Plan, plan_id
 from streamkit.delivery.compression import compression as compression_named
 from streamkit.delivery.formats.format import Format
 from streamkit.delivery.formats.lines import Lines
 from streamkit.delivery.pipeline import Origin, Pipeline, Staged, Transform
 from streamkit.delivery.progress import Progress
+from streamkit.delivery.replay import Replay
 from streamkit.delivery.shard_delivery import ShardDelivery
 from streamkit.delivery.sinks.sink import Sink
 from streamkit.errors import InvalidUse, Undeliverable
@@ -36,6 +40,7 @@ from streamkit.runtime.interfaces import Clock, Executor, Random, Runtime
 from streamkit.runtime.real import LoopThread, RealClock, RealExecutor, RealRandom
 
 F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
 
 _CLOCK, _RANDOM = RealClock(), RealRandom()
 _THREADS = 4                               # that format and compress at a time
@@ -116,6 +121,53 @@ class Delivery(Worker):
 
     def decoding(self) -> Decoding:
         return Decoding(self._codec, self._transform.annotation if self._transform is not None else None)
+
+    def preview(self, records: int = 5) -> Staged:
+        """What the first records of the stream would be written as: names, bodies or values, and who would fail.
+
+        Nothing is written, and no position moves. Raises StreamNotFound, ConnectionFailed.
+        """
+        with Client(self.url) as client:
+            uuids = {shard.id: shard.uuid for shard in client.describe_stream(self.source).shards}
+        found = Staged()
+        for batch in self._reader(Reader, "trim_horizon", "latest", limit=records).batches():
+            gathering = Gathering(Buffer(bytes_max=1 << 40), batch.place(0))
+            gathering.add(batch)
+            gathered = gathering.take()
+            origin = Origin(self.name, self.source, batch.shard, uuids.get(batch.shard, b""))
+            plan = Plan(plan_id(self.name, origin.shard_uuid, gathered.start, gathered.end), gathered.start,
+                        gathered.end, gathered.oldest_ms)  # fmt: skip
+            staged = self.pipeline.stage(gathered, plan, origin)
+            found.chunks += staged.chunks
+            found.failures += staged.failures
+            found.dropped += staged.dropped
+        return found
+
+    def replay(self, start: Start, until: datetime | Literal["latest"] = "latest", *, name: str | None = None) -> int:
+        """Write a range once more under another name, beside what goes on; how many records. Blocks.
+
+        start, until: as a Reader's. name: "orders-to-lake-replay", say; the default has the start in it. The same call
+        writes the same chunks, so one that was broken off can be repeated.
+        """
+        shown = start if isinstance(start, str) else start.isoformat() if isinstance(start, datetime) else "positions"
+        return asyncio.run(self._replay(start, until, name or f"{self.name}-replay-{shown}".replace(":", "")))
+
+    async def _replay(self, start: Start, until: datetime | Literal["latest"], name: str) -> int:
+        client = AsyncClient(self.url, self._runtime)
+        await self.sink_opened()
+        try:
+            reader = self._reader(AsyncReader, start, until, client=client)
+            return await Replay(self, name, client, self.source).run(reader)
+        finally:
+            await self.sink_released()
+            await client.close()
+
+    def _reader(self, kind: Callable[..., R], start: Start, until: datetime | Literal["latest"], **options: Any) -> R:
+        annotation = self._transform.annotation if self._transform is not None else None
+        if "client" not in options:
+            options["url"] = self.url
+        return kind(self.source, start=start, until=until, codec=self._codec, annotation=annotation,
+                    where=self.config.where, deaggregate=self.config.deaggregate, **options)  # fmt: skip
 
     @property
     def clock(self) -> Clock:

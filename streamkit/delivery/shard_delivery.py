@@ -14,46 +14,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from streamkit._core.batch import Batch
 from streamkit.consumer.checkpointer import Checkpointer
 from streamkit.consumer.processor import RecordProcessor, ShardContext
-from streamkit.delivery.buffer import Buffer, Gathering, Range
-from streamkit.delivery.chunk import Chunk, Failure, Plan, plan_id
+from streamkit.delivery.buffer import Gathering, Range
+from streamkit.delivery.chunk import Failure, Plan, plan_id
+from streamkit.delivery.patience import Home, Patience, written
 from streamkit.delivery.pipeline import Origin, Staged
-from streamkit.delivery.progress import Progress, Trouble
-from streamkit.delivery.sinks.sink import Sink
-from streamkit.errors import LeaseLost, SinkMisused, StreamkitError
-from streamkit.runtime.backoff import Backoff
-from streamkit.runtime.interfaces import Clock, Random
+from streamkit.errors import LeaseLost
 
 log = logging.getLogger("streamkit.delivery")
 
-_AGAIN_FIRST_MS, _AGAIN_MOST_MS = 100, 30_000
 _NAMES_BYTES_MAX = 48 * 1024               # of a plan's names in its announcement
-
-
-class Home(Protocol):
-    """What a shard needs of its delivery."""
-
-    name: str
-    buffer: Buffer
-    sink: Sink
-    progress: Progress
-
-    @property
-    def clock(self) -> Clock: ...
-    @property
-    def random(self) -> Random: ...
-    async def sink_opened(self) -> None: ...
-    async def sink_released(self) -> None: ...
-    async def staged(self, gathered: Range, plan: Plan, origin: Origin) -> Staged: ...
-    async def give_up(self, failures: list[Failure]) -> None: ...
 
 
 class ShardDelivery(RecordProcessor):
@@ -70,12 +47,14 @@ class ShardDelivery(RecordProcessor):
         self._is_over = False              # nothing is begun any more
         self._defect: BaseException | None = None      # ours; the worker shows it, as it shows a handler's
         self._opened = False
+        self._patience = Patience(home, "")
 
     # ---- the worker calls these ------------------------------------------------------------------------------
 
     async def initialize(self, ctx: ShardContext) -> None:
         """Raises what the sink cannot be opened for, and is called again."""
         self._origin = Origin(self._home.name, ctx.stream, ctx.shard, ctx.shard_uuid)
+        self._patience = Patience(self._home, ctx.shard)
         if not self._opened:
             await self._home.sink_opened()
             self._opened = True
@@ -197,7 +176,7 @@ class ShardDelivery(RecordProcessor):
         """A range from plan to checkpoint. Raises LeaseLost."""
         home, checkpointer = self._home, self._checkpointer
         assert checkpointer is not None, "records came with it"
-        staged: Staged = await self._until_done(partial(home.staged, gathered, plan, self._origin))
+        staged: Staged = await self._patience.until_done(partial(home.staged, gathered, plan, self._origin))
         names = tuple(chunk.name for chunk in staged.chunks if chunk.name)
         stale = set(plan.names).difference(names)
         if sum(map(len, names)) > _NAMES_BYTES_MAX:
@@ -206,40 +185,13 @@ class ShardDelivery(RecordProcessor):
         await checkpointer.announce(plan.end, msgspec.msgpack.encode(plan))
         refused: list[Failure] = []
         for chunk in staged.chunks:
-            refused += await self._until_done(partial(self._write, chunk))
+            refused += await self._patience.until_done(partial(written, home.sink, chunk))
         for name in stale:                 # an owner before had another function, or one that says something else
-            await self._until_done(partial(_delete, home.sink, name))
+            await self._patience.until_done(partial(_delete, home.sink, name))
         if failures := staged.failures + refused:
-            await self._until_done(lambda: home.give_up(failures))
+            await self._patience.until_done(lambda: home.give_up(failures))
         await checkpointer.checkpoint_prepared(plan.end)
         self._count(gathered, staged, failures)
-
-    async def _write(self, chunk: Chunk) -> list[Failure]:
-        refused = await self._home.sink.write(chunk)
-        return [Failure(chunk.records[each.index], "write", each.code, each.message) for each in refused or ()]
-
-    async def _until_done(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        """Again and again: what a stream keeps can wait. Whoever looks sees why."""
-        backoff = Backoff(self._home.random, _AGAIN_FIRST_MS, _AGAIN_MOST_MS)
-        shard, troubles = self._origin.shard, self._home.progress.trouble
-        while True:
-            try:
-                done = await work()
-            except LeaseLost:
-                raise
-            except Exception as error:     # of a store, of its library, or of the user's own sink
-                before = troubles.get(shard)
-                code = error.code if isinstance(error, StreamkitError) else type(error).__name__
-                since_ms = before.since_ms if before is not None else self._home.clock.now_ms()
-                attempts = before.attempts + 1 if before is not None else 1
-                troubles[shard] = Trouble(code, str(error)[:1_000], since_ms, attempts)
-                grave = logging.ERROR if isinstance(error, SinkMisused) else logging.WARNING
-                log.log(grave if attempts == 1 else logging.DEBUG,
-                        "delivery.retrying delivery=%s shard=%s code=%s error=%s", self._home.name, shard, code, error)
-                await asyncio.sleep(backoff.next_ms() / 1000)
-            else:
-                troubles.pop(shard, None)
-                return done
 
     def _count(self, gathered: Range, staged: Staged, failures: list[Failure]) -> None:
         progress = self._home.progress

@@ -51,13 +51,13 @@ def test_writing_before_the_plan_is_told_is_caught(monkeypatch):
 
 
 def test_a_checkpoint_before_the_write_is_caught(monkeypatch):
-    write = ShardDelivery._write
+    deliver = ShardDelivery._deliver
 
-    async def early(self, chunk):
+    async def early(self, gathered, plan):
         assert self._checkpointer is not None
-        await self._checkpointer.checkpoint_prepared(chunk.end)
-        return await write(self, chunk)
+        await self._checkpointer.checkpoint_prepared(gathered.end)
+        await deliver(self, gathered, plan)
 
-    monkeypatch.setattr(ShardDelivery, "_write", early)
+    monkeypatch.setattr(ShardDelivery, "_deliver", early)
 
     assert "delivered 0 times" in caught("was delivered")
