@@ -116,7 +116,7 @@ torture: build
 	$(VENV)/bin/python -m tests.end_to_end.torture --seconds $(TORTURE_SECONDS) $(TORTURE_ARGS)
 
 # Workers killed at random instants while they add up in a store, or in another stream: the sum is exact. SINKS="postgres" for one of them.
-SINKS ?= sqlite postgres duckdb files stream effect
+SINKS ?= sqlite postgres duckdb files stream effect delivery
 KILLS ?= 10000
 exactly-once: build
 	@for sink in $(SINKS); do $(VENV)/bin/python -m tests.end_to_end.kill_sink_worker --times $(KILLS) --sink $$sink || exit 1; done
