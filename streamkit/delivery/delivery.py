@@ -29,6 +29,7 @@ from streamkit.delivery.chunk import Failure, Plan, plan_id
 from streamkit.delivery.compression import compression as compression_named
 from streamkit.delivery.formats.format import Format
 from streamkit.delivery.formats.lines import Lines
+from streamkit.delivery.memory import Memory
 from streamkit.delivery.pipeline import Origin, Pipeline, Staged, Transform
 from streamkit.delivery.progress import Progress
 from streamkit.delivery.replay import Replay
@@ -52,6 +53,7 @@ class Delivery(Worker):
     start: where shards begin that the delivery has no position of. format, compression: of bodies; a sink that takes
     values needs neither. where: only records for which the condition holds. dead_letter: a stream for records that
     cannot be delivered, with the reason in their headers; None: they are held, and nothing behind them is delivered.
+    memory_bytes_max: of payload that all shards of this process hold; when it is used up, ranges are written early.
     codec: as a Consumer's. Further arguments are a Worker's. Raises InvalidUse, MissingLibrary.
     """
 
@@ -66,6 +68,7 @@ class Delivery(Worker):
         compression: str = "none",
         compression_level: int | None = None,
         buffer: Buffer | None = None,
+        memory_bytes_max: int = 256 * 1024 * 1024,
         where: str | None = None,
         dead_letter: str | None = None,
         codec: Codec | str = "auto",
@@ -95,6 +98,7 @@ class Delivery(Worker):
         self.buffer = buffer or Buffer()
         self.dead_letter = dead_letter
         self.progress = Progress()
+        self.memory = Memory(memory_bytes_max)
         self._format = format or Lines()
         self._compression = compression_named(compression, compression_level)
         self._transform: Transform | None = None

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from streamkit.delivery.buffer import Buffer, Range
 from streamkit.delivery.chunk import Chunk, Failure, Plan
+from streamkit.delivery.memory import Memory
 from streamkit.delivery.pipeline import Origin, Staged
 from streamkit.delivery.progress import Progress, Trouble
 from streamkit.delivery.sinks.sink import Sink
@@ -28,6 +29,7 @@ class Home(Protocol):
     buffer: Buffer
     sink: Sink
     progress: Progress
+    memory: Memory
 
     @property
     def clock(self) -> Clock: ...

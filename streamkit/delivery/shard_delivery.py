@@ -47,17 +47,15 @@ class ShardDelivery(RecordProcessor):
         self._is_over = False              # nothing is begun any more
         self._defect: BaseException | None = None      # ours; the worker shows it, as it shows a handler's
         self._opened = False
+        self._memory = home.memory
         self._patience = Patience(home, "")
 
     # ---- the worker calls these ------------------------------------------------------------------------------
 
     async def initialize(self, ctx: ShardContext) -> None:
-        """Raises what the sink cannot be opened for, and is called again."""
+        """Looks for what an owner before had planned."""
         self._origin = Origin(self._home.name, ctx.stream, ctx.shard, ctx.shard_uuid)
         self._patience = Patience(self._home, ctx.shard)
-        if not self._opened:
-            await self._home.sink_opened()
-            self._opened = True
         self._planned = _found(ctx)
         start = (ctx.position, ctx.sub_position)
         self._gathering = Gathering(self._home.buffer, start, self._planned.end if self._planned is not None else None)
@@ -73,6 +71,9 @@ class ShardDelivery(RecordProcessor):
             if self._gathering.is_full:
                 await self._begin()
                 continue
+            if self._memory.is_full and self._gathering.until is None:     # what was planned is owed, whatever it takes
+                await self._memory.room()
+                continue
             if self._planned is not None and batch.place(done) >= self._planned.end and not self._gathering:
                 log.error("delivery.records_gone delivery=%s shard=%s plan=%s: retention took what was planned",
                           self._home.name, self._origin.shard, self._planned.id)
@@ -80,7 +81,9 @@ class ShardDelivery(RecordProcessor):
                 self._gathering = Gathering(self._home.buffer, batch.place(done))
             if not self._gathering:
                 self._began(batch, done)
+            before = self._gathering.payload_bytes
             done += self._gathering.add(batch.part(done, len(batch)))
+            self._memory.gathered(self, self._gathering.payload_bytes - before)
         if self._gathering.is_full and not self._is_over:
             await self._begin()
 
@@ -90,6 +93,8 @@ class ShardDelivery(RecordProcessor):
         while self._gathering and not self._is_over:
             await self._begin()
         await self._written()
+        if self._is_over:                  # the end must not be checkpointed: it is not delivered
+            raise self._defect or RuntimeError("this shard's delivery is over")
 
     async def shutdown_requested(self, checkpointer: Checkpointer) -> None:
         """What is being written is finished, if there is time; what was gathered is read again by the next owner."""
@@ -122,6 +127,11 @@ class ShardDelivery(RecordProcessor):
             return
         self._start()
 
+    def give_way(self) -> None:
+        """Others need the memory: what was gathered is written as soon as may be, however little it is."""
+        if self._gathering and self._gathering.until is None and not self._is_over and self._writing is None:
+            self._start()
+
     async def _begin(self) -> None:
         """Write what was gathered, once the range before is done."""
         await self._written()
@@ -133,6 +143,7 @@ class ShardDelivery(RecordProcessor):
             self._timer.cancel()
             self._timer = None
         gathered = self._gathering.take()
+        self._memory.begun(self)
         planned, self._planned = self._planned, None
         if planned is None:
             identity = plan_id(self._home.name, self._origin.shard_uuid, gathered.start, gathered.end)
@@ -140,10 +151,11 @@ class ShardDelivery(RecordProcessor):
         else:
             plan = planned
         self._writing = asyncio.ensure_future(self._deliver(gathered, plan))
-        self._writing.add_done_callback(self._ended)
+        self._writing.add_done_callback(partial(self._ended, gathered.payload_bytes))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, payload_bytes: int, task: asyncio.Task[None]) -> None:
         self._writing = None
+        self._memory.released(payload_bytes)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._is_over = True
             self._defect = None if isinstance(error, LeaseLost) else error
@@ -166,6 +178,7 @@ class ShardDelivery(RecordProcessor):
             await asyncio.wait([self._writing])
         self._home.progress.oldest_ms.pop(self._origin.shard, None)
         self._home.progress.trouble.pop(self._origin.shard, None)
+        self._memory.left(self)
         if self._opened:
             self._opened = False
             await self._home.sink_released()
@@ -176,6 +189,9 @@ class ShardDelivery(RecordProcessor):
         """A range from plan to checkpoint. Raises LeaseLost."""
         home, checkpointer = self._home, self._checkpointer
         assert checkpointer is not None, "records came with it"
+        if not self._opened:
+            await self._patience.until_done(home.sink_opened)
+            self._opened = True
         staged: Staged = await self._patience.until_done(partial(home.staged, gathered, plan, self._origin))
         names = tuple(chunk.name for chunk in staged.chunks if chunk.name)
         stale = set(plan.names).difference(names)

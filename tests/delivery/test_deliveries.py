@@ -346,3 +346,59 @@ def test_objects_are_those_of_an_undisturbed_run_however_often_workers_die():
         Bottle.play(story)
     assert len(found[0]) == 36
     assert all(objects == found[0] for objects in found)
+
+
+def test_shards_share_one_bound_of_memory_and_the_fullest_gives_way():
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s", shards=4)
+        store = Store()
+        made = delivery(store.sink(), buffer=Buffer(bytes_max=10_000, seconds_max=3600), memory_bytes_max=200)
+        most = 0
+
+        def look(number: int) -> None:
+            nonlocal most
+            most = max(most, made.memory.held)
+
+        store.before = look
+        bottle.start("w1", made)
+        await bottle.put("s", [f"{number:020d}" for number in range(200)])
+        await bottle.until(lambda: len(store.values()) > 170)
+        assert 200 <= most < 300, "a batch more than the bound"
+        assert made.memory.held < 300
+        made.memory.bytes_max = 1          # the rest is written as well
+        await bottle.put("s", [f"{number:020d}" for number in range(200, 220)])
+        await bottle.until(lambda: len(store.values()) > 210)
+
+    Bottle.play(story)
+
+
+def test_a_store_that_cannot_be_opened_is_waited_for_and_one_that_is_down_keeps_nobody_from_stopping():
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        store = Store()
+        store.is_down = True
+
+        class Closed(StoreSink):
+            async def open(self) -> None:
+                if store.is_down:
+                    raise ConnectionError("nobody is at home")
+                await super().open()
+
+        made = delivery(Closed(store))
+        task = bottle.start("w1", made)
+        await bottle.put("s", list(range(40)))
+        await bottle.until(lambda: bool(made.progress.trouble))
+        assert next(iter(made.progress.trouble.values())).message == "nobody is at home"
+        await asyncio.sleep(3600)
+        assert [lease.lease_epoch for lease in (await bottle.describe("app")).leases] == [1], "it stays where it is"
+        began_s = asyncio.get_running_loop().time()
+        assert made._member is not None
+        made._member.stop()
+        await task
+        assert asyncio.get_running_loop().time() - began_s < 12
+        store.is_down = False
+        bottle.start("w2", delivery(store.sink(), "w2"))
+        await bottle.until_done("app")
+        assert sorted(store.values()) == list(range(40))
+
+    Bottle.play(story, seconds_max=6_000)

@@ -1,4 +1,4 @@
-"""docs/delivery.md works as written: its programs run on a node and a real S3 server; those that go on, until Ctrl-C."""
+"""docs/delivery.md works as written: its programs run on a node and a real S3 server, until Ctrl-C if they go on."""
 
 from __future__ import annotations
 
