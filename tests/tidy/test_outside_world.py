@@ -34,6 +34,7 @@ ALSO = {
     "streamkit.simulator.summing": {"random"},
     "streamkit.simulator.relaying": {"random"},
     "streamkit.simulator.handling": {"random"},
+    "streamkit.simulator.delivering": {"random"},
     "streamkit.simulator.nemesis": {"random"},
     "streamkit.simulator.aimed": {"random"},
     "streamkit.simulator.run": {"multiprocessing", "concurrent", "random", "time"},   # seeds are shared out
