@@ -10,12 +10,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from streamkit._core.batch import Record
 
+Takes = Literal["body", "values", "data"]
 Place = tuple[int, int]                    # of a record: its sequence, and how many user records before it inside
 
 _CHUNKS = uuid.UUID("8d0f4a9e-5f0b-4c55-9a3b-0c6c2f1f7c11")
@@ -49,14 +50,16 @@ def chunk_id(plan: str, part: str) -> str:
     return str(uuid.uuid5(uuid.UUID(plan), part))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Chunk:
     """What a sink writes at once: all of it or nothing. The same `id` may come again, with the same records.
 
+    While one process tries it, it is the same object: a sink may keep, weakly by it, how far it came.
+
     start, end: places in the shard, half-open; with several chunks a range, those of the range. oldest: arrival of the
     range's first record. name: where it goes, for sinks that write objects. body: formatted and compressed; b"" for
-    sinks that take values. values: decoded and transformed; data: payloads as bytes, one a record. records: the origin
-    of each.
+    sinks that take others. values: decoded and transformed; data: payloads as bytes, transformed, one a record.
+    records: the origin of each, of those a transformation made several of as often.
     """
 
     id: str
@@ -73,6 +76,7 @@ class Chunk:
     content_type: str = "application/octet-stream"
     content_encoding: str = ""
     values: Sequence[Any] = ()
+    data: Sequence[bytes] = ()
     records: Sequence[Record[Any]] = ()
     count: int = 0
 

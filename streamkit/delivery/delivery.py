@@ -244,5 +244,5 @@ class Delivery(Worker):
     def _made(self) -> Pipeline:
         return Pipeline(
             form=self._format, compression=self._compression, template=getattr(self.sink, "template", None),
-            transform=self._transform, with_body=getattr(self.sink, "takes", "values") == "body",
+            transform=self._transform, takes=getattr(self.sink, "takes", "values"),
         )

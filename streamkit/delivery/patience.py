@@ -20,6 +20,7 @@ from streamkit.runtime.interfaces import Clock, Random
 log = logging.getLogger("streamkit.delivery")
 
 _AGAIN_FIRST_MS, _AGAIN_MOST_MS = 100, 30_000
+_ASKED_MOST_MS = 7_200_000                 # that a store may ask for; a mistaken one would hold a shard for years
 
 
 class Home(Protocol):
@@ -59,7 +60,7 @@ class Patience:
                 raise
             except Exception as error:     # of a store, of its library, or of the user's own sink
                 self._note(error)
-                await asyncio.sleep(backoff.next_ms() / 1000)
+                await asyncio.sleep(max(backoff.next_ms(), _asked_ms(error)) / 1000)
             else:
                 troubles.pop(self._shard, None)
                 return done
@@ -80,3 +81,9 @@ async def written(sink: Sink, chunk: Chunk) -> list[Failure]:
     """Write once; what the store refuses for good."""
     refused = await sink.write(chunk)
     return [Failure(chunk.records[each.index], "write", each.code, each.message) for each in refused or ()]
+
+
+def _asked_ms(error: Exception) -> float:
+    """How long a store wants to be left alone."""
+    asked_ms = error.facts.get("retry_after_ms", 0) if isinstance(error, StreamkitError) else 0
+    return min(asked_ms, _ASKED_MOST_MS)

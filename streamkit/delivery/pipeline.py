@@ -6,7 +6,7 @@ Runs in a thread; knows nothing of leases and stores. A record that fails anywhe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
@@ -14,7 +14,7 @@ import msgspec
 
 from streamkit._core.batch import Record
 from streamkit.delivery.buffer import Range
-from streamkit.delivery.chunk import Chunk, Failure, Plan, chunk_id
+from streamkit.delivery.chunk import Chunk, Failure, Plan, Takes, chunk_id
 from streamkit.delivery.compression import Compression
 from streamkit.delivery.formats.format import Format
 from streamkit.delivery.names import NAME_BYTES_MAX, NoSuchField, Template, object_name
@@ -70,7 +70,7 @@ class Pipeline:
 
     def __init__(
         self, *, form: Format, compression: Compression, template: Template | None, transform: Transform | None,
-        with_body: bool, version: int = 1,
+        takes: Takes, version: int = 1,
     ) -> None:
         if form.compresses and compression.encoding:
             raise InvalidUse(f"{type(form).__name__} compresses inside", try_="leave the delivery's compression out",
@@ -79,10 +79,10 @@ class Pipeline:
         self._compression = compression
         self._template = template
         self._transform = transform
-        self._with_body = with_body
+        self._takes = takes
         self._version = version
         parting = template is not None and template.needs_values
-        self._decodes = transform is not None or not with_body or parting
+        self._decodes = transform is not None or takes == "values" or parting
 
     def stage(self, gathered: Range, plan: Plan, origin: Origin) -> Staged:
         """The chunks of a planned range."""
@@ -139,7 +139,7 @@ class Pipeline:
         """One, or none when nothing of it fits."""
         identity = chunk_id(plan.id, "\x00".join(names))
         body, name, unfit = b"", "", set()
-        if self._with_body:
+        if self._takes == "body":
             formatted = self._format.encode(data)
             unfit = {each.index for each in formatted.unfit}
             staged.failures += [
@@ -154,7 +154,8 @@ class Pipeline:
             id=identity, plan=plan.id, delivery=origin.delivery, stream=origin.stream, shard=origin.shard,
             shard_uuid=origin.shard_uuid, start=plan.start, end=plan.end, oldest=plan.oldest, name=name, body=body,
             content_type=self._format.content_type, content_encoding=self._compression.encoding,
-            values=() if self._with_body else values, records=records, count=len(data) - len(unfit),
+            values=values if self._takes == "values" else (), data=data if self._takes == "data" else (),
+            records=records, count=len(data) - len(unfit),
         )]  # fmt: skip
 
     def _name(self, names: tuple[str, ...], plan: Plan, origin: Origin, identity: str) -> str:
@@ -178,6 +179,10 @@ class _Records(Sequence[Record[Any]]):
 
     def __len__(self) -> int:
         return self._count
+
+    def __iter__(self) -> Iterator[Record[Any]]:
+        for part in self._parts:
+            yield from part
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):

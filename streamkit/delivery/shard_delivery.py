@@ -213,7 +213,7 @@ class ShardDelivery(RecordProcessor):
         progress = self._home.progress
         progress.records += gathered.count
         progress.payload_bytes += gathered.payload_bytes
-        progress.written_bytes += sum(len(chunk.body) for chunk in staged.chunks)
+        progress.written_bytes += sum(len(chunk.body) + sum(map(len, chunk.data)) for chunk in staged.chunks)
         progress.chunks += len(staged.chunks)
         progress.dropped += staged.dropped
         progress.failed += len(failures)

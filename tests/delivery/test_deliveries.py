@@ -14,7 +14,7 @@ from streamkit.delivery.chunk import Chunk
 from streamkit.delivery.delivery import Delivery
 from streamkit.delivery.names import Template
 from streamkit.delivery.sinks.sink import Refused
-from streamkit.errors import InvalidUse
+from streamkit.errors import InvalidUse, Throttled
 from tests.consumer.bottle import Bottle
 from tests.consumer.test_failures import dead_letters
 
@@ -191,6 +191,27 @@ def test_a_store_that_is_down_for_36_hours_costs_nothing_but_time_and_the_lag_is
         assert made.progress.trouble == {} and made.progress.oldest_ms == {}
 
     Bottle.play(story, seconds_max=40 * 3600)
+
+
+@pytest.mark.parametrize(("asked_ms", "seconds"), [(600_000, 600), (10**12, 7_200)])
+def test_a_store_that_asks_to_be_left_alone_is_but_not_for_years(asked_ms, seconds):
+    async def story(bottle: Bottle) -> None:
+        await bottle.client.create_stream("s")
+        store = Store()
+
+        def busy(number: int) -> None:
+            if number == 1:
+                raise Throttled("later", retry_after_ms=asked_ms, scope="store")
+
+        store.before = busy
+        made = delivery(store.sink())
+        bottle.start("w1", made)
+        await bottle.put("s", [1])
+        await bottle.until(lambda: bool(made.progress.trouble))
+        waited = await bottle.until(lambda: store.values() == [1], seconds=seconds + 60)
+        assert seconds - 1 < waited < seconds + 5 and store.writes == 2
+
+    Bottle.play(story, seconds_max=10_000)
 
 
 def test_records_are_changed_left_out_made_several_and_given_up():

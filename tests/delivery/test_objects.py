@@ -37,7 +37,7 @@ def sink(s3: S3, names: str = "", **options: Any) -> ObjectSink:
 def chunk_for(made: ObjectSink, values: list[Any], base: int = 0, kind: str = "none") -> Chunk:
     gathered = range_of(values, base)
     pipeline = Pipeline(form=Lines(), compression=compression(kind), template=made.template, transform=None,
-                        with_body=True)  # fmt: skip
+                        takes="body")  # fmt: skip
     [chunk] = pipeline.stage(gathered, plan_of(gathered), ORIGIN).chunks
     return chunk
 

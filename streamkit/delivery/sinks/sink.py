@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from streamkit.delivery.chunk import Chunk
-
-Takes = Literal["body", "values"]
+from streamkit.delivery.chunk import Chunk, Takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,10 @@ class Sink(Protocol):
 
     `write` is all or nothing, but for the records it returns as refused, and may be repeated with the same `chunk.id`,
     also by another process, also at the same time: then the store holds the chunk once. It raises what passes, and is
-    called again; `SinkMisused` for what only a person can put right, and is called again more seldom.
+    called again, not before a `retry_after_ms` among the error's facts; `SinkMisused` for what only a person can put
+    right, and is called again more seldom.
+
+    takes: which member of a chunk is filled in.
     """
 
     @property
