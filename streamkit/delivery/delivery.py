@@ -10,6 +10,7 @@ A delivery is an application on its stream: workers share the shards out, and `s
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -37,6 +38,8 @@ from streamkit.delivery.shard_delivery import ShardDelivery
 from streamkit.delivery.sinks.sink import Sink
 from streamkit.errors import InvalidUse, Undeliverable
 from streamkit.model.codec import Codec, Decoding
+from streamkit.observability.delivery_numbers import DeliveryNumbers
+from streamkit.observability.producer_numbers import Distribution
 from streamkit.runtime.interfaces import Clock, Executor, Random, Runtime
 from streamkit.runtime.real import LoopThread, RealClock, RealExecutor, RealRandom
 
@@ -44,6 +47,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
 
 _CLOCK, _RANDOM = RealClock(), RealRandom()
+_WRITE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _THREADS = 4                               # that format and compress at a time
 
 
@@ -172,6 +176,25 @@ class Delivery(Worker):
             options["url"] = self.url
         return kind(self.source, start=start, until=until, codec=self._codec, annotation=annotation,
                     where=self.config.where, deaggregate=self.config.deaggregate, **options)  # fmt: skip
+
+    def numbers(self) -> DeliveryNumbers:
+        """What `progress` counts, for observability.delivery_metrics.DeliveryCollector."""
+        progress, histogram = self.progress, self.progress.write_us
+        below = [histogram.count_below(int(bound * 1e6) + 1) for bound in _WRITE_SECONDS]
+        return DeliveryNumbers(
+            delivery=self.name, records=progress.records, payload_bytes=progress.payload_bytes,
+            written_bytes=progress.written_bytes, chunks=progress.chunks, repeated=progress.repeated,
+            dropped=progress.dropped, failed=dict(progress.failed),
+            trouble=Counter(trouble.code for trouble in progress.trouble.values()),
+            lag_seconds=progress.freshness_seconds(self.clock.now_ms()), buffer_bytes=self.memory.held,
+            write=Distribution(_WRITE_SECONDS, below, histogram.count, histogram.total / 1e6),
+        )  # fmt: skip
+
+    def prometheus(self) -> bytes:
+        """The same as Prometheus text, for whatever serves /metrics in this process."""
+        from streamkit.observability.delivery_metrics import exposition  # its package takes 30 ms to load
+
+        return exposition(self.numbers)
 
     @property
     def clock(self) -> Clock:

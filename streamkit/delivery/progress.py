@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+
+from streamkit._core.histogram import Histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,11 @@ class Progress:
     written_bytes: int = 0
     chunks: int = 0
     dropped: int = 0
-    failed: int = 0
+    failed: Counter[str] = field(default_factory=Counter)        # code → records
     repeated: int = 0                      # ranges that an owner before had planned and not finished
     trouble: dict[str, Trouble] = field(default_factory=dict)
     oldest_ms: dict[str, int] = field(default_factory=dict)
+    write_us: Histogram = field(default_factory=Histogram)       # of chunks, with what had to be repeated
 
     def freshness_seconds(self, now_ms: int) -> float:
         """Age of the oldest record that is not delivered; 0 when there is none."""

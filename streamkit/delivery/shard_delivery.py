@@ -201,7 +201,9 @@ class ShardDelivery(RecordProcessor):
         await checkpointer.announce(plan.end, msgspec.msgpack.encode(plan))
         refused: list[Failure] = []
         for chunk in staged.chunks:
+            began_ms = home.clock.monotonic_ms()
             refused += await self._patience.until_done(partial(written, home.sink, chunk))
+            home.progress.write_us.record(1_000 * (home.clock.monotonic_ms() - began_ms))
         for name in stale:                 # an owner before had another function, or one that says something else
             await self._patience.until_done(partial(_delete, home.sink, name))
         if failures := staged.failures + refused:
@@ -216,7 +218,7 @@ class ShardDelivery(RecordProcessor):
         progress.written_bytes += sum(len(chunk.body) + sum(map(len, chunk.data)) for chunk in staged.chunks)
         progress.chunks += len(staged.chunks)
         progress.dropped += staged.dropped
-        progress.failed += len(failures)
+        progress.failed.update(failure.code for failure in failures)
         progress.oldest_ms.pop(self._origin.shard, None)
         if self._gathering:
             progress.oldest_ms[self._origin.shard] = self._gathering.oldest_ms
