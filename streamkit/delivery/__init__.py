@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from streamkit.delivery.sinks.http_endpoint import HttpEndpointSink as HttpEndpointSink
     from streamkit.delivery.sinks.objects import ObjectSink as ObjectSink
     from streamkit.delivery.sinks.objects import S3Sink as S3Sink
+    from streamkit.delivery.sinks.opensearch import OpenSearchSink as OpenSearchSink
     from streamkit.delivery.sinks.sink import Refused as Refused
     from streamkit.delivery.sinks.sink import Sink as Sink
 
 _HOMES = {
     "Buffer": "buffer", "Chunk": "chunk", "Delivery": "delivery", "FileSink": "sinks.files",
     "HttpEndpointSink": "sinks.http_endpoint", "Lines": "formats.lines", "ObjectSink": "sinks.objects",
+    "OpenSearchSink": "sinks.opensearch",
     "Orc": "formats.columns", "Parquet": "formats.columns", "Refused": "sinks.sink", "S3Sink": "sinks.objects",
     "Sink": "sinks.sink",
 }  # fmt: skip
