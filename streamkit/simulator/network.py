@@ -113,7 +113,7 @@ class _Pipe:
     def _deliver(self) -> None:
         self.timer = False
         end = self.to_end
-        if self.stalled or self.broken or end.reading_paused or end.dead:
+        if self.stalled or self.broken or end.reading_paused or end.dead or not end.accepted:
             return
         if end.process is not None and end.process.stopped:
             self.timer = True
@@ -180,10 +180,16 @@ class SimulatedTransport(asyncio.Transport):
         self._protocol.connection_made(self)
         return self._protocol  # type: ignore[no-any-return]
 
+    @property
+    def accepted(self) -> bool:
+        """Somebody is there to be told what arrives."""
+        return self._protocol is not None
+
     def begin(self, factory: ProtocolFactory) -> None:
         """`start` on the listening side, unless the connection broke before anybody looked."""
         if not self.dead:
             self.start(factory)
+            self.into.schedule()           # what came before, while the process stood still
 
     # ---- for the owner -----------------------------------------------------------------------------------------
 

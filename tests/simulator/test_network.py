@@ -191,3 +191,25 @@ def test_bytes_for_a_stopped_process_wait_for_it():
         assert bytes(server.data) == b"onetwo"
 
     bench.run(main())
+
+
+def test_what_comes_before_anybody_accepted_waits_for_it():
+    bench = Bench()
+    accepting = []
+
+    async def main():
+        soon = bench.network.soon
+        bench.network.soon = lambda end, callback, *args: (
+            accepting.append((callback, args)) if callback.__name__ == "begin" else soon(end, callback, *args)
+        )
+        await bench.network.endpoint(bench.server_process).listen("node:1", bench._accept)
+        client = await bench.network.endpoint(bench.client_process).connect("node:1", Recorder)
+        client.transport.write(b"hello")
+        client.transport.close()
+        await asyncio.sleep(1)
+        [(begin, args)] = accepting
+        begin(*args)
+        await asyncio.sleep(1)
+        assert bytes(bench.ends[0].data) == b"hello" and bench.ends[0].lost
+
+    bench.run(main())
