@@ -55,11 +55,12 @@ async def http_server(answer: Callable[[Request], Reply]) -> AsyncIterator[str]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
         connections += 1
+        number = connections
         task = asyncio.current_task()
         assert task is not None
         serving.add(task)
         try:
-            while await _one(reader, writer, answer, connections):
+            while await _one(reader, writer, answer, number):
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
             return                         # the client went away
