@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streamkit.delivery.sinks.objects import ObjectSink as ObjectSink
     from streamkit.delivery.sinks.objects import S3Sink as S3Sink
     from streamkit.delivery.sinks.opensearch import OpenSearchSink as OpenSearchSink
+    from streamkit.delivery.sinks.postgres import PostgresSink as PostgresSink
     from streamkit.delivery.sinks.sink import Refused as Refused
     from streamkit.delivery.sinks.sink import Sink as Sink
     from streamkit.delivery.sinks.splunk import SplunkSink as SplunkSink
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "Buffer": "buffer", "Chunk": "chunk", "Delivery": "delivery", "FileSink": "sinks.files",
     "HttpEndpointSink": "sinks.http_endpoint", "Lines": "formats.lines", "ObjectSink": "sinks.objects",
-    "OpenSearchSink": "sinks.opensearch",
-    "Orc": "formats.columns", "Parquet": "formats.columns", "Refused": "sinks.sink", "S3Sink": "sinks.objects",
-    "Sink": "sinks.sink", "SplunkSink": "sinks.splunk",
+    "OpenSearchSink": "sinks.opensearch", "Orc": "formats.columns", "Parquet": "formats.columns",
+    "PostgresSink": "sinks.postgres", "Refused": "sinks.sink", "S3Sink": "sinks.objects", "Sink": "sinks.sink",
+    "SplunkSink": "sinks.splunk",
 }  # fmt: skip
 __all__ = sorted(_HOMES)
 
