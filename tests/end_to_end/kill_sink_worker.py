@@ -2,7 +2,7 @@
 
     python -m tests.end_to_end.kill_sink_worker --times 10000 --sink sqlite
 
-Other sinks: postgres, duckdb, files, stream, effect, delivery.
+Other sinks: postgres, duckdb, files, stream, effect, delivery, delivery-postgres.
 
 With "effect" the store is an HTTP endpoint that knows tokens again, and loses requests and answers now and then.
 
@@ -34,7 +34,7 @@ from typing import Any
 import streamkit
 from streamkit import Batch, Client, Context, Producer, PutEntry
 from streamkit.consumer.failure import RetryPolicy
-from streamkit.delivery import Buffer, Delivery, FileSink
+from streamkit.delivery import Buffer, Delivery, FileSink, PostgresSink
 from streamkit.errors import ApplicationNotFound
 from streamkit.protocol.messages import DescribeApplication
 from tests.end_to_end.endpoint import Endpoint, add_once, was_added
@@ -42,7 +42,7 @@ from tests.end_to_end.processes import Broker, broker
 
 STREAM, APPLICATION = "kill-sink", "adder"
 SHARDS = 2
-SINKS = ("sqlite", "postgres", "duckdb", "files", "stream", "effect", "delivery")
+SINKS = ("sqlite", "postgres", "duckdb", "files", "stream", "effect", "delivery", "delivery-postgres")
 SUMS = "sums"                           # the stream that is the sink of "stream"
 _RECORDS_A_LIFE = 25
 _PARENT_DEATH_SIGNAL = 1                # prctl's number
@@ -83,8 +83,8 @@ def work(url: str, kind: str, where: str) -> None:
     if kind == "effect":
         work_by_requests(url, where)
         return
-    if kind == "delivery":
-        work_by_delivering(url, where)
+    if kind.startswith("delivery"):
+        work_by_delivering(url, where, into_rows=kind == "delivery-postgres")
         return
     sink: dict[str, Any] = {"transactional": True} if kind == "stream" else {"sink": position(kind, where)}
     consumer = streamkit.Consumer(
@@ -120,19 +120,24 @@ def work_by_requests(url: str, where: str) -> None:
     consumer.run()
 
 
-def work_by_delivering(url: str, where: str) -> None:
-    """The same as a delivery into files; how ranges end is left to chance, as it is in life."""
-    Delivery(
-        APPLICATION, source=STREAM, sink=FileSink(where), worker="adder", membership_ms=1_000, url=url,
-        buffer=Buffer(bytes_max=100, seconds_max=0.01),
-    ).run()  # fmt: skip
+def work_by_delivering(url: str, where: str, into_rows: bool) -> None:
+    """The same as a delivery into files or rows; how ranges end is left to chance, as it is in life."""
+    made = Delivery(
+        APPLICATION, source=STREAM, sink=PostgresSink(where, table="sums") if into_rows else FileSink(where),
+        worker="adder", membership_ms=1_000, url=url, buffer=Buffer(bytes_max=100, seconds_max=0.01),
+    )  # fmt: skip
+    if into_rows:
+        made.transform(lambda value: {"value": value})
+    made.run()
 
 
 def spawn_lives(url: str, kind: str, where: str) -> None:
     """A process without threads that makes a worker by fork for each line on its input, and says its number."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    if kind not in ("stream", "effect", "delivery"):
-        position(kind, where)              # imports the library once
+    if kind == "delivery-postgres":
+        PostgresSink(where, table="sums")  # imports the library once
+    elif kind not in ("stream", "effect", "delivery"):
+        position(kind, where)
     for _ in sys.stdin:
         process = os.fork()
         if process == 0:
@@ -163,7 +168,7 @@ class Trial:
         self.put = self.kills = self.stops = 0
         self.where = str(folder / f"sink.{kind}")
         self.log = folder / "workers.log"
-        if kind == "postgres":
+        if kind.endswith("postgres"):
             from tests.postgres import Postgres
 
             self.where = stack.enter_context(Postgres()).dsn
@@ -259,7 +264,7 @@ class Trial:
     def rows(self, sql: str) -> list[Any]:
         from importlib import import_module
 
-        library = {"sqlite": "sqlite3", "duckdb": "duckdb", "postgres": "psycopg"}[self.kind]
+        library = {"sqlite": "sqlite3", "duckdb": "duckdb"}.get(self.kind, "psycopg")
         database = import_module(library).connect(self.where)
         try:
             cursor = database.execute(sql)
