@@ -24,7 +24,7 @@ class Sink(Protocol):
     `write` is all or nothing, but for the records it returns as refused, and may be repeated with the same `chunk.id`,
     also by another process, also at the same time: then the store holds the chunk once. It raises what passes, and is
     called again, not before a `retry_after_ms` among the error's facts; `SinkMisused` for what only a person can put
-    right, and is called again more seldom.
+    right: that is logged as an error, and it is called again all the same.
 
     takes: which member of a chunk is filled in.
     """
