@@ -342,7 +342,7 @@ ENTRIES: dict[str, Entry] = {
     "sink_misused": Entry(
         "A delivery's store refuses what it is given: there is no such bucket or table, or no right to write there. "
         "The delivery tries again, more and more seldom, and goes on by itself once that is put right.",
-        "look at the store's settings and rights; streamkit app lag DELIVERY shows what waits",
+        "look at the store's settings and rights; streamkit lag DELIVERY shows what waits",
         "s3://lake refuses orders/2026/lake-1-2026-11-24-03-10-00-5d1b.gz: no such bucket",
     ),
     "undeliverable": Entry(

@@ -8,9 +8,9 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
-from streamkit.errors import InvalidUse, MissingLibrary
+from streamkit.errors import InvalidUse
+from streamkit.runtime.libraries import library
 
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)          # the same bytes whenever it is made
 
@@ -52,7 +52,7 @@ def _zip(level: int | None) -> Compression:
 
 
 def _zstd(level: int | None) -> Compression:
-    zstandard = _library("zstandard", "zstd")
+    zstandard = library("zstandard", "zstd")
     return Compression(
         ".zst", "zstd", lambda body, _: bytes(zstandard.ZstdCompressor(level=level or 3).compress(body))
     )
@@ -61,14 +61,6 @@ def _zstd(level: int | None) -> Compression:
 def _lz4(level: int | None) -> Compression:
     frame = import_module("lz4.frame")
     return Compression(".lz4", "lz4", lambda body, _: bytes(frame.compress(body, compression_level=level or 0)))
-
-
-def _library(name: str, extra: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as cause:
-        raise MissingLibrary(f"{name} is not installed", try_=f"pip install 'streamkit[{extra}]'", library=name,
-                             extra=extra) from cause  # fmt: skip
 
 
 _KNOWN: dict[str, Callable[[int | None], Compression]] = {

@@ -107,7 +107,7 @@ class Delivery(Worker):
         self._compression = compression_named(compression, compression_level)
         self._transform: Transform | None = None
         self._codec = codec
-        self._opened = 0
+        self._users = 0                    # shards that have the sink, or wait for it
         self._opening: asyncio.Lock | None = None
         self._executor: Executor | None = None
         self._client: AsyncClient | None = None        # for dead letters
@@ -155,8 +155,12 @@ class Delivery(Worker):
         """Write a range once more under another name, beside what goes on; how many records. Blocks.
 
         start, until: as a Reader's. name: "orders-to-lake-replay", say; the default has the start in it. The same call
-        writes the same chunks, so one that was broken off can be repeated.
+        writes the same chunks, so one that was broken off can be repeated. Raises InvalidUse while this very object
+        runs: its sink belongs to another event loop then.
         """
+        if self.running:
+            raise InvalidUse("this delivery runs, with the sink that the replay would use",
+                             try_="make another Delivery of that name, or replay in another process", argument="replay")
         shown = start if isinstance(start, str) else start.isoformat() if isinstance(start, datetime) else "positions"
         return asyncio.run(self._replay(start, until, name or f"{self.name}-replay-{shown}".replace(":", "")))
 
@@ -209,14 +213,20 @@ class Delivery(Worker):
     # ---- for shards ------------------------------------------------------------------------------------------
 
     async def sink_opened(self) -> None:
-        """The first shard opens the sink, on the loop that uses it."""
-        if self._opening is None:
-            self._opening = asyncio.Lock()
-        async with self._opening:
-            if not self._opened:
-                await self.sink.open()
-                self._executor = self._runtime.executor if self._runtime is not None else RealExecutor(_THREADS)
-            self._opened += 1
+        """The first shard opens the sink, on the loop that uses it. Raises what `open` raises."""
+        self._users += 1                   # before the wait: who closes meanwhile sees that somebody comes
+        try:
+            if self._opening is None:
+                self._opening = asyncio.Lock()
+            async with self._opening:
+                if self._executor is None:
+                    await self.sink.open()
+                    self._executor = self._runtime.executor if self._runtime is not None else RealExecutor(_THREADS)
+        except BaseException:
+            self._users -= 1
+            if not self._users:
+                self._opening = None       # another run may have another loop
+            raise
 
     async def staged(self, gathered: Range, plan: Plan, origin: Origin) -> Staged:
         """As Pipeline.stage, in a thread: what formats and compresses would stall the event loop."""
@@ -225,19 +235,21 @@ class Delivery(Worker):
 
     async def sink_released(self) -> None:
         """The last one closes it."""
-        assert self._opening is not None, "who releases has opened"
-        async with self._opening:
-            self._opened -= 1
-            if self._opened:
+        self._users -= 1
+        opening = self._opening
+        assert opening is not None, "who releases has opened"
+        async with opening:
+            if self._users or self._executor is None:
                 return
             client, self._client, self._letters = self._client, None, None
             if client is not None:
                 await client.close()
             executor, self._executor = self._executor, None
-            if isinstance(executor, RealExecutor) and self._runtime is None:
+            if self._runtime is None and isinstance(executor, RealExecutor):
                 executor.close()
             await self.sink.close()
-        self._opening = None               # another run may have another loop
+        if not self._users:
+            self._opening = None
 
     async def give_up(self, failures: list[Failure]) -> None:
         """Into the dead-letter stream, acknowledged. Raises Undeliverable when there is none."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from streamkit.errors import InvalidUse
+
 
 class Gatherer(Protocol):
     def give_way(self) -> None:
@@ -18,6 +20,9 @@ class Memory:
     """bytes_max: a batch more may be held, since batches are taken whole. held: now, over all."""
 
     def __init__(self, bytes_max: int) -> None:
+        if bytes_max < 1:
+            raise InvalidUse(f"memory_bytes_max must be at least 1, got {bytes_max}", try_="memory_bytes_max=256 << 20",
+                             argument="memory_bytes_max")  # fmt: skip
         self.bytes_max = bytes_max
         self.held = 0
         self._gathered: dict[Gatherer, int] = {}

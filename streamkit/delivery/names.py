@@ -20,6 +20,7 @@ from streamkit.errors import InvalidUse
 
 NAME_BYTES_MAX = 1_024                     # of an object, in the stores that there are
 _UNSAFE = str.maketrans(dict.fromkeys("/\\\x00\n\r", "_"))
+_VALUE_BYTES_MAX = 200                     # of a record's word in a name
 _WORDS = ("stream", "shard", "delivery")
 
 
@@ -83,7 +84,8 @@ class Template:
             elif each.word in words:
                 made.append(words[each.word])
             else:
-                made.append(next(parts).translate(_UNSAFE))
+                # A folder's name has at most 255 bytes; the chunk's id tells apart what is cut.
+                made.append(next(parts).translate(_UNSAFE).encode()[:_VALUE_BYTES_MAX].decode("utf-8", "ignore"))
         return "".join(made)
 
     def _field(self, name: str, pattern: str, conversion: str | None) -> _Field:

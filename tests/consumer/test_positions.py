@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import sqlite3
 import subprocess
 import sys
@@ -250,14 +249,7 @@ async def test_many_workers_make_the_table_at_once(postgres: Postgres) -> None:
 def test_a_missing_library_names_the_command(
     library: str, make: Callable[[], object], extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == library:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, library, None)
 
     with pytest.raises(MissingLibrary) as missing:
         make()

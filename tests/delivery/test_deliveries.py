@@ -332,6 +332,8 @@ def test_a_delivery_refuses_what_can_never_work():
     made.transform(lambda value: value)
     with pytest.raises(InvalidUse, match="one transformation"):
         made.transform(lambda value: value)
+    with pytest.raises(InvalidUse, match="memory_bytes_max"):
+        delivery(Store().sink(), memory_bytes_max=0)
     with pytest.raises(InvalidUse, match="no plain function"):
         delivery(Store().sink()).transform(lambda one, two: one)
 
@@ -424,3 +426,34 @@ def test_a_store_that_cannot_be_opened_is_waited_for_and_one_that_is_down_keeps_
         assert sorted(store.values()) == list(range(40))
 
     Bottle.play(story, seconds_max=6_000)
+
+
+async def test_a_sink_that_is_closed_while_somebody_comes_is_open_for_them():
+    """Leases move: one shard is the last to leave, another the first to come."""
+    store = Store()
+
+    class Slow(StoreSink):
+        async def close(self) -> None:
+            await asyncio.sleep(0.01)
+            await super().close()
+
+    made = delivery(Slow(store))
+    await made.sink_opened()
+    leaving = asyncio.ensure_future(made.sink_released())
+    await asyncio.sleep(0.001)             # it is closing by now
+    coming = asyncio.ensure_future(made.sink_opened())
+    await asyncio.gather(leaving, coming)
+    assert store.opened == 1
+    await made.sink_released()
+    assert store.opened == 0
+
+
+async def test_who_comes_before_the_last_one_has_closed_finds_the_sink_as_it_is():
+    store = Store()
+    made = delivery(store.sink())
+    await made.sink_opened()
+    coming, leaving = asyncio.ensure_future(made.sink_opened()), asyncio.ensure_future(made.sink_released())
+    await asyncio.gather(coming, leaving)
+    assert store.opened == 1
+    await made.sink_released()
+    assert store.opened == 0

@@ -42,6 +42,7 @@ def test_a_template_and_what_it_becomes(text, zone, name):
         ("{data.f}", {"f": True}, "true"),
         ("{key}/", {}, "k0/"),
         ("{data.path}/", {"path": "../../etc"}, ".._.._etc/"),
+        ("{data.long}/", {"long": "ä" * 300}, "ä" * 100 + "/"),
     ],
 )
 def test_records_part_a_range_by_their_values(text, value, name):

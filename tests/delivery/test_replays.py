@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamkit.delivery import Buffer, Delivery, FileSink
+from streamkit.errors import InvalidUse
 from streamkit.testing import Node
 from tests.waiting import until
 
@@ -55,6 +56,8 @@ def test_a_replay_writes_a_range_again_under_another_name_and_twice_is_once(node
     )  # fmt: skip
     with delivery:
         until(lambda: delivery.progress.records == 100)
+        with pytest.raises(InvalidUse, match="runs"):
+            delivery.replay("trim_horizon")
     first = bodies(tmp_path)
     middle = datetime.now(UTC)
     with node.producer("orders") as producer:

@@ -6,7 +6,8 @@ from typing import Any
 
 from streamkit.consumer.aggregates import Place
 from streamkit.consumer.exactly_once import Awaited, Claim
-from streamkit.consumer.positions.sql import TABLE, Row, Statements, ended_by_handler, missing, run
+from streamkit.consumer.positions.sql import TABLE, Row, Statements, ended_by_handler, run
+from streamkit.runtime.libraries import library
 
 
 class DuckDBPosition:
@@ -17,11 +18,7 @@ class DuckDBPosition:
     """
 
     def __init__(self, path: str, *, table: str = TABLE) -> None:
-        try:
-            import duckdb
-        except ImportError as cause:
-            raise missing("duckdb", "duckdb", cause) from cause
-        self._library = duckdb
+        self._library = library("duckdb", "duckdb")
         self._path = str(path)
         self._statements = Statements(table, "?")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from streamkit.consumer.aggregates import Place
 from streamkit.consumer.exactly_once import Claim
-from streamkit.consumer.positions.sql import TABLE, Row, Statements, missing, run, run_async
+from streamkit.consumer.positions.sql import TABLE, Row, Statements, run, run_async
+from streamkit.runtime.libraries import library
 
 _LOCK = 0x73747265616D6B69                 # "streamki": workers that start together make the table one by one
 
@@ -21,11 +22,7 @@ class PostgresPosition:
     """
 
     def __init__(self, dsn: str, *, table: str = TABLE) -> None:
-        try:
-            import psycopg
-        except ImportError as cause:
-            raise missing("psycopg", "postgres", cause) from cause
-        self._library = psycopg
+        self._library = library("psycopg", "postgres")
         self._dsn = dsn
         self._statements = Statements(table, "%s", " FOR UPDATE")
         self._exists = f"SELECT 1 WHERE to_regclass('{table}') IS NOT NULL"

@@ -16,7 +16,7 @@ from typing import Any
 
 from streamkit.consumer.aggregates import Place
 from streamkit.consumer.exactly_once import Claim
-from streamkit.errors import InvalidUse, MissingLibrary
+from streamkit.errors import InvalidUse
 
 Row = Sequence[Any]
 Statement = tuple[str, tuple[Any, ...]]
@@ -106,12 +106,6 @@ async def run_async(steps: Steps, execute: Callable[[str, tuple[Any, ...]], Awai
     except StopIteration as end:
         place: Place = end.value
         return place
-
-
-def missing(library: str, extra: str, cause: ImportError) -> MissingLibrary:
-    return MissingLibrary(
-        f"{library} is not installed: {cause}", try_=f"pip install 'streamkit[{extra}]'", library=library, extra=extra
-    )
 
 
 def ended_by_handler() -> InvalidUse:

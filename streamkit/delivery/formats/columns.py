@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 from streamkit.delivery.formats.format import Formatted, Unfit
@@ -47,7 +46,7 @@ class _Columns:
         """Whole if it can be, else in halves until the unfit ones stand alone. places: indexes of the rows."""
         if not rows:
             return
-        json, invalid = import_module("pyarrow.json"), arrow().ArrowInvalid
+        json, invalid = arrow("json"), arrow().ArrowInvalid
         body = b"\n".join(rows)
         try:
             table = json.read_json(
@@ -85,8 +84,7 @@ class Parquet(_Columns):
         self._row_group_records = row_group_records
 
     def _write(self, table: Any, body: io.BytesIO) -> None:
-        parquet = import_module("pyarrow.parquet")
-        parquet.write_table(table, body, compression=self._compression, row_group_size=self._row_group_records)
+        arrow("parquet").write_table(table, body, compression=self._compression, row_group_size=self._row_group_records)
 
 
 class Orc(_Columns):
@@ -100,9 +98,8 @@ class Orc(_Columns):
         self._stripe_bytes = stripe_bytes
 
     def _write(self, table: Any, body: io.BytesIO) -> None:
-        orc = import_module("pyarrow.orc")
         compression = "uncompressed" if self._compression == "none" else self._compression
-        orc.write_table(table, body, compression=compression, stripe_size=self._stripe_bytes)
+        arrow("orc").write_table(table, body, compression=compression, stripe_size=self._stripe_bytes)
 
 
 def _is_no_json(problem: str) -> bool:

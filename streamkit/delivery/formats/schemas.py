@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from msgspec import inspect
 
-from streamkit.errors import InvalidUse, MissingLibrary
+from streamkit.errors import InvalidUse
+from streamkit.runtime.libraries import library
 
 
-def arrow() -> Any:
-    """pyarrow. Raises MissingLibrary."""
-    try:
-        return import_module("pyarrow")
-    except ImportError as cause:
-        raise MissingLibrary("pyarrow is not installed", try_="pip install 'streamkit[arrow]'", library="pyarrow",
-                             extra="arrow") from cause  # fmt: skip
+def arrow(part: str = "") -> Any:
+    """pyarrow, or a module of it. Raises MissingLibrary."""
+    return library(f"pyarrow.{part}" if part else "pyarrow", "arrow")
 
 
 def arrow_schema(of: Any) -> Any:

@@ -10,7 +10,6 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,13 +18,13 @@ import msgspec
 from streamkit.errors import (
     ConnectionFailed,
     InvalidUse,
-    MissingLibrary,
     SinkMisused,
     StreamkitError,
     Throttled,
     TimedOut,
     Unavailable,
 )
+from streamkit.runtime.libraries import library
 
 _PASSING = (408, 425, 429)                 # the refusals among 3xx and 4xx that go by themselves
 _TOLD_CHARACTERS_MAX = 500
@@ -75,7 +74,7 @@ class HttpClient:
         self, sink: str, url: str, *, timeout_seconds: float, answer_bytes_max: int, tls: Any = True,
         connections: int = 100, headers: Mapping[str, str] | None = None, private_only: bool = False,
     ) -> None:
-        library()
+        library("aiohttp", "sinks")
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidUse(f"{url!r} is no address", try_="https://host:port/path", argument="url")
@@ -104,7 +103,7 @@ class HttpClient:
         if self._plain and self._private_only and not await self._is_private():
             raise SinkMisused(f"{self.address} is not in a private network, and http is not encrypted",
                               try_="use https", sink=self._sink, told="")  # fmt: skip
-        aiohttp = library()
+        aiohttp = library("aiohttp", "sinks")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls), headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=self._timeout_seconds), auto_decompress=False, trust_env=True,
@@ -114,7 +113,7 @@ class HttpClient:
     async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """path: behind the URL, or "". Raises ConnectionFailed, TimedOut, Unavailable, SinkMisused."""
         assert self._session is not None, "it is open"
-        aiohttp = library()
+        aiohttp = library("aiohttp", "sinks")
         try:
             async with self._session.post(self.url + path, data=body, headers=headers, allow_redirects=False) as said:
                 read = bytearray()
@@ -175,12 +174,3 @@ def check_header(name: str, value: str) -> None:
     if not (value.isascii() and value.isprintable()):
         raise InvalidUse(f"{name} holds what a header cannot", try_="take out what is not printable ASCII",
                          argument=name)
-
-
-def library() -> Any:
-    """aiohttp. Raises MissingLibrary."""
-    try:
-        return import_module("aiohttp")
-    except ImportError as cause:
-        raise MissingLibrary("aiohttp is not installed", try_="pip install 'streamkit[sinks]'", library="aiohttp",
-                             extra="sinks") from cause  # fmt: skip

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from datetime import timedelta
-from importlib import import_module
 from typing import Any, Literal
 
 from streamkit.delivery.chunk import Chunk
 from streamkit.delivery.names import Template
-from streamkit.errors import InvalidUse, MissingLibrary, SinkMisused
+from streamkit.errors import InvalidUse, SinkMisused
+from streamkit.runtime.libraries import library
 
 _PLAN, _HASH = "streamkit-plan", "streamkit-sha256"
 _DEFAULT_NAMES = "{arrived:%Y/%m/%d/%H}/"
@@ -44,8 +44,8 @@ class ObjectSink:
 
     async def write(self, chunk: Chunk) -> None:
         """Raises SinkMisused for what only a person can put right, else what obstore raises."""
-        obstore = import_module("obstore")
-        exceptions = import_module("obstore.exceptions")
+        obstore = library("obstore", "s3")
+        exceptions = library("obstore.exceptions", "s3")
         attributes = {"Content-Type": chunk.content_type, _PLAN: chunk.plan,
                       _HASH: hashlib.sha256(chunk.body).hexdigest()}  # fmt: skip
         if chunk.content_encoding:
@@ -66,7 +66,7 @@ class ObjectSink:
 
     async def delete(self, name: str) -> None:
         """Nothing happens when there is none."""
-        obstore = import_module("obstore")
+        obstore = library("obstore", "s3")
         try:
             await obstore.delete_async(self._store, name)
         except FileNotFoundError:
@@ -77,7 +77,7 @@ class ObjectSink:
 
     async def _look(self, chunk: Chunk, refusal: Exception) -> None:
         """Somebody wrote an object of that name. Of the same plan, the work is done."""
-        obstore = import_module("obstore")
+        obstore = library("obstore", "s3")
         found = (await obstore.get_async(self._store, chunk.name)).attributes
         if found.get(_PLAN) != chunk.plan:
             raise SinkMisused(f"{self._bucket}/{chunk.name} is there already, and is another's",
@@ -86,11 +86,7 @@ class ObjectSink:
 
 
 def _store(bucket: str, settings: dict[str, Any]) -> Any:
-    try:
-        stores = import_module("obstore.store")
-    except ImportError as cause:
-        raise MissingLibrary("obstore is not installed", try_="pip install 'streamkit[s3]'", library="obstore",
-                             extra="s3") from cause  # fmt: skip
+    stores = library("obstore.store", "s3")
     try:
         return stores.from_url(bucket, **settings)
     except Exception as cause:             # obstore's own errors have no common base that is told apart

@@ -19,7 +19,8 @@ from typing import Any, Literal
 from streamkit.delivery.chunk import Chunk, Place
 from streamkit.delivery.sinks.rows import Column, Run, runs
 from streamkit.delivery.sinks.sink import Refused
-from streamkit.errors import InvalidUse, MissingLibrary, SinkMisused
+from streamkit.errors import InvalidUse, SinkMisused
+from streamkit.runtime.libraries import library
 from streamkit.runtime.real import RealExecutor
 
 log = logging.getLogger("streamkit.delivery")
@@ -79,7 +80,7 @@ class PostgresSink:
         columns: Sequence[str] | Mapping[str, str] | None = None, conflict_columns: Sequence[str] = (),
         progress: str = PROGRESS, connections_max: int = 4,
     ) -> None:
-        self._library, self._sql = _psycopg()
+        self._library, self._sql = library("psycopg", "postgres"), library("psycopg.sql", "postgres")
         for name, given in (("columns", columns), ("conflict_columns", conflict_columns)):
             if isinstance(given, str):
                 raise InvalidUse(f"{name} is {given!r}, one text", try_=f'{name}=["{given}"]', argument=name)
@@ -315,16 +316,6 @@ class PostgresSink:
     def _told_off(code: str, text: str) -> SinkMisused:
         hint = _HINTS.get(code, "look at the table, its columns and the rights of this user")
         return SinkMisused(f"PostgreSQL refuses: {text}", try_=hint, sink="postgres", told=code)
-
-
-def _psycopg() -> tuple[Any, Any]:
-    try:
-        import psycopg
-        from psycopg import sql
-    except ImportError as cause:
-        raise MissingLibrary(f"psycopg is not installed: {cause}", try_="pip install 'streamkit[postgres]'",
-                             library="psycopg", extra="postgres") from cause  # fmt: skip
-    return psycopg, sql
 
 
 def _place(record: Any) -> Place:
